@@ -1,0 +1,166 @@
+"""Makes trees from parser events, and goes on after a mistake as long as what follows still makes sense.
+
+PyYAML's composers are not used: the C one overflows its stack on 40 KB of `[`, and both forget duplicate keys.
+Recursion here is bounded by MAX_DEPTH, work by the number of nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, cast
+
+import yaml
+
+from nodeagent.documents.scalars import UNUSABLE, Misread, resolve
+from nodeagent.documents.tree import Mark, Path, Tree, dotted
+from nodeagent.model.config import Stage, Violation, Where
+
+MAX_DEPTH: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How large a file may be: in bytes, and in nodes (scalars, lists and objects) of all its documents."""
+
+    size: int
+    nodes: int
+
+
+class Rejected(Exception):
+    """A file is not acceptable YAML; `violations` is never empty."""
+
+    def __init__(self, violations: tuple[Violation, ...]) -> None:
+        super().__init__("\n".join(map(str, violations)))
+        self.violations = violations
+
+
+class Builder:
+    """Reads the documents of one stream, one after another."""
+
+    def __init__(self, events: Iterator[yaml.Event], file: str, bounds: Bounds) -> None:
+        self._events = events
+        self._file = file
+        self._bounds = bounds
+        self._nodes = 0
+        self._start_document()
+
+    def documents(self) -> Iterator[tuple[Mark, Tree]]:
+        """Each document with where it starts. Raises yaml.YAMLError, and Rejected when a bound is exceeded."""
+        for event in self._events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                self._start_document()
+                value = self._node(next(self._events), (), 0)
+                problems = sorted(self._problems, key=lambda problem: (problem.where.line, problem.where.column))
+                yield (
+                    _mark(event),
+                    Tree(value, self._file, tuple(problems), frozenset(self._literals), self._values, self._keys),
+                )
+
+    def _start_document(self) -> None:
+        self._problems: list[Violation] = []
+        self._literals: set[Path] = set()
+        self._values: dict[Path, Mark] = {}
+        self._keys: dict[Path, Mark] = {}
+
+    def _node(self, event: yaml.Event, path: Path, depth: int) -> object:
+        """The value that starts with `event`; takes all of its events."""
+        self._nodes += 1
+        if self._nodes > self._bounds.nodes:
+            raise self._out_of_bounds(event, f"at most {self._bounds.nodes:,} values")
+        if depth > MAX_DEPTH:
+            raise self._out_of_bounds(event, f"at most {MAX_DEPTH} levels of nesting")
+        self._values.setdefault(path, _mark(event))
+        if isinstance(event, yaml.AliasEvent):
+            self._problem(event, path, f"expected a value, got the alias *{event.anchor}; write the value out")
+            return UNUSABLE
+        if not isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
+            raise TypeError(f"not the start of a value: {event!r}")
+        if event.anchor is not None:
+            self._problem(event, path, f"expected a value, got the anchor &{event.anchor}; remove it")
+        tagged = event.tag is not None
+        if tagged:
+            self._problem(event, path, f"expected a value, got the tag {event.tag}; remove it")
+        if isinstance(event, yaml.MappingStartEvent):
+            return self._mapping(path, depth)
+        if isinstance(event, yaml.ScalarEvent):
+            return UNUSABLE if tagged else self._scalar(event, path)
+        return self._sequence(path, depth)
+
+    def _scalar(self, event: yaml.ScalarEvent, path: Path) -> object:
+        if event.style == "|":
+            self._literals.add(path)
+        if event.style:
+            return event.value
+        try:
+            return resolve(event.value)
+        except Misread as misread:
+            self._problem(event, path, str(misread))
+            return UNUSABLE
+
+    def _sequence(self, path: Path, depth: int) -> list[object]:
+        items: list[object] = []
+        for event in self._events:
+            if isinstance(event, yaml.SequenceEndEvent):
+                break
+            items.append(self._node(event, (*path, len(items)), depth + 1))
+        return items
+
+    def _mapping(self, path: Path, depth: int) -> dict[str, object]:
+        items: dict[str, object] = {}
+        for event in self._events:
+            if isinstance(event, yaml.MappingEndEvent):
+                break
+            key = self._key(event, path, depth)
+            before = len(self._problems)
+            value = self._node(next(self._events), path if key is None else (*path, key), depth + 1)
+            if key is None:
+                # The value of a key that means nothing is not worth a report of its own.
+                del self._problems[before:]
+            elif key in items:
+                first = self._keys[*path, key][0]
+                self._problem(event, (*path, key), f'expected each key once, got "{key}" again (first in line {first})')
+            else:
+                items[key] = value
+                self._keys[*path, key] = _mark(event)
+        return items
+
+    def _key(self, event: yaml.Event, path: Path, depth: int) -> str | None:
+        """The key that starts with `event`, None when it cannot be one, which is reported."""
+        if not isinstance(event, yaml.ScalarEvent):
+            before = len(self._problems)
+            self._node(event, path, depth + 1)
+            del self._problems[before:]
+            self._problem(event, path, "expected a string as key, got a list, an object or an alias")
+            return None
+        word: str = event.value
+        if event.anchor is not None or event.tag is not None:
+            self._problem(event, path, "expected a plain string as key, got one with an anchor or a tag; remove it")
+        if event.style:
+            return word
+        if word == "<<":
+            self._problem(event, path, "expected a key, got the merge key <<; write the values out")
+            return None
+        try:
+            value: object = resolve(word)
+        except Misread:
+            value = UNUSABLE
+        if not isinstance(value, str):
+            self._problem(event, path, f'expected a string as key, got {word or "nothing"}; write "{word}"')
+            return None
+        return word
+
+    def _problem(self, event: yaml.Event, path: Path, message: str) -> None:
+        self._problems.append(self._violation(event, path, message))
+
+    def _violation(self, event: yaml.Event, path: Path, message: str) -> Violation:
+        return Violation(self._file, Where(dotted(path), *_mark(event)), message, Stage.PARSE)
+
+    def _out_of_bounds(self, event: yaml.Event, expected: str) -> Rejected:
+        # The path may be as deep as the nesting: line and column say enough.
+        return Rejected((*self._problems, self._violation(event, (), f"expected {expected}, got more")))
+
+
+def _mark(event: yaml.Event) -> Mark:
+    mark = cast("yaml.Mark", event.start_mark)
+    return mark.line + 1, mark.column + 1

@@ -1,0 +1,47 @@
+"""Amounts of memory and time as people write them in files: `80Gi`, `512Mi`, `4h`, `90s`."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+QUANTITY_PATTERN: Final = "^[1-9][0-9]*(Ki|Mi|Gi|Ti)$"
+DURATION_PATTERN: Final = "^[0-9]+(ms|s|m|h)$"
+
+_QUANTITY: Final = re.compile(r"([0-9]{1,12})(Ki|Mi|Gi|Ti)", re.ASCII)
+_BYTES: Final = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
+_DURATION: Final = re.compile(r"([0-9]{1,12})(ms|s|m|h)", re.ASCII)
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_quantity(text: str) -> int:
+    """`80Gi` in bytes. Raises ValueError: units are `Ki` to `Ti`, so that 80 GB and 80 GiB are not mixed up."""
+    found = _QUANTITY.fullmatch(text)
+    if found is None:
+        raise ValueError(f"expected a quantity such as 80Gi or 512Mi, got {text!r}")
+    return int(found[1]) * _BYTES[found[2]]
+
+
+def format_quantity(amount: int) -> str:
+    """The shortest exact form: 85899345920 is `80Gi`. `amount` is in bytes, a multiple of 1024."""
+    for unit in ("Ti", "Gi", "Mi"):
+        if amount and amount % _BYTES[unit] == 0:
+            return f"{amount // _BYTES[unit]}{unit}"
+    return f"{amount // _BYTES['Ki']}Ki"
+
+
+def parse_duration(text: str) -> float:
+    """`4h` in seconds. Raises ValueError: a number alone does not say of what."""
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise ValueError(f"expected a duration such as 500ms, 90s, 30m or 4h, got {text!r}")
+    return int(found[1]) * _SECONDS[found[2]]
+
+
+def format_duration(seconds: float) -> str:
+    """The shortest exact form: 14400.0 is `4h`. Precise to a millisecond."""
+    milliseconds = round(seconds * 1000)
+    for unit, size in (("h", 3_600_000), ("m", 60_000), ("s", 1000)):
+        if milliseconds and milliseconds % size == 0:
+            return f"{milliseconds // size}{unit}"
+    return f"{milliseconds}ms"

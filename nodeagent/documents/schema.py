@@ -1,0 +1,80 @@
+"""Checks a document against a JSON Schema, and says what is wrong in words that its author can act on.
+
+The schemas are those published for editors, so that an editor, CI and the agent never disagree. A schema may carry
+`x-expected` beside any keyword: the words that follow "expected" for a value that fails there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, cast
+
+from nodeagent.documents.faults import Fault, faults_of
+from nodeagent.documents.scalars import UNUSABLE
+from nodeagent.documents.tree import Tree
+from nodeagent.model.config import Stage, Violation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jsonschema.exceptions import ValidationError
+    from jsonschema.protocols import Validator
+
+Schema = Mapping[str, object]
+
+
+def schema_text(name: str) -> str:
+    """The published schema of that name, such as `sharing-config-v1alpha1`, as it stands. Raises FileNotFoundError."""
+    return files("nodeagent").joinpath("schemas", f"{name}.json").read_text("utf-8")
+
+
+def load_schema(name: str) -> Schema:
+    """The published schema of that name. Raises FileNotFoundError."""
+    schema: Schema = json.loads(schema_text(name))
+    return schema
+
+
+def check(tree: Tree, schema: Schema) -> tuple[Violation, ...]:
+    """Every way in which `tree` breaks `schema` (stage schema), in the order of the file.
+
+    Nothing is said of a value that could not be read: that is among the problems of the tree.
+    """
+    found: list[Fault] = []
+    for error in _validator(schema).iter_errors(cast("Any", tree.value)):
+        if error.instance is not UNUSABLE:
+            found.extend(faults_of(error))
+    # A mistyped key is one mistake, not also the absence of the key that was meant.
+    meant = {(fault.path[:-1], fault.suggestion) for fault in found if fault.suggestion is not None}
+    violations = {
+        Violation(tree.file, tree.where(fault.path, key=fault.at_key), fault.message, Stage.SCHEMA)
+        for fault in found
+        if not any((fault.path, missing) in meant for missing in fault.missing)
+    }
+    return tuple(sorted(violations, key=lambda one: (one.where.line, one.where.column, one.message)))
+
+
+def _validator(schema: Schema) -> Validator:
+    return _validator_class()(schema)
+
+
+@cache
+def _validator_class() -> type[Validator]:
+    """The current draft, but `10.0` is no integer, and `$` in a pattern is the end of the text, as in every editor."""
+    from jsonschema import Draft202012Validator, validators
+
+    def is_integer(_: object, value: object) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool)
+
+    def pattern(_: object, expression: str, value: object, __: object) -> Iterator[ValidationError]:
+        from jsonschema.exceptions import ValidationError
+
+        if isinstance(value, str) and ("\n" in value or not re.search(expression, value, re.ASCII)):
+            yield ValidationError(f"{value!r} does not match {expression!r}")
+
+    checker = Draft202012Validator.TYPE_CHECKER.redefine("integer", is_integer)
+    extend = cast("Callable[..., type[Validator]]", validators.extend)
+    return extend(Draft202012Validator, {"pattern": pattern}, type_checker=checker)

@@ -1,0 +1,108 @@
+"""Reads YAML the strict way: nothing is guessed, nothing is dropped, and all mistakes are reported together.
+
+Bounds on size, depth and nodes are checked while the parser's events come, so that a hostile file costs little.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import yaml
+
+from nodeagent.documents.builder import Bounds, Builder, Rejected
+from nodeagent.documents.tree import Mark, Path, Tree, dotted
+from nodeagent.model.config import Stage, Violation, Where
+
+__all__ = ["Path", "Rejected", "Tree", "dotted", "examine", "read", "read_all"]
+
+_ONE_DOCUMENT: Final = Bounds(size=1 << 20, nodes=20_000)
+_BUNDLE: Final = Bounds(size=16 << 20, nodes=500_000)
+
+_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_UNPRINTABLE: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+
+
+def read(data: bytes, file: str) -> Tree:
+    """The one document in `data`. Raises Rejected (stage parse) with everything that is wrong with its YAML."""
+    tree = examine(data, file)
+    if tree.problems:
+        raise Rejected(tree.problems)
+    return tree
+
+
+def examine(data: bytes, file: str) -> Tree:
+    """Like `read`, but mistakes that leave a readable rest are in `problems`, to be reported with those of the rest.
+
+    Raises Rejected where no tree can be made: not UTF-8, not YAML, over the bounds, no document.
+    """
+    trees = _documents(data, file, _ONE_DOCUMENT)
+    if not trees:
+        raise _rejected(file, (1, 1), "expected a document, got nothing but white space and comments")
+    (_, tree), *others = trees
+    message = "expected one document, got another one; remove the `---` and what follows it"
+    extra = [_violation(file, mark, message) for mark, _ in others]
+    return Tree(tree.value, file, (*tree.problems, *extra), tree.literals, tree.values, tree.keys)
+
+
+def read_all(data: bytes, file: str) -> list[Tree]:
+    """Every document of a stream such as `kubectl kustomize` prints, empty ones left out.
+
+    What is wrong with one is in its `problems`: other people's manifests may take liberties that a config may not.
+    Raises Rejected where the stream is not UTF-8, not YAML or over the (larger) bounds.
+    """
+    return [tree for _, tree in _documents(data, file, _BUNDLE) if tree.value is not None]
+
+
+def _documents(data: bytes, file: str, bounds: Bounds) -> list[tuple[Mark, Tree]]:
+    text = _text(data, file, bounds)
+    try:
+        return list(Builder(yaml.parse(text, Loader=_LOADER), file, bounds).documents())
+    except yaml.MarkedYAMLError as error:
+        raise _syntax_error(file, text, error) from None
+    except yaml.YAMLError as error:
+        raise _rejected(file, (1, 1), f"expected YAML, got something else: {error}") from None
+
+
+def _text(data: bytes, file: str, bounds: Bounds) -> str:
+    if len(data) > bounds.size:
+        raise _rejected(file, (1, 1), f"expected at most {bounds.size:,} bytes, got {len(data):,}")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise _rejected(file, (1, 1), "expected UTF-8, got UTF-16; save the file as UTF-8")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode("utf-8")
+        message = f"expected UTF-8, got the byte 0x{data[error.start]:02x}; save the file as UTF-8"
+        raise _rejected(file, _end(before), message) from None
+    found = _UNPRINTABLE.search(text)
+    if found:
+        name = "a byte order mark" if found[0] == "\ufeff" else f"the character U+{ord(found[0]):04X}"
+        raise _rejected(file, _end(text[: found.start()]), f"expected printable text, got {name}; remove it")
+    return text
+
+
+def _syntax_error(file: str, text: str, error: yaml.MarkedYAMLError) -> Rejected:
+    mark = error.problem_mark or error.context_mark
+    if mark is None:
+        return _rejected(file, (1, 1), f"expected YAML, got something else: {error.problem}")
+    at = mark.line + 1, mark.column + 1
+    line = text.split("\n")[mark.line] if mark.line <= text.count("\n") else ""
+    if line[mark.column : mark.column + 1] == "\t":
+        return _rejected(file, at, "expected spaces as indentation, got a tab; use spaces")
+    context = f" {error.context}" if error.context else ""
+    if error.context_mark is not None and error.context_mark.line != mark.line:
+        context += f" that starts in line {error.context_mark.line + 1}"
+    return _rejected(file, at, f"expected YAML, got something else: {error.problem}{context}")
+
+
+def _end(before: str) -> Mark:
+    return before.count("\n") + 1, len(before) - before.rfind("\n")
+
+
+def _violation(file: str, mark: Mark, message: str) -> Violation:
+    return Violation(file, Where("", *mark), message, Stage.PARSE)
+
+
+def _rejected(file: str, mark: Mark, message: str) -> Rejected:
+    return Rejected((_violation(file, mark, message),))
