@@ -1,0 +1,60 @@
+# Every target does its own set-up, so that each works in a fresh clone; the second time there is nothing left to set up.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help test demo lint format types layers bench soak lock proto tools clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+test: $(READY) tools ## all tests but the soak; ARGS="-k watch" selects
+	$(BIN)/pytest $(ARGS)
+
+demo: $(READY) ## a simulated 8-GPU node follows a file through a story of commits: about a minute, no GPU needed
+	$(BIN)/nodeagent demo --once
+
+lint: $(READY) ## lint, and whether the code is formatted
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: $(READY) ## format the code, mend what can be mended
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+types: $(READY) ## mypy, strict
+	$(BIN)/mypy
+
+layers: $(READY) ## who may import whom
+	$(BIN)/lint-imports
+
+bench: $(READY) ## what the speed and size promises measure here; QUICK=1 is shorter
+	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
+
+soak: $(READY) ## the full counts, many minutes; SCALE=0.1 does a tenth, SEED=N repeats a run
+	NODEAGENT_SOAK_SCALE=$(or $(SCALE),1) NODEAGENT_SOAK_SEED=$(SEED) $(BIN)/pytest -m soak tests/soak $(ARGS)
+
+lock: $(READY) ## write requirements-dev.lock anew from pyproject.toml; UPGRADE=1 takes newer versions
+	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --extra dev --strip-extras \
+		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options \
+		$(if $(UPGRADE),--upgrade) --output-file requirements-dev.lock pyproject.toml
+
+proto: ## generate the kubelet's messages anew
+	hack/generate-proto
+
+tools: ## what some tests need from Debian: into .tools/, not into the system
+	@hack/debian-tools
+
+clean: ## remove everything that the other targets made
+	rm -rf $(VENV) .tools dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(READY): requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "cannot set up: $(PYTHON) is older than Python 3.11; name another one with PYTHON=..." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
