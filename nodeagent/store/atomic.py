@@ -1,0 +1,101 @@
+"""Files that are whole or absent, whatever happens while they are written.
+
+A reader sees the old bytes or the new ones, never a mixture: the new ones go to a temporary file in the same
+directory, are synced, and are renamed over the old. There is one writer per file (the state directory's lock), so the
+temporary file has a fixed name and a killed agent leaves at most one behind, which the next write replaces.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+MAX_SIZE = 64 * 1024 * 1024
+"""Bytes. No file of ours comes near it; one that is larger is not ours."""
+
+KEPT = 3
+"""How many files that were set aside are kept per name."""
+
+
+class Untrusted(ValueError):
+    """A file's content cannot be used; the message says why."""
+
+
+@contextmanager
+def naming(path: Path, task: str) -> Iterator[None]:
+    """Let every OSError inside say what could not be done and to which file (`os.write` and `os.fsync` name none)."""
+    try:
+        yield
+    except OSError as error:
+        # OSError's constructor picks the subclass (PermissionError, ...) by errno.
+        raise OSError(error.errno, f"cannot {task}: {error.strerror}", str(path)) from error
+
+
+def write(path: Path, data: bytes, *, sync: bool) -> None:
+    """Replace the file by one with these bytes, mode 0600. With `sync` it is on the disk on return. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with naming(path, "write file"):
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                os.fchmod(descriptor, 0o600)
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(descriptor, view) :]
+                if sync:
+                    os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            temporary.replace(path)
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        if sync:
+            sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames in the directory survive a power failure. Raises OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read(path: Path) -> bytes | None:
+    """The file's bytes, None if there is none. Raises Untrusted for what is not a file of sane size, OSError else."""
+    with naming(path, "read file"):
+        try:
+            # Non-blocking, so that a fifo that somebody put there does not hang the start.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise Untrusted("it is not a regular file")
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                data = file.read(MAX_SIZE + 1)
+        finally:
+            os.close(descriptor)
+    if len(data) > MAX_SIZE:
+        raise Untrusted(f"it is larger than {MAX_SIZE} bytes")
+    return data
+
+
+def set_aside(path: Path) -> Path:
+    """Rename the file to `<name>.corrupt-<n>`, n one more than any before; the newest few are kept. Raises OSError."""
+    pattern = re.compile(re.escape(path.name) + r"\.corrupt-([0-9]{1,9})")
+    with naming(path, "set file aside"):
+        taken = sorted(int(found[1]) for entry in path.parent.iterdir() if (found := pattern.fullmatch(entry.name)))
+        target = path.with_name(f"{path.name}.corrupt-{taken[-1] + 1 if taken else 1}")
+        path.rename(target)
+        for number in taken[: max(0, len(taken) + 1 - KEPT)]:
+            with suppress(OSError):
+                path.with_name(f"{path.name}.corrupt-{number}").unlink()
+    return target

@@ -1,0 +1,240 @@
+"""The applied contract and the holds as bytes, and back.
+
+Decoding is as strict as the model: what `save` could not have written is `Untrusted`, never repaired. The applied
+contract decides which ids the kubelet is told of after a restart; a guess could withdraw a share that a pod holds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
+from typing import TypeVar
+
+from nodeagent.model.config import Contract, Mode
+from nodeagent.model.holds import Holds, ShareKey
+from nodeagent.model.inventory import Gpu, GpuHealth
+from nodeagent.model.kubelet import CheckpointEntry
+from nodeagent.model.shares import Applied, AppliedGpu, share_id, split_share_id
+from nodeagent.store.atomic import Untrusted
+from nodeagent.store.envelope import expect, member, optional, parse
+from nodeagent.store.ranges import MAX_NUMBER, pack, unpack
+
+E = TypeVar("E", bound=Enum)
+
+
+def _dump(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+
+
+def encode_applied(applied: Applied) -> bytes:
+    """One JSON object, GPUs in order of index."""
+    return _dump({"gpus": [_encode_gpu(entry) for entry in applied.ordered()]})
+
+
+def _encode_gpu(entry: AppliedGpu) -> dict[str, object]:
+    gpu, contract = entry.gpu, entry.contract
+    return {
+        "uuid": gpu.uuid,
+        "index": gpu.index,
+        "model": gpu.model,
+        "memory": gpu.memory,
+        "computeCapability": gpu.compute_capability,
+        "minor": gpu.minor,
+        "pciBusId": gpu.pci_bus_id,
+        "numaNode": gpu.numa_node,
+        "health": gpu.health.value,
+        "message": gpu.message,
+        "contract": None if contract is None else {"mode": contract.mode.value, "resource": contract.resource},
+        "numbers": pack(entry.numbers),
+        "fenced": pack(entry.fences),
+        "maxSharesPerContainer": entry.max_shares_per_container,
+    }
+
+
+def decode_applied(body: bytes, now: float) -> Applied:
+    """The applied contract; fences count from `now` (monotonic seconds) on. Raises Untrusted."""
+    gpus: dict[str, AppliedGpu] = {}
+    for item in member(expect(parse(body), "file", dict), "gpus", list):
+        entry = _decode_gpu(expect(item, "gpu", dict), now)
+        if entry.gpu.uuid in gpus:
+            raise Untrusted(f"GPU {entry.gpu.uuid} is there twice")
+        gpus[entry.gpu.uuid] = entry
+    return Applied(gpus)
+
+
+def _decode_gpu(item: Mapping[str, object], now: float) -> AppliedGpu:
+    uuid = member(item, "uuid", str)
+    gpu = Gpu(
+        uuid=uuid,
+        index=member(item, "index", int),
+        model=member(item, "model", str),
+        memory=member(item, "memory", int),
+        compute_capability=_capability(optional(item, "computeCapability", list)),
+        minor=optional(item, "minor", int),
+        pci_bus_id=optional(item, "pciBusId", str),
+        numa_node=optional(item, "numaNode", int),
+        health=_enum(GpuHealth, member(item, "health", str)),
+        message=member(item, "message", str),
+    )
+    entry = AppliedGpu(
+        gpu=gpu,
+        contract=_contract(optional(item, "contract", dict)),
+        numbers=unpack(member(item, "numbers", str)),
+        fences=dict.fromkeys(sorted(unpack(member(item, "fenced", str))), now),
+        max_shares_per_container=optional(item, "maxSharesPerContainer", int),
+    )
+    _check(entry)
+    return entry
+
+
+def _check(entry: AppliedGpu) -> None:
+    """What is true of every `AppliedGpu` that the planner makes."""
+    wrong = None
+    if not entry.gpu.uuid or entry.gpu.index < 0 or entry.gpu.memory < 0:
+        wrong = "its facts are impossible"
+    elif not entry.fences.keys() <= entry.numbers:
+        wrong = "shares are fenced that are not advertised"
+    elif entry.contract is None and entry.numbers:
+        wrong = "shares are advertised without a contract"
+    elif entry.contract is not None and (entry.contract.mode is Mode.WITHHELD or not entry.contract.resource):
+        wrong = "nothing can be advertised under its contract"
+    elif entry.contract is not None and entry.contract.mode is Mode.EXCLUSIVE and not entry.numbers <= {0}:
+        wrong = "an exclusive GPU has more than one share"
+    elif entry.max_shares_per_container is not None and entry.max_shares_per_container < 1:
+        wrong = "its limit per container is below 1"
+    if wrong:
+        raise Untrusted(f"GPU {entry.gpu.uuid!r}: {wrong}")
+
+
+def _capability(value: list[object] | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    if len(value) != 2:
+        raise Untrusted("computeCapability: expected [major, minor]")
+    return expect(value[0], "major", int), expect(value[1], "minor", int)
+
+
+def _contract(value: Mapping[str, object] | None) -> Contract | None:
+    if value is None:
+        return None
+    return Contract(resource=member(value, "resource", str), mode=_enum(Mode, member(value, "mode", str)))
+
+
+def _enum(kind: type[E], value: str) -> E:
+    try:
+        return kind(value)
+    except ValueError as error:
+        raise Untrusted(str(error)) from error
+
+
+def encode_holds(holds: Holds) -> bytes:
+    """One JSON object; ids are grouped by resource, GPU and container, numbers as ranges."""
+    return _dump(
+        {
+            "kubelet": holds.kubelet,
+            "listed": _pack_keys(holds.listed),
+            "carried": _pack_keys(holds.carried),
+            "granted": [[resource, share, at] for (resource, share), at in holds.granted.items()],
+            "unlisted": [
+                [entry.pod_uid, entry.container, entry.resource, entry.id, at] for entry, at in holds.unlisted.items()
+            ],
+            "ended": _pack_entries(holds.ended),
+        }
+    )
+
+
+def decode_holds(body: bytes, now: float, *, same_boot: bool) -> Holds:
+    """The holds. Raises Untrusted.
+
+    Monotonic times mean nothing after a reboot: then `unlisted` entries count from `now`, grants are gone (the pods
+    that they were for were admitted by a kubelet that is no more, and are in its checkpoint if it admitted them) and no
+    kubelet process is known, so that the first listing is taken for a restarted kubelet's. A time later than `now` is
+    `now`.
+    """
+    value = expect(parse(body), "file", dict)
+    granted: dict[ShareKey, float] = {}
+    for row in member(value, "granted", list):
+        resource, share, at = _row(row, 3)
+        granted[expect(resource, "resource", str), expect(share, "id", str)] = _time(at, now)
+    unlisted: dict[CheckpointEntry, float] = {}
+    for row in member(value, "unlisted", list):
+        *texts, at = _row(row, 5)
+        entry = CheckpointEntry(*(expect(text, "entry", str) for text in texts))
+        unlisted[entry] = _time(at, now) if same_boot else now
+    return Holds(
+        kubelet=optional(value, "kubelet", str) if same_boot else None,
+        listed=_unpack_keys(member(value, "listed", dict)),
+        carried=_unpack_keys(member(value, "carried", dict)),
+        granted=granted if same_boot else {},
+        unlisted=unlisted,
+        ended=_unpack_entries(member(value, "ended", list)),
+    )
+
+
+def _time(value: object, now: float) -> float:
+    return min(float(value) if type(value) is int else expect(value, "time", float), now)
+
+
+def _row(value: object, length: int) -> list[object]:
+    row = expect(value, "row", list)
+    if len(row) != length:
+        raise Untrusted(f"row: expected {length} members, got {len(row)}")
+    return row
+
+
+def _pack_ids(ids: Iterable[str]) -> dict[str, object]:
+    """Ids of the form `<uuid>::<number>` by uuid as ranges; any other (an exclusive GPU's, a foreign one) as it is."""
+    plain: list[str] = []
+    numbered: dict[str, list[int]] = {}
+    for share in ids:
+        uuid, number = _split(share)
+        if number is None:
+            plain.append(share)
+        else:
+            numbered.setdefault(uuid, []).append(number)
+    return {"ids": sorted(plain), "shares": {uuid: pack(numbers) for uuid, numbers in sorted(numbered.items())}}
+
+
+def _split(share: str) -> tuple[str, int | None]:
+    try:
+        uuid, number = split_share_id(share)
+    except ValueError:
+        return share, None
+    return (share, None) if number is None or number > MAX_NUMBER else (uuid, number)
+
+
+def _unpack_ids(value: object) -> Iterator[str]:
+    group = expect(value, "ids", dict)
+    for share in member(group, "ids", list):
+        yield expect(share, "id", str)
+    for uuid, numbers in member(group, "shares", dict).items():
+        for number in unpack(expect(numbers, "numbers", str)):
+            yield share_id(uuid, Mode.TIME_SLICED, number)
+
+
+def _pack_keys(keys: Iterable[ShareKey]) -> dict[str, object]:
+    by_resource: dict[str, list[str]] = {}
+    for resource, share in keys:
+        by_resource.setdefault(resource, []).append(share)
+    return {resource: _pack_ids(ids) for resource, ids in sorted(by_resource.items())}
+
+
+def _unpack_keys(value: Mapping[str, object]) -> frozenset[ShareKey]:
+    return frozenset((resource, share) for resource, group in value.items() for share in _unpack_ids(group))
+
+
+def _pack_entries(entries: Iterable[CheckpointEntry]) -> list[object]:
+    by_container: dict[tuple[str, str, str], list[str]] = {}
+    for entry in entries:
+        by_container.setdefault((entry.pod_uid, entry.container, entry.resource), []).append(entry.id)
+    return [[*container, _pack_ids(ids)] for container, ids in sorted(by_container.items())]
+
+
+def _unpack_entries(value: list[object]) -> frozenset[CheckpointEntry]:
+    entries: list[CheckpointEntry] = []
+    for item in value:
+        *texts, group = _row(item, 4)
+        pod_uid, container, resource = (expect(text, "entry", str) for text in texts)
+        entries.extend(CheckpointEntry(pod_uid, container, resource, share) for share in _unpack_ids(group))
+    return frozenset(entries)

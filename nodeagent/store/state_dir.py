@@ -1,0 +1,134 @@
+"""The state directory: everything that an agent leaves to the next one on this node.
+
+Files, each sealed with version and checksum (see `envelope`):
+
+- `applied.json`: the applied contract of the node, whatever its pool or config; written before it is advertised;
+- `holds.json`: who holds what, as far as it cannot be asked again;
+- `last-known-good`: the last accepted document, of this identity only: another pool's is never used;
+- `lock`: held by the agent that runs.
+
+A file that cannot be trusted is renamed to `<name>.corrupt-<n>` and told in `notices`; loading then goes on without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from nodeagent.model.config import Document
+from nodeagent.model.holds import Holds
+from nodeagent.model.shares import Applied
+from nodeagent.store import atomic, codec
+from nodeagent.store.atomic import Untrusted, naming
+from nodeagent.store.envelope import member, optional, seal, unseal
+from nodeagent.store.lock import FileLock
+
+T = TypeVar("T")
+
+
+class StateDir:
+    """One directory, mode 0700, of which at most one agent is the owner.
+
+    `identity` (pool and config name) keys the last known good; `boot_id` tells whether monotonic times on disk still
+    mean something. Every method raises OSError, naming the file, when the disk refuses; loading what was never saved is
+    None. Saving needs the lock. Not for several threads at once.
+    """
+
+    def __init__(self, path: Path, *, identity: str, boot_id: str) -> None:
+        self._path = path
+        self._identity = identity
+        self._boot_id = boot_id
+        self._lock = FileLock(path / "lock")
+        self._applied = path / "applied.json"
+        self._holds = path / "holds.json"
+        self._last_known_good = path / "last-known-good"
+        self.same_boot = False
+        """After `load_applied`: whether what it found was written in this boot."""
+        self.notices: list[str] = []
+        """What was set aside or left unused by loading, and why: for the log. The caller may clear it."""
+
+    def acquire(self) -> bool:
+        """Make the directory if need be, close it to others, and take the lock if it is free. Never waits."""
+        with naming(self._path, "use state directory"):
+            self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # A hostPath of type DirectoryOrCreate comes as 0755.
+            if self._path.stat().st_mode & 0o777 != 0o700:
+                self._path.chmod(0o700)
+        return self._lock.acquire()
+
+    def release(self) -> None:
+        """Free the lock; nothing happens when it is not held."""
+        self._lock.release()
+
+    def save_applied(self, applied: Applied) -> None:
+        """On disk, synced, when this returns; the old contract is on disk when it raises OSError."""
+        self._save(self._applied, "applied", {"bootId": self._boot_id}, codec.encode_applied(applied), sync=True)
+
+    def load_applied(self, now: float) -> Applied | None:
+        """The applied contract of this node, from whatever boot, pool or config; fences count from `now`, monotonic."""
+
+        def decode(data: bytes) -> tuple[Applied, bool]:
+            header, body = unseal("applied", data)
+            return codec.decode_applied(body, now), member(header, "bootId", str) == self._boot_id
+
+        applied, self.same_boot = self._load(self._applied, decode) or (None, False)
+        return applied
+
+    def save_holds(self, holds: Holds) -> None:
+        """Whole on disk, though not synced: after a power failure no pod of before holds anything by a grant."""
+        self._save(self._holds, "holds", {"bootId": self._boot_id}, codec.encode_holds(holds), sync=False)
+
+    def load_holds(self, now: float) -> Holds | None:
+        """The holds. From another boot: no kubelet, no grants, and times that count from `now` (see `decode_holds`)."""
+
+        def decode(data: bytes) -> Holds:
+            header, body = unseal("holds", data)
+            return codec.decode_holds(body, now, same_boot=member(header, "bootId", str) == self._boot_id)
+
+        return self._load(self._holds, decode)
+
+    def save_last_known_good(self, document: Document) -> None:
+        """On disk, synced, when this returns; the old document is on disk when it raises OSError."""
+        facts = {"identity": self._identity, "path": document.path, "revision": document.revision}
+        self._save(self._last_known_good, "last-known-good", facts, document.data, sync=True)
+
+    def load_last_known_good(self) -> Document | None:
+        """The last accepted document of this identity; another identity's stays on disk, unused, and is a notice."""
+
+        def decode(data: bytes) -> tuple[Document, str]:
+            header, body = unseal("last-known-good", data)
+            document = Document(path=member(header, "path", str), data=body, revision=optional(header, "revision", str))
+            return document, member(header, "identity", str)
+
+        found = self._load(self._last_known_good, decode)
+        if found is None:
+            return None
+        document, identity = found
+        if identity != self._identity:
+            name = self._last_known_good.name
+            self.notices.append(f"{name} is not used: it belongs to {identity!r}, this agent is {self._identity!r}")
+            return None
+        return document
+
+    def _save(self, path: Path, kind: str, facts: dict[str, str | None], body: bytes, *, sync: bool) -> None:
+        if not self._lock.held:
+            raise RuntimeError(f"cannot write {path}: the state directory is not locked")
+        atomic.write(path, seal(kind, facts, body), sync=sync)
+
+    def _load(self, path: Path, decode: Callable[[bytes], T]) -> T | None:
+        try:
+            data = atomic.read(path)
+            return None if data is None else decode(data)
+        except Untrusted as reason:
+            self._set_aside(path, reason)
+            return None
+
+    def _set_aside(self, path: Path, reason: Untrusted) -> None:
+        try:
+            target = atomic.set_aside(path)
+        except OSError as error:
+            # The state is as lost with the file in place as without: the next save replaces it.
+            self.notices.append(f"{path.name} is not used: {reason}; it could not be set aside: {error.strerror}")
+        else:
+            self.notices.append(f"{path.name} is not used: {reason}; it was set aside as {target.name}")
