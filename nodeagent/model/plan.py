@@ -1,0 +1,140 @@
+"""The plan as a value: what would be done, in order, and what each thing that is not yet possible waits for.
+
+The same plan feeds the executor, `nodeagent plan`, the log, the metrics and the tests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from nodeagent.model.config import Contract
+from nodeagent.model.inventory import Gpu
+
+
+@dataclass(frozen=True, slots=True)
+class Remember:
+    """Take a GPU into the applied contract, or take over its newest facts and health; its shares stay as they are."""
+
+    gpu: Gpu
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Take a GPU that is gone and of which nothing is advertised out of the applied contract."""
+
+    uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Advertise:
+    """Put shares on the list, under a contract that the GPU has already or, with no share left, takes now."""
+
+    uuid: str
+    contract: Contract
+    numbers: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Send free shares as Unhealthy, so that nothing new gets them, before they may be dropped."""
+
+    uuid: str
+    numbers: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """Send fenced shares as Healthy again: they are wanted after all."""
+
+    uuid: str
+    numbers: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Take fenced shares, which the kubelet can no longer hand out, off the list."""
+
+    uuid: str
+    numbers: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """End the contract of a GPU that has no share left."""
+
+    uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Set how many shares of this GPU's resource one container may ask for (None: any number)."""
+
+    uuid: str
+    max_shares_per_container: int | None
+
+
+ShareAction = Remember | Forget | Advertise | Fence | Restore | Drop | Release | Limit
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """Serve a resource and keep it registered with the kubelet."""
+
+    resource: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """Stop serving a resource of which nothing is advertised and nothing is held."""
+
+    resource: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resend:
+    """Send the list of a resource again: the kubelet's view differs from it."""
+
+    resource: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnect:
+    """End our stream and register again: sending the list again did not mend the kubelet's view."""
+
+    resource: str
+
+
+KubeletAction = Register | Retire | Resend | Reconnect
+Action = ShareAction | KubeletAction
+
+
+class WaitReason(Enum):
+    """What an action that is not yet possible waits for."""
+
+    PODS = "pods"  # shares are held; they drain
+    KUBELET = "kubelet"  # fenced, but the kubelet has not been seen to know it
+    POD_RESOURCES = "pod-resources"  # who holds what cannot be read, so all shares count as held
+    FRESH_LIST = "fresh-list"  # a look at PodResources begun after the decision is on its way
+    LIST_SIZE = "list-size"  # the list has no room before others have left it (the kubelet takes 4 MiB)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Shares of one GPU that hold something up. `numbers` are the shares waited for."""
+
+    uuid: str
+    reason: WaitReason
+    numbers: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Ordered actions that are possible now, and waits for what is not. Empty and without waits: converged."""
+
+    actions: tuple[Action, ...] = ()
+    waits: tuple[Wait, ...] = ()
+
+    @property
+    def converged(self) -> bool:
+        return not self.actions and not self.waits

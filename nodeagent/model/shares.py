@@ -1,0 +1,99 @@
+"""Shares: the device ids that the kubelet is told of, and who has them.
+
+Inside the agent a share is a number on a GPU; its id, `<uuid>` for an exclusive GPU and `<uuid>::<n>` else (NVIDIA's
+form, since exporters parse it), is made at the edge. A number is a tenth of the memory of its id, and 40,000 of them
+are handled per reload.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+from nodeagent.model.config import Contract, Mode
+from nodeagent.model.inventory import Gpu, GpuHealth
+
+MAX_ID_LENGTH = 63
+"""Longest device id that the kubelet takes (`Device.ID`, device plugin API v1beta1)."""
+
+
+def share_id(uuid: str, mode: Mode, number: int) -> str:
+    """`<uuid>` for an exclusive GPU, `<uuid>::<number>` else."""
+    return uuid if mode is Mode.EXCLUSIVE else f"{uuid}::{number}"
+
+
+def split_share_id(share: str) -> tuple[str, int | None]:
+    """(uuid, number), number None for an id without one. Raises ValueError where `::` is not followed by a number."""
+    uuid, separator, number = share.partition("::")
+    if not separator:
+        return share, None
+    if not (number.isascii() and number.isdigit()) or str(int(number)) != number:
+        raise ValueError(f"not a share id: {share!r}")
+    return uuid, int(number)
+
+
+class ShareState(Enum):
+    """What the metrics and the status say of a share. HELD, DRAINING and FENCED are as in the glossary."""
+
+    FREE = "free"
+    HELD = "held"
+    DRAINING = "draining"
+    FENCED = "fenced"
+    UNHEALTHY = "unhealthy"
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedGpu:
+    """What the agent has told the kubelet of one GPU: durable, written before it is advertised.
+
+    `gpu` are the facts last seen, its index the remembered one. `contract` None means that nothing is advertised.
+    `numbers` are the shares on the list; `fences` maps those that are sent Unhealthy on their way out to the
+    monotonic second in which that was published. `health` is the verdict that the list carries.
+    """
+
+    gpu: Gpu
+    contract: Contract | None = None
+    numbers: frozenset[int] = frozenset()
+    fences: Mapping[int, float] = field(default_factory=dict)
+    max_shares_per_container: int | None = None
+
+    @property
+    def healthy(self) -> bool:
+        return self.gpu.health is GpuHealth.OK
+
+    def ids(self, numbers: Iterable[int]) -> Iterator[str]:
+        """Ids of the given shares, in ascending order of number. Only meaningful with a contract."""
+        if self.contract is not None:
+            for number in sorted(numbers):
+                yield share_id(self.gpu.uuid, self.contract.mode, number)
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The applied contract of the whole node: one entry per GPU that was ever seen and is not forgotten."""
+
+    gpus: Mapping[str, AppliedGpu] = field(default_factory=dict)
+
+    def ordered(self) -> list[AppliedGpu]:
+        return sorted(self.gpus.values(), key=lambda entry: (entry.gpu.index, entry.gpu.uuid))
+
+    def resources(self) -> frozenset[str]:
+        return frozenset(entry.contract.resource for entry in self.gpus.values() if entry.contract is not None)
+
+
+class Device(NamedTuple):
+    """One line of a list that the kubelet gets. A tuple, since 40,000 of them are made per list."""
+
+    id: str
+    healthy: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The whole list of one resource; `revision` grows with every change of it."""
+
+    resource: str
+    revision: int
+    devices: tuple[Device, ...]

@@ -1,0 +1,108 @@
+"""Drift: every difference between Git and the node, one by one, each with what is wanted, what is there, and since
+when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from nodeagent.model.inventory import GpuHealth, Inventory, InventoryReason
+from nodeagent.model.kubelet import RegistrationState, RegistrationStatus
+from nodeagent.model.shares import Applied, AppliedGpu
+from nodeagent.model.snapshot import ConfigState, Drift, DriftKind
+from nodeagent.state.desired import Desired, describe
+from nodeagent.state.kubelet_view import View
+
+
+def drift(
+    *,
+    config: ConfigState,
+    desired: Desired | None,
+    applied: Applied,
+    inventory: Inventory,
+    registrations: Iterable[RegistrationStatus],
+    views: Mapping[str, View],
+) -> tuple[Drift, ...]:
+    """All differences, in the order Git, GPUs, kubelet, hardware. `since` is left at 0: see `aged`."""
+    return (
+        *_of_config(config),
+        *_of_shares(desired, applied),
+        *_of_kubelet(registrations, views),
+        *_of_hardware(applied, inventory),
+    )
+
+
+def aged(found: Iterable[Drift], before: Iterable[Drift], now: float) -> tuple[Drift, ...]:
+    """The same differences with their beginning: what was there before keeps its `since`, even where its want or have
+    has changed.
+    """
+    since = {(entry.kind, entry.subject): entry.since for entry in before}
+    return tuple(replace(entry, since=since.get((entry.kind, entry.subject), now)) for entry in found)
+
+
+def _of_config(config: ConfigState) -> Iterable[Drift]:
+    accepted = config.desired.git_blob if config.desired is not None else "nothing accepted"
+    if config.newest is None:
+        yield Drift(DriftKind.CONFIG, config.path, "a document", f"{config.problem or 'no document'}; {accepted}")
+    elif config.desired is None or config.newest.sha256 != config.desired.sha256:
+        yield Drift(DriftKind.CONFIG, config.path, config.newest.git_blob, accepted)
+    elif config.suspended:
+        yield Drift(DriftKind.CONFIG, config.path, config.newest.git_blob, "suspended")
+
+
+def _of_shares(desired: Desired | None, applied: Applied) -> Iterable[Drift]:
+    if desired is None:
+        return
+    for want in sorted(desired.wants.values(), key=lambda want: want.gpu.index):
+        entry = applied.gpus.get(want.gpu.uuid)
+        have = share_count(entry) if entry is not None else 0
+        contract = entry.contract if entry is not None else None
+        fenced = entry is not None and bool(entry.fences)
+        if contract != want.contract or have != want.count or fenced:
+            yield Drift(
+                DriftKind.SHARES,
+                f"GPU {want.gpu.index}",
+                describe(want.contract, want.count),
+                describe(contract, have) if contract is not None else "nothing advertised",
+            )
+    for entry in applied.ordered():
+        if entry.gpu.uuid not in desired.wants and entry.contract is not None:
+            yield Drift(
+                DriftKind.SHARES, f"GPU {entry.gpu.index}", "gone", describe(entry.contract, share_count(entry))
+            )
+
+
+def _of_kubelet(registrations: Iterable[RegistrationStatus], views: Mapping[str, View]) -> Iterable[Drift]:
+    for status in registrations:
+        view = views.get(status.resource)
+        if status.state is not RegistrationState.LIVE:
+            have = f"{status.state.value}: {status.message}" if status.message else status.state.value
+            yield Drift(DriftKind.KUBELET, status.resource, "registered, with an open stream", have)
+        elif view is not None and view.drifted:
+            yield Drift(
+                DriftKind.KUBELET,
+                status.resource,
+                "the list that was sent",
+                f"{view.missing} shares missing, {view.surplus} too many in the kubelet's view",
+            )
+
+
+def _of_hardware(applied: Applied, inventory: Inventory) -> Iterable[Drift]:
+    for entry in applied.ordered():
+        if entry.gpu.health is not GpuHealth.OK:
+            yield Drift(
+                DriftKind.HARDWARE,
+                f"GPU {entry.gpu.index}",
+                GpuHealth.OK.value,
+                f"{entry.gpu.health.value}: {entry.gpu.message}",
+            )
+    if inventory.reason is not InventoryReason.FOUND and not any(
+        entry.gpu.health is not GpuHealth.OK for entry in applied.gpus.values()
+    ):
+        yield Drift(DriftKind.HARDWARE, "inventory", InventoryReason.FOUND.value, inventory.message)
+
+
+def share_count(entry: AppliedGpu) -> int:
+    """How many shares of a GPU are offered: those on the list that are not on their way out."""
+    return len(entry.numbers) - len(entry.fences)

@@ -1,0 +1,37 @@
+"""The lists that the kubelet gets, made from the applied contract and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from nodeagent.model.shares import Applied, AppliedGpu, Device, Listing
+
+
+def lists(applied: Applied, resources: Iterable[str], before: Mapping[str, Listing]) -> dict[str, Listing]:
+    """The list of each resource, those of `resources` included that nothing is advertised of.
+
+    A list that says the same as `before` is that very object, so its revision tells whether anything must be sent.
+    """
+    devices: dict[str, list[Device]] = {resource: [] for resource in resources}
+    for entry in applied.ordered():
+        if entry.contract is not None:
+            devices.setdefault(entry.contract.resource, []).extend(_devices(entry))
+    return {resource: _listing(resource, tuple(found), before.get(resource)) for resource, found in devices.items()}
+
+
+def again(listing: Listing) -> Listing:
+    """The same list under a new revision, to be sent once more."""
+    return Listing(listing.resource, listing.revision + 1, listing.devices)
+
+
+def _devices(entry: AppliedGpu) -> Iterable[Device]:
+    healthy = entry.healthy
+    fences = entry.fences
+    for number, share in zip(sorted(entry.numbers), entry.ids(entry.numbers), strict=True):
+        yield Device(share, healthy and number not in fences)
+
+
+def _listing(resource: str, devices: tuple[Device, ...], before: Listing | None) -> Listing:
+    if before is None:
+        return Listing(resource, 1, devices)
+    return before if before.devices == devices else Listing(resource, before.revision + 1, devices)

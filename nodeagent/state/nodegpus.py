@@ -1,0 +1,43 @@
+"""Which GPUs this node has, with the index each keeps: what rules are matched against.
+
+The driver's indices shift when a GPU drops out (FACTS of NVML), and a GPU that is lost is missing from its list. A rule
+by index must go on meaning the GPU it meant, and shares of a lost GPU must be sent Unhealthy rather than dropped. So
+the inventory is never used as it comes, but laid over what is remembered in the applied contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
+
+from nodeagent.model.inventory import Gpu, GpuHealth, Inventory
+from nodeagent.model.shares import Applied
+
+UNLISTED = "the driver no longer lists it"
+
+
+def node_gpus(inventory: Inventory, applied: Applied, earlier_boot: AbstractSet[str] = frozenset()) -> tuple[Gpu, ...]:
+    """The node's GPUs by index: those that the driver lists, with their remembered indices, and those it has lost.
+
+    `earlier_boot` are the uuids remembered from before a reboot and not seen since: once the driver has listed
+    everything, one that is still missing was taken out of the node, and is not a GPU of this node any more.
+    """
+    listed = inventory.by_uuid()
+    gone = {uuid for uuid in applied.gpus if inventory.complete and uuid not in listed and uuid in earlier_boot}
+    remembered = {uuid: entry.gpu.index for uuid, entry in applied.gpus.items() if uuid not in gone}
+    taken = set(remembered.values())
+    gpus = []
+    for gpu in sorted(inventory.gpus, key=lambda gpu: (gpu.index, gpu.uuid)):
+        index = remembered.get(gpu.uuid)
+        if index is None:
+            index = gpu.index if gpu.index not in taken else _lowest_free(taken)
+            taken.add(index)
+        gpus.append(gpu if index == gpu.index else replace(gpu, index=index))
+    for uuid in remembered.keys() - listed.keys():
+        gpu = applied.gpus[uuid].gpu
+        gpus.append(replace(gpu, health=GpuHealth.LOST, message=UNLISTED) if inventory.complete else gpu)
+    return tuple(sorted(gpus, key=lambda gpu: (gpu.index, gpu.uuid)))
+
+
+def _lowest_free(taken: AbstractSet[int]) -> int:
+    return next(index for index in range(len(taken) + 1) if index not in taken)

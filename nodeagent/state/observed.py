@@ -1,0 +1,142 @@
+"""Observed state: what is true now, as one value, in the terms the planner needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from nodeagent.model.config import Mode
+from nodeagent.model.holds import ShareKey
+from nodeagent.model.inventory import Gpu
+from nodeagent.model.kubelet import PodListing, PodResourcesReason, PodResourcesStatus
+from nodeagent.model.shares import Applied, AppliedGpu, split_share_id
+
+FENCE_SECONDS = 1.0
+"""How long a share is sent Unhealthy before it may be dropped, at least (DESIGN section 5, rule 4)."""
+
+MENTION_SECONDS = 2.0
+"""How long a GetPreferredAllocation that named an id concerns it: the kubelet's Allocate of that id may still
+follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What is true now. `now` and all other times are monotonic seconds.
+
+    `gpus` are the node's GPUs as `nodegpus` lays them out. `held` are the shares that pods have or may have. `pods` is
+    how PodResources stands. `decided_at` is when the desired state last changed: a `List` begun before that is too old
+    to take anything away by. `pressed` are draining shares that the kubelet handed out once more. `mentions` maps ids
+    that a GetPreferredAllocation named lately to when. `registered` are the resources being served; `healing` what the
+    comparison with the kubelet's view asks for, by resource.
+    """
+
+    now: float
+    gpus: tuple[Gpu, ...] = ()
+    applied: Applied = field(default_factory=Applied)
+    held: frozenset[ShareKey] = frozenset()
+    pods: PodResourcesStatus = field(default_factory=PodResourcesStatus)
+    decided_at: float = 0.0
+    pressed: frozenset[ShareKey] = frozenset()
+    mentions: Mapping[str, float] = field(default_factory=dict)
+    registered: frozenset[str] = frozenset()
+    resend: frozenset[str] = frozenset()
+    reconnect: frozenset[str] = frozenset()
+
+    @property
+    def readable(self) -> bool:
+        """Whether it is known who holds what; otherwise every share counts as held."""
+        return self.pods.reason is PodResourcesReason.LISTED
+
+    @property
+    def looked(self) -> bool:
+        """Whether a first look at PodResources has ended, well or not."""
+        return self.pods.reason is not PodResourcesReason.PENDING
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the newest look at PodResources began after the desired state last changed."""
+        return self.readable and self.pods.listing is not None and self.pods.listing.begun_at >= self.decided_at
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """Who has what of one GPU: `own`, shares of its applied contract, on the list or not; `others`, under another
+    contract.
+    """
+
+    own: frozenset[int] = frozenset()
+    others: frozenset[ShareKey] = frozenset()
+
+
+def by_gpu(held: Iterable[ShareKey]) -> dict[str, list[ShareKey]]:
+    """Held shares by the uuid in their ids."""
+    found: dict[str, list[ShareKey]] = {}
+    for key in held:
+        found.setdefault(key[1].partition("::")[0], []).append(key)
+    return found
+
+
+def holdings(entry: AppliedGpu, keys: Iterable[ShareKey]) -> Holdings:
+    """Which of the held shares of this GPU are of its contract, and which are not. Ids that are no share's are left
+    out.
+    """
+    own: set[int] = set()
+    others: set[ShareKey] = set()
+    contract = entry.contract
+    for resource, share in keys:
+        try:
+            _, number = split_share_id(share)
+        except ValueError:
+            continue
+        if (
+            contract is not None
+            and contract.resource == resource
+            and (contract.mode is Mode.EXCLUSIVE) == (number is None)
+        ):
+            own.add(number or 0)
+        else:
+            others.add((resource, share))
+    return Holdings(frozenset(own), frozenset(others))
+
+
+def droppable(entry: AppliedGpu, held: frozenset[int], observed: Observed) -> frozenset[int]:
+    """Fenced shares of one GPU that the kubelet can no longer hand out.
+
+    An id that vanishes while the kubelet allocates it crashes the kubelet (FACTS). It is safe when the fence is old
+    enough, a look begun after the fence shows it neither in the kubelet's healthy set nor in `List`, and no call or
+    grant concerns it.
+    """
+    listing = observed.pods.listing
+    if entry.contract is None or listing is None or not observed.readable:
+        return frozenset()
+    resource = entry.contract.resource
+    allocatable = listing.allocatable.get(resource, frozenset())
+    old_enough = [
+        number
+        for number, since in entry.fences.items()
+        if number not in held and listing.begun_at > since and observed.now >= since + FENCE_SECONDS
+    ]
+    ids = zip(sorted(old_enough), entry.ids(old_enough), strict=True)
+    return frozenset(number for number, share in ids if share not in allocatable and not _mentioned(share, observed))
+
+
+def drop_due(applied: Applied, observed: Observed) -> float | None:
+    """When the next fence is old enough, in monotonic seconds; None where none is young."""
+    ends = [since + FENCE_SECONDS for entry in applied.gpus.values() for since in entry.fences.values()]
+    return min((end for end in ends if end > observed.now), default=None)
+
+
+def _mentioned(share: str, observed: Observed) -> bool:
+    at = observed.mentions.get(share)
+    return at is not None and observed.now < at + MENTION_SECONDS
+
+
+def pods_of(listing: PodListing | None) -> dict[ShareKey, str]:
+    """Who holds each listed share, as `namespace/pod/container`."""
+    if listing is None:
+        return {}
+    return {
+        (holder.resource, share): f"{holder.namespace}/{holder.pod}/{holder.container}"
+        for holder in listing.holders
+        for share in holder.ids
+    }

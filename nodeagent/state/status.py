@@ -1,0 +1,346 @@
+"""The summary of one turn: conditions, GPUs, resources. The one place that computes conditions, from everything that is
+known.
+
+Conditions are states, stated positively: `Ready` and its like are True when all is well, `Draining`, `Stalled`,
+`ServingLastKnownGood` and `Suspended` are True when something is out of the ordinary.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import overload
+
+from nodeagent.model.config import Stage
+from nodeagent.model.holds import ShareKey
+from nodeagent.model.inventory import Inventory, InventoryReason
+from nodeagent.model.kubelet import (
+    PodResourcesReason,
+    PodResourcesStatus,
+    RegistrationState,
+    RegistrationStatus,
+)
+from nodeagent.model.plan import Plan, WaitReason
+from nodeagent.model.shares import Applied, AppliedGpu, ShareState
+from nodeagent.model.snapshot import (
+    Condition,
+    ConfigState,
+    GpuStatus,
+    ResourceStatus,
+    ShareStatus,
+)
+from nodeagent.state.desired import Desired
+from nodeagent.state.observed import by_gpu, holdings, pods_of
+
+
+class Reason(StrEnum):
+    """Every reason that a condition can have."""
+
+    # Ready
+    SERVING = "Serving"
+    NOTHING_ACCEPTED = "NothingAccepted"
+    NO_GPUS = "NoGpus"
+    NOT_REGISTERED = "NotRegistered"
+    # ConfigAccepted
+    PENDING = "Pending"
+    ACCEPTED = "Accepted"
+    MISSING = "Missing"
+    UNREADABLE = "Unreadable"
+    PARSE_ERROR = "ParseError"
+    SCHEMA_ERROR = "SchemaError"
+    SEMANTIC_ERROR = "SemanticError"
+    # InventoryReady
+    FOUND = "Found"
+    DRIVER_MISSING = "DriverMissing"
+    DRIVER_ERROR = "DriverError"
+    GPU_LOST = "GpuLost"
+    GPU_HANGS = "GpuHangs"
+    INVALID_FILE = "InvalidFile"
+    # Registered
+    ALL_REGISTERED = "AllRegistered"
+    KUBELET_ABSENT = "KubeletAbsent"
+    FOREIGN_PLUGIN = "ForeignPlugin"
+    # PodResourcesReady
+    LISTED = "Listed"
+    TIMEOUT = "Timeout"
+    UNAVAILABLE = "Unavailable"
+    # StateDirWritable
+    WRITABLE = "Writable"
+    WRITE_FAILED = "WriteFailed"
+    # Draining, Stalled, ServingLastKnownGood, Suspended
+    PODS_HOLD_SHARES = "PodsHoldShares"
+    NOTHING_DRAINS = "NothingDrains"
+    DRAIN_TIMEOUT = "DrainTimeout"
+    IN_TIME = "InTime"
+    DOCUMENT_NOT_ACCEPTED = "DocumentNotAccepted"
+    DOCUMENT_ACCEPTED = "DocumentAccepted"
+    CONFIG_SUSPENDS = "ConfigSuspends"
+    NOT_SUSPENDED = "NotSuspended"
+
+
+_REJECTED = {
+    Stage.READ: Reason.UNREADABLE,
+    Stage.PARSE: Reason.PARSE_ERROR,
+    Stage.SCHEMA: Reason.SCHEMA_ERROR,
+    Stage.SEMANTIC: Reason.SEMANTIC_ERROR,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What conditions are computed from. `now` and `draining` (by uuid, since when) are in Unix seconds,
+    `transition_timeout` in seconds.
+
+    `missing` tells a document that is not there from one that cannot be read. `disk_problem` is the last failed write,
+    None when all is written.
+    """
+
+    now: float
+    config: ConfigState
+    inventory: Inventory
+    applied: Applied = field(default_factory=Applied)
+    registrations: tuple[RegistrationStatus, ...] = ()
+    pods: PodResourcesStatus = field(default_factory=PodResourcesStatus)
+    plan: Plan = field(default_factory=Plan)
+    draining: Mapping[str, float] = field(default_factory=dict)
+    transition_timeout: float = 0.0
+    missing: bool = False
+    looked: bool = True
+    disk_problem: str | None = None
+
+
+def conditions(facts: Facts, before: Iterable[Condition]) -> tuple[Condition, ...]:
+    """All conditions, with `since` carried over from `before` where status and reason are the same."""
+    config = _config_accepted(facts)
+    registered = _registered(facts.registrations)
+    found = (
+        _ready(facts, registered),
+        config,
+        Condition(
+            "InventoryReady",
+            facts.inventory.reason is InventoryReason.FOUND,
+            Reason(facts.inventory.reason.value),
+            facts.inventory.message or f"{len(facts.inventory.gpus)} GPUs",
+        ),
+        registered,
+        Condition(
+            "PodResourcesReady",
+            facts.pods.reason is PodResourcesReason.LISTED,
+            Reason(facts.pods.reason.value),
+            facts.pods.message,
+        ),
+        Condition(
+            "StateDirWritable",
+            facts.disk_problem is None,
+            Reason.WRITABLE if facts.disk_problem is None else Reason.WRITE_FAILED,
+            facts.disk_problem or "",
+        ),
+        *_drains(facts),
+        Condition(
+            "ServingLastKnownGood",
+            facts.config.using_last_known_good,
+            Reason.DOCUMENT_NOT_ACCEPTED if facts.config.using_last_known_good else Reason.DOCUMENT_ACCEPTED,
+            "the mounted document is not accepted; the last known good one is in force"
+            if facts.config.using_last_known_good
+            else "",
+        ),
+        Condition(
+            "Suspended",
+            facts.config.suspended,
+            Reason.CONFIG_SUSPENDS if facts.config.suspended else Reason.NOT_SUSPENDED,
+            "spec.suspend is true: what is applied is kept" if facts.config.suspended else "",
+        ),
+    )
+    known = {(entry.type, entry.status, entry.reason): entry.since for entry in before}
+    return tuple(
+        replace(entry, since=known.get((entry.type, entry.status, entry.reason), facts.now)) for entry in found
+    )
+
+
+def _ready(facts: Facts, registered: Condition) -> Condition:
+    if facts.config.desired is None:
+        return Condition("Ready", False, Reason.NOTHING_ACCEPTED, "no sharing config was ever accepted")
+    if not facts.applied.gpus and not facts.inventory.complete:
+        return Condition("Ready", False, Reason.NO_GPUS, facts.inventory.message)
+    if not registered.status:
+        return Condition("Ready", False, Reason.NOT_REGISTERED, registered.message)
+    return Condition("Ready", True, Reason.SERVING, "")
+
+
+def _config_accepted(facts: Facts) -> Condition:
+    config = facts.config
+    if not facts.looked:
+        return Condition("ConfigAccepted", False, Reason.PENDING, "the document has not been read yet")
+    if config.newest is None:
+        reason = Reason.MISSING if facts.missing else Reason.UNREADABLE
+        return Condition("ConfigAccepted", False, reason, config.problem or "")
+    if config.violations:
+        first = config.violations[0]
+        more = f" (and {len(config.violations) - 1} more)" if len(config.violations) > 1 else ""
+        return Condition("ConfigAccepted", False, _REJECTED[first.stage], f"{first}{more}")
+    return Condition("ConfigAccepted", True, Reason.ACCEPTED, config.newest.git_blob)
+
+
+def _registered(registrations: Iterable[RegistrationStatus]) -> Condition:
+    waiting = [status for status in registrations if status.state is not RegistrationState.LIVE]
+    if not waiting:
+        return Condition("Registered", True, Reason.ALL_REGISTERED, "")
+    states = {status.state for status in waiting}
+    if RegistrationState.FOREIGN in states:
+        reason = Reason.FOREIGN_PLUGIN
+    elif RegistrationState.ABSENT in states:
+        reason = Reason.KUBELET_ABSENT
+    else:
+        reason = Reason.PENDING
+    message = "; ".join(
+        f"{status.resource} is {status.state.value}" + (f": {status.message}" if status.message else "")
+        for status in waiting
+    )
+    return Condition("Registered", False, reason, message)
+
+
+def _drains(facts: Facts) -> tuple[Condition, Condition]:
+    drains = [wait for wait in facts.plan.waits if wait.reason is WaitReason.PODS]
+    shares = sum(len(wait.numbers) for wait in drains)
+    named = ", ".join(f"GPU {facts.applied.gpus[wait.uuid].gpu.index}" for wait in drains)
+    late = [
+        wait.uuid for wait in drains if facts.now - facts.draining.get(wait.uuid, facts.now) > facts.transition_timeout
+    ]
+    stalled = ", ".join(f"GPU {facts.applied.gpus[uuid].gpu.index}" for uuid in late)
+    return (
+        Condition("Draining", True, Reason.PODS_HOLD_SHARES, f"{shares} held shares drain on {named}")
+        if drains
+        else Condition("Draining", False, Reason.NOTHING_DRAINS, ""),
+        Condition("Stalled", True, Reason.DRAIN_TIMEOUT, f"the drain lasts longer than allowed on {stalled}")
+        if late
+        else Condition("Stalled", False, Reason.IN_TIME, ""),
+    )
+
+
+class _Shares(Sequence[ShareStatus]):
+    """The shares of one GPU, worked out when somebody looks: a summary is made twice a second while something
+    drains.
+    """
+
+    def __init__(
+        self, entry: AppliedGpu, own: frozenset[int], draining: frozenset[int], pods: Mapping[ShareKey, str]
+    ) -> None:
+        self._entry = entry
+        self._own = own
+        self._draining = draining
+        self._pods = pods
+
+    def __len__(self) -> int:
+        return len(self._entry.numbers)
+
+    def __iter__(self) -> Iterator[ShareStatus]:
+        entry = self._entry
+        resource = entry.contract.resource if entry.contract is not None else ""
+        for number, share in zip(sorted(entry.numbers), entry.ids(entry.numbers), strict=True):
+            yield ShareStatus(
+                number,
+                share,
+                self.state(number),
+                self._pods.get((resource, share)),
+                held=number in self._own,
+                fenced=number in entry.fences,
+            )
+
+    @overload
+    def __getitem__(self, index: int) -> ShareStatus: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[ShareStatus]: ...
+    def __getitem__(self, index: int | slice) -> ShareStatus | Sequence[ShareStatus]:
+        return tuple(self)[index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as every list: compared by content
+
+    def state(self, number: int) -> ShareState:
+        if not self._entry.healthy:
+            return ShareState.UNHEALTHY
+        if number in self._draining:
+            return ShareState.DRAINING
+        if number in self._own:
+            return ShareState.HELD
+        return ShareState.FENCED if number in self._entry.fences else ShareState.FREE
+
+    def counts(self) -> Counter[ShareState]:
+        """Shares by state, without making one `ShareStatus`."""
+        entry = self._entry
+        if not entry.healthy:
+            return Counter({ShareState.UNHEALTHY: len(entry.numbers)})
+        draining = self._draining & entry.numbers
+        kept = (self._own & entry.numbers) - draining
+        fenced = entry.fences.keys() - kept - draining
+        return Counter(
+            {
+                ShareState.DRAINING: len(draining),
+                ShareState.HELD: len(kept),
+                ShareState.FENCED: len(fenced),
+                ShareState.FREE: len(entry.numbers) - len(draining) - len(kept) - len(fenced),
+            }
+        )
+
+
+def gpu_statuses(
+    applied: Applied, desired: Desired | None, plan: Plan, held: Iterable[ShareKey], pods: PodResourcesStatus
+) -> tuple[GpuStatus, ...]:
+    """Every GPU of the node, by index."""
+    keys = by_gpu(held)
+    names = pods_of(pods.listing)
+    draining: dict[str, frozenset[int]] = {}
+    for wait in plan.waits:
+        if wait.reason is WaitReason.PODS:
+            draining[wait.uuid] = draining.get(wait.uuid, frozenset()) | wait.numbers
+    found = []
+    for entry in applied.ordered():
+        uuid = entry.gpu.uuid
+        want = desired.wants.get(uuid) if desired is not None else None
+        found.append(
+            GpuStatus(
+                gpu=entry.gpu,
+                rule=want.rule.name if want is not None else None,
+                wanted=want.contract if want is not None else None,
+                wanted_shares=want.count if want is not None else 0,
+                contract=entry.contract,
+                shares=_Shares(entry, holdings(entry, keys.get(uuid, ())).own, draining.get(uuid, frozenset()), names),
+            )
+        )
+    return tuple(found)
+
+
+def resource_statuses(
+    gpus: Iterable[GpuStatus],
+    registrations: Iterable[RegistrationStatus],
+    draining: Mapping[str, float],
+) -> tuple[ResourceStatus, ...]:
+    """Every resource that is served or advertised, by name. `draining` is since when each GPU drains (Unix seconds)."""
+    statuses = {status.resource: status for status in registrations}
+    counts: dict[str, Counter[ShareState]] = {resource: Counter() for resource in statuses}
+    since: dict[str, float] = {}
+    for status in gpus:
+        if status.contract is None or not isinstance(status.shares, _Shares):
+            continue
+        resource = status.contract.resource
+        counts.setdefault(resource, Counter()).update(status.shares.counts())
+        if status.gpu.uuid in draining:
+            since[resource] = min(since.get(resource, float("inf")), draining[status.gpu.uuid])
+    return tuple(
+        ResourceStatus(
+            resource,
+            {state: counts[resource][state] for state in ShareState},
+            statuses.get(resource),
+            since.get(resource),
+        )
+        for resource in sorted(counts)
+    )
+
+
+def draining_since(plan: Plan, before: Mapping[str, float], now: float) -> dict[str, float]:
+    """Since when each GPU drains, by uuid, in the unit of `now`."""
+    return {wait.uuid: before.get(wait.uuid, now) for wait in plan.waits if wait.reason is WaitReason.PODS}

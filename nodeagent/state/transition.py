@@ -1,0 +1,150 @@
+"""One GPU's way from what is applied to what is wanted: which shares to keep, fence, drop, drain and add.
+
+Rules (DESIGN section 5), each a promise to a running pod or to the kubelet:
+
+- Ids are interchangeable, so the held ones are kept first; a held share is never taken off the list, and never changes
+  its contract.
+- Free surplus is fenced, held surplus drains: it stays Healthy, and is fenced only when the kubelet hands it out once
+  more.
+- A share leaves the list only fenced, and only when the kubelet can no longer hand it out (`observed.droppable`).
+- Another contract comes only when the last share of the old one has left the list, and no pod has one of the GPU under
+  any other.
+- Whatever takes something away needs a look at PodResources begun after the decision; what cannot be read counts as
+  held.
+- A share that a pod has and that is not on the list comes back to it: so does the agent take over from another plugin,
+  or from a lost state directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from nodeagent.model.config import Contract, Mode
+from nodeagent.model.plan import Advertise, Drop, Fence, Release, Restore, ShareAction, Wait, WaitReason
+from nodeagent.model.shares import AppliedGpu, split_share_id
+from nodeagent.state.observed import Holdings, Observed, droppable
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What can be done to one GPU now, and what it waits for."""
+
+    actions: tuple[ShareAction, ...] = ()
+    waits: tuple[Wait, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The shares of one GPU sorted by what becomes of them. `drain` are held, `fence` and `leaving` are free; `leaving`
+    are fenced already.
+    """
+
+    keep: frozenset[int]
+    drain: frozenset[int]
+    fence: frozenset[int]
+    leaving: frozenset[int]
+
+
+def transition(
+    entry: AppliedGpu, contract: Contract | None, count: int, holdings: Holdings, observed: Observed
+) -> Step:
+    """The next step of one GPU towards `count` shares under `contract` (None: nothing advertised)."""
+    uuid = entry.gpu.uuid
+    recovered = adopt(entry, holdings)
+    if recovered is not None:
+        return Step((recovered,))
+    if entry.contract is None:
+        return _begin(uuid, contract, count, observed)
+
+    held = holdings.own if observed.readable else entry.numbers
+    same = entry.contract == contract
+    split = divide(entry, held, count if same else 0)
+    actions: list[ShareAction] = []
+
+    fence = split.fence if observed.fresh else frozenset[int]()
+    pressed = frozenset(number for number in split.drain - entry.fences.keys() if _pressed(entry, number, observed))
+    if fence | pressed:
+        actions.append(Fence(uuid, fence | pressed))
+    if restore := split.keep & entry.fences.keys():
+        actions.append(Restore(uuid, restore))
+    if drop := split.leaving & droppable(entry, held, observed):
+        actions.append(Drop(uuid, drop))
+    if same:
+        if add := lowest_unused(entry.numbers, count - len(split.keep)):
+            actions.append(Advertise(uuid, entry.contract, add))
+    elif drop == entry.numbers and not holdings.others:
+        actions.append(Release(uuid))
+        if contract is not None:
+            actions.append(Advertise(uuid, contract, frozenset(range(count))))
+
+    return Step(tuple(actions), tuple(_waits(uuid, split, fence, drop, observed)))
+
+
+def divide(entry: AppliedGpu, held: AbstractSet[int], count: int) -> Split:
+    """Sort the shares on the list. Kept: held before free, sent Healthy before fenced, low numbers before high."""
+    if len(entry.numbers) <= count:
+        return Split(entry.numbers, frozenset(), frozenset(), frozenset())
+    order = sorted(entry.numbers, key=lambda number: (number not in held, number in entry.fences, number))
+    keep = frozenset(order[:count])
+    surplus = entry.numbers - keep
+    drain = surplus & held
+    free = surplus - drain
+    return Split(keep, drain, free - entry.fences.keys(), free & entry.fences.keys())
+
+
+def adopt(entry: AppliedGpu, holdings: Holdings) -> Advertise | None:
+    """Shares that pods have and that are not on the list, under the contract that their ids tell; None where there is
+    none.
+
+    Shares of more than one contract on one GPU cannot be told of under both: the largest group comes first, and the
+    others when it has left.
+    """
+    uuid = entry.gpu.uuid
+    if entry.contract is not None:
+        missing = holdings.own - entry.numbers
+        return Advertise(uuid, entry.contract, missing) if missing else None
+    groups: dict[Contract, set[int]] = {}
+    for resource, share in holdings.others:
+        _, number = split_share_id(share)
+        mode = Mode.EXCLUSIVE if number is None else Mode.TIME_SLICED
+        groups.setdefault(Contract(resource, mode), set()).add(number or 0)
+    if not groups:
+        return None
+    contract = min(groups, key=lambda group: (-len(groups[group]), group.resource, group.mode.value))
+    return Advertise(uuid, contract, frozenset(groups[contract]))
+
+
+def lowest_unused(numbers: AbstractSet[int], count: int) -> frozenset[int]:
+    """The `count` lowest numbers that are not in `numbers`; none for a count below 1."""
+    return frozenset(_take(count, (number for number in range(len(numbers) + max(count, 0)) if number not in numbers)))
+
+
+def _begin(uuid: str, contract: Contract | None, count: int, observed: Observed) -> Step:
+    if contract is None:
+        return Step()
+    if not observed.looked:
+        return Step((), (Wait(uuid, WaitReason.FRESH_LIST),))
+    return Step((Advertise(uuid, contract, frozenset(range(count))),))
+
+
+def _waits(
+    uuid: str, split: Split, fenced: frozenset[int], dropped: frozenset[int], observed: Observed
+) -> Iterator[Wait]:
+    if split.drain:
+        yield Wait(uuid, WaitReason.PODS if observed.readable else WaitReason.POD_RESOURCES, split.drain)
+    if split.fence - fenced:
+        yield Wait(uuid, WaitReason.FRESH_LIST, split.fence)
+    if leaving := (split.leaving | fenced) - dropped:
+        yield Wait(uuid, WaitReason.KUBELET, leaving)
+
+
+def _pressed(entry: AppliedGpu, number: int, observed: Observed) -> bool:
+    return entry.contract is not None and any(
+        (entry.contract.resource, share) in observed.pressed for share in entry.ids((number,))
+    )
+
+
+def _take(count: int, numbers: Iterable[int]) -> list[int]:
+    return [number for number, _ in zip(numbers, range(count), strict=False)] if count > 0 else []
