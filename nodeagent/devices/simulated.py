@@ -1,0 +1,133 @@
+"""The GPUs of a file: a node without GPUs, or with broken ones, for trying configs, for tests and for CI.
+
+The file is followed while the agent runs: editing it makes GPUs appear, vanish, fail or hang. A hanging one is asked by
+the same means as a real one, in a thread that does not return until the file says something else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from nodeagent.devices.driver import Subscribe
+from nodeagent.devices.looking import Fault, LookingDriver, assemble
+from nodeagent.devices.probe import Hangs, Probe
+from nodeagent.devices.simulation_file import SimulatedNode, parse
+from nodeagent.documents.strict import Rejected
+from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason
+
+_READ_WITHIN = 5.0
+
+_MESSAGES = {GpuHealth.LOST: "the simulation file says that it is lost", GpuHealth.HANG: "no answer: simulated"}
+
+
+class SimulatedDriver(LookingDriver):
+    """The GPUs that the file at `path` describes.
+
+    It is read anew whenever something happens in its directory, and every `interval` seconds in any case. `deadline` is
+    how long a GPU that hangs is waited for, in seconds.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        node_name: str,
+        subscribe: Subscribe,
+        wake: Callable[[], None],
+        interval: float = 10.0,
+        deadline: float = 0.05,
+    ) -> None:
+        super().__init__(wake=wake, interval=interval)
+        self._path = path
+        self._node_name = node_name
+        self._deadline = deadline
+        self._reader = Probe("simulation-file", on_late=self.refresh)
+        self._read: tuple[bytes, SimulatedNode | Rejected] | None = None
+        self._hanging: dict[str, _HangingGpu] = {}
+        subscribe(path.parent, self.refresh)
+
+    async def _look(self, last: Inventory) -> Inventory:
+        try:
+            outcome = await self._reader.ask(self._parse, _READ_WITHIN)
+        except OSError as error:
+            return self._unread(last, f"cannot read {self._path}: {error.strerror or error}")
+        except Hangs:
+            return self._unread(last, f"cannot read {self._path}: no answer within {_READ_WITHIN:g} s")
+        if isinstance(outcome, Rejected):
+            return replace(last, reason=InventoryReason.INVALID_FILE, message=_summary(outcome))
+        self._release_all_but_hanging(outcome.gpus)
+        answers = await asyncio.gather(*(self._ask(gpu) for gpu in outcome.gpus))
+        return _inventory(outcome, answers)
+
+    def _parse(self) -> SimulatedNode | Rejected:
+        """Reads the file, in a thread. What has the same bytes as before is not parsed again."""
+        data = self._path.read_bytes()
+        if self._read is None or self._read[0] != data:
+            try:
+                self._read = data, parse(data, str(self._path), self._node_name)
+            except Rejected as rejected:
+                self._read = data, rejected
+        return self._read[1]
+
+    def _unread(self, last: Inventory, message: str) -> Inventory:
+        """The file cannot be read: a driver that is not there yet, or was there before."""
+        missing = last.reason in {InventoryReason.PENDING, InventoryReason.DRIVER_MISSING}
+        reason = InventoryReason.DRIVER_MISSING if missing else InventoryReason.INVALID_FILE
+        return replace(last, reason=reason, message=message)
+
+    def _release_all_but_hanging(self, gpus: Iterable[Gpu]) -> None:
+        """Lets the calls return that wait for GPUs which no longer hang."""
+        hanging = {gpu.uuid for gpu in gpus if gpu.health is GpuHealth.HANG}
+        for uuid in self._hanging.keys() - hanging:
+            self._hanging.pop(uuid).released.set()
+
+    async def _ask(self, gpu: Gpu) -> Gpu | Fault:
+        if gpu.health is not GpuHealth.HANG:
+            return _answer(gpu)
+        hanging = self._hanging.get(gpu.uuid)
+        if hanging is None:
+            hanging = self._hanging[gpu.uuid] = _HangingGpu(Probe(f"simulated-{gpu.uuid}", on_late=self.refresh))
+        with contextlib.suppress(Hangs):
+            await hanging.probe.ask(hanging.released.wait, self._deadline)
+        return _answer(gpu)
+
+
+@dataclass(frozen=True, slots=True)
+class _HangingGpu:
+    """A GPU whose call is stuck until it is released."""
+
+    probe: Probe
+    released: threading.Event = field(default_factory=threading.Event)
+
+
+def load_inventory(path: Path, node_name: str) -> Inventory:
+    """What the file at `path` describes, read once. Raises OSError and `Rejected`, with all violations."""
+    node = parse(path.read_bytes(), str(path), node_name)
+    return _inventory(node, [_answer(gpu) for gpu in node.gpus])
+
+
+def _answer(gpu: Gpu) -> Gpu | Fault:
+    """What asking a GPU of that health comes to."""
+    message = _MESSAGES.get(gpu.health)
+    return gpu if message is None else Fault(gpu.index, gpu.health, message)
+
+
+def _inventory(node: SimulatedNode, answers: Iterable[Gpu | Fault]) -> Inventory:
+    told = list(answers)
+    return assemble(
+        [answer for answer in told if isinstance(answer, Gpu)],
+        [answer for answer in told if isinstance(answer, Fault)],
+        known=node.gpus,
+        driver_version=node.driver_version,
+        cuda_version=node.cuda_version,
+    )
+
+
+def _summary(rejected: Rejected) -> str:
+    first, *others = rejected.violations
+    return f"{first} (and {len(others)} more)" if others else str(first)
