@@ -34,6 +34,7 @@ layers: $(READY) ## who may import whom
 bench: $(READY) ## what the speed and size promises measure here; QUICK=1 is shorter
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 
+soak: SEED ?= $(shell od -An -N3 -tu4 /dev/urandom | tr -d ' ')
 soak: $(READY) ## the full counts, many minutes; SCALE=0.1 does a tenth, SEED=N repeats a run
 	NODEAGENT_SOAK_SCALE=$(or $(SCALE),1) NODEAGENT_SOAK_SEED=$(SEED) $(BIN)/pytest -m soak tests/soak $(ARGS)
 

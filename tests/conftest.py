@@ -1,0 +1,77 @@
+"""What several folders of tests share: tools from outside Python, the size of a soak, hypothesis without a stopwatch.
+
+`hack/debian-tools` (part of `make test`) brings the tools into `.tools/`. Where one cannot be had its tests are skipped
+with the reason; under CI=true they fail instead, so that nothing is green because it was not run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+TOOLS = ROOT / ".tools"
+
+# A busy machine is no fault of the code; a failing example can be pasted back as `@reproduce_failure(...)`.
+settings.register_profile("nodeagent", deadline=None, print_blob=True)
+settings.load_profile("nodeagent")
+
+
+def _tool(name: str) -> Path:
+    brought = TOOLS / "bin" / name
+    if os.access(brought, os.X_OK):
+        return brought
+    if found := shutil.which(name):
+        return Path(found)
+    try:
+        reason = (TOOLS / "missing" / name).read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        reason = "run `make tools`"
+    message = f"{name} is not here: {reason}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def promtool() -> Path:
+    """The path of Prometheus' promtool."""
+    return _tool("promtool")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Path:
+    """The path of a Chromium: start it with `--headless --no-sandbox` and a `--user-data-dir` of the test's own."""
+    return _tool("chromium")
+
+
+@pytest.fixture(scope="session")
+def gcc() -> Path:
+    """The path of a C compiler, for the stand-in driver library."""
+    return _tool("gcc")
+
+
+@dataclass(frozen=True, slots=True)
+class Soak:
+    """How much of the full counts this run does, and the seed that its random moments come from."""
+
+    scale: float
+    seed: int
+
+    def times(self, full: int) -> int:
+        """As many of `full` repetitions as this run does, at least one."""
+        return max(1, round(full * self.scale))
+
+
+@pytest.fixture(scope="session")
+def soak() -> Soak:
+    """The size of this run, from NODEAGENT_SOAK_SCALE (1: the full counts) and NODEAGENT_SOAK_SEED: see `make soak`."""
+    return Soak(
+        scale=float(os.environ.get("NODEAGENT_SOAK_SCALE") or 1),
+        seed=int(os.environ.get("NODEAGENT_SOAK_SEED") or 0),
+    )
