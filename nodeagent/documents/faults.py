@@ -56,7 +56,8 @@ def faults_of(error: ValidationError) -> Iterator[Fault]:
         yield from _unknown_keys(path, value, schema)
     elif rule == "required":
         # One finding per missing key; its name is only in the message.
-        yield from (Fault(path, *_missing(key)) for key in schema["required"] if error.message.startswith(f"{key!r} "))
+        key = next(key for key in schema["required"] if error.message.startswith(f"{key!r} "))
+        yield Fault(path, f"expected {_missing(key, schema)}, got none", missing=(key,))
     elif rule in ("oneOf", "anyOf") and (choice := _choice(schema[rule])):
         yield from _wrong_choice(path, value, choice, exactly=rule == "oneOf")
     elif rule in ("oneOf", "anyOf") and "x-expected" not in schema:
@@ -129,8 +130,8 @@ def _fold(word: str) -> str:
     return re.sub(r"[^a-z0-9]", "", word.lower())
 
 
-def _missing(key: str) -> tuple[str, bool, None, tuple[str, ...]]:
-    return f'expected the key "{key}", got none', False, None, (key,)
+def _missing(key: str, schema: Mapping[str, Any]) -> str:
+    return str(schema["x-expected"]) if "x-expected" in schema and "type" not in schema else f'the key "{key}"'
 
 
 def _unknown_keys(path: Path, value: Mapping[str, object], schema: Mapping[str, Any]) -> Iterator[Fault]:
@@ -140,7 +141,7 @@ def _unknown_keys(path: Path, value: Mapping[str, object], schema: Mapping[str, 
             continue
         place = (*path, key)
         meant = nearest(key, [option for option in known if option not in value])
-        home = next((name for name, inner in known.items() if key in inner.get("properties", {})), None)
+        home = next((name for name, inner in known.items() if key in inner.get("properties", ())), None)
         if meant is not None:
             message = f'expected a known key, got "{key}"; did you mean "{meant}"?'
             yield Fault(place, message, at_key=True, suggestion=meant)

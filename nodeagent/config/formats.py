@@ -1,0 +1,62 @@
+"""Which format a document is meant to be in, also when it is mistyped, so that it is judged as what was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Final
+
+from nodeagent.config.v1alpha1 import API_VERSION, KIND
+from nodeagent.documents.faults import nearest, one_of, show
+from nodeagent.documents.tree import Tree
+from nodeagent.model.config import Stage, Violation
+
+_OURS: Final = ("apiVersion", "kind", "metadata", "spec")
+_NVIDIAS: Final = ("version", "flags", "sharing")
+
+
+class Format(Enum):
+    """A format that the agent reads."""
+
+    V1ALPHA1 = "nodeagent.io/v1alpha1"
+    NVIDIA_V1 = "NVIDIA's v1"
+
+
+def format_of(value: object) -> Format | None:
+    """The format that a document is meant to be in; None where it is not meant for the agent."""
+    if not isinstance(value, dict):
+        return None
+    kind = value.get("kind")
+    if isinstance(kind, str) and nearest(kind, [KIND]) is None:
+        return None
+    if not _any_of(_OURS, value) and any(key in value for key in _NVIDIAS):
+        return Format.NVIDIA_V1
+    meant = {nearest(str(key), (*_OURS, *_NVIDIAS)) for key in value}
+    if meant & set(_OURS):
+        return Format.V1ALPHA1
+    return Format.NVIDIA_V1 if meant & set(_NVIDIAS) else None
+
+
+def not_for_us(tree: Tree) -> Violation:
+    """Says once that a document is something else, instead of calling every key of it unknown."""
+    expected = f'a sharing config ("apiVersion: {API_VERSION}") or NVIDIA\'s file ("version: v1")'
+    value = tree.value
+    if isinstance(value, dict) and isinstance(value.get("kind"), str):
+        hint = "; the agent reads the file inside it" if value["kind"] == "ConfigMap" else ""
+        return _violation(tree, ("kind",), f'expected {expected}, got the kind "{value["kind"]}"{hint}')
+    if isinstance(value, dict) and value:
+        return _violation(tree, (), f"expected {expected}, got an object with {_some(value)}")
+    return _violation(tree, (), f"expected {expected}, got {show(value)}")
+
+
+def _any_of(keys: tuple[str, ...], value: Mapping[str, object]) -> bool:
+    return any(key in value for key in keys)
+
+
+def _some(value: Mapping[str, object]) -> str:
+    names = [show(key) for key in value]
+    return one_of(names if len(names) <= 3 else [*names[:3], "others"], "and")
+
+
+def _violation(tree: Tree, path: tuple[str, ...], message: str) -> Violation:
+    return Violation(tree.file, tree.where(path), message, Stage.SCHEMA)

@@ -1,0 +1,55 @@
+"""From bytes to a sharing config, or to everything that is wrong with them.
+
+Pure: the agent, `nodeagent validate` in CI and the tests all decide by this one function.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Final
+
+from nodeagent.config import nvidia_v1, v1alpha1
+from nodeagent.config.formats import Format, format_of, not_for_us
+from nodeagent.config.semantics import check_rules
+from nodeagent.documents.schema import Schema, check, load_schema
+from nodeagent.documents.strict import Rejected, Tree, examine
+from nodeagent.model.config import Document, Loaded, SharingConfig, Violation
+
+_SCHEMAS: Final = {Format.V1ALPHA1: v1alpha1.SCHEMA, Format.NVIDIA_V1: nvidia_v1.SCHEMA}
+
+
+def load(document: Document) -> Loaded:
+    """What a document means. Never raises for its content: what is wrong with it is in `violations`, all of it at once.
+
+    Schema faults are reported together with what is wrong with the YAML; contradictions between rules (stage
+    semantic) only for a document without either, since they would follow from them.
+    """
+    try:
+        tree = examine(document.data, document.path)
+    except Rejected as rejected:
+        return Loaded(document, None, rejected.violations)
+    config, violations = _read(tree)
+    return Loaded(document, config, violations)
+
+
+def _read(tree: Tree) -> tuple[SharingConfig | None, tuple[Violation, ...]]:
+    meant = format_of(tree.value)
+    if meant is None:
+        return None, (*tree.problems, not_for_us(tree))
+    faults = (*tree.problems, *check(tree, _schema(meant)))
+    if faults:
+        return None, tuple(sorted(faults, key=lambda one: (one.where.line, one.where.column)))
+    if meant is Format.NVIDIA_V1:
+        faults = nvidia_v1.check(tree)
+        if faults:
+            return None, faults
+        config, sited = nvidia_v1.parse(tree)
+    else:
+        config, sited = v1alpha1.parse(tree)
+    faults = check_rules(sited)
+    return (None, faults) if faults else (config, ())
+
+
+@cache
+def _schema(meant: Format) -> Schema:
+    return load_schema(_SCHEMAS[meant])

@@ -1,0 +1,27 @@
+"""A rule together with the place where its author wrote it, so that the checks of all formats can name it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from nodeagent.documents.tree import Path, Tree
+from nodeagent.model.config import Rule, Where
+
+
+@dataclass(frozen=True, slots=True)
+class Sited:
+    """`path` leads to the rule in `tree`; `keys` maps our names of its fields to the format's, where they differ."""
+
+    rule: Rule
+    tree: Tree
+    path: Path
+    keys: Mapping[str, Path] = field(default_factory=dict)
+
+    def where(self, name: str | None = None) -> Where:
+        """The place of a field of this rule, or of the rule itself."""
+        return self.tree.where(self.path if name is None else (*self.path, *self.keys.get(name, (name,))))
+
+    def key(self, name: str) -> str:
+        """What the format calls a field."""
+        return str(self.keys.get(name, (name,))[-1])
