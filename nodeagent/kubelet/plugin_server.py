@@ -1,0 +1,229 @@
+"""Serves one resource to the kubelet: the DevicePlugin service on a unix socket of its own.
+
+A server per resource, since ListAndWatch does not say which resource it asks for. Every answer comes from the desk
+at once: the kubelet waits for Allocate without a limit, and meanwhile admits no pod at all, so no handler may ever
+wait for anything. A stream knows only which list it sent last: it is woken, takes the newest list and skips what came
+between, so that a slow reader delays nobody and a late one starts with the current list.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import grpc
+import grpc.aio
+
+from nodeagent.kubelet import names
+from nodeagent.kubelet.proto import deviceplugin_pb2 as pb
+from nodeagent.kubelet.sockets import target
+from nodeagent.model.allocation import Desk, PreferenceRequest, RefusalReason, Refused
+from nodeagent.model.shares import Device
+
+logger = logging.getLogger(__name__)
+
+OPTIONS: Final = pb.DevicePluginOptions(get_preferred_allocation_available=True)
+"""What we tell the kubelet of ourselves, in Register and when it asks."""
+
+ENDPOINT_GLOB: Final = "nodeagent-??????.sock"
+"""What our sockets are called in the device plugins' directory."""
+
+_SERVER_OPTIONS: Final = (("grpc.max_receive_message_length", 4 * names.MAX_LIST_BYTES),)
+
+_STATUS: Final = {
+    RefusalReason.UNKNOWN_SHARE: grpc.StatusCode.NOT_FOUND,
+    RefusalReason.UNHEALTHY: grpc.StatusCode.FAILED_PRECONDITION,
+    RefusalReason.TOO_MANY: grpc.StatusCode.INVALID_ARGUMENT,
+    RefusalReason.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
+}
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def serialise(devices: Iterable[Device]) -> bytes:
+    """One ListAndWatch message."""
+    message = pb.ListAndWatchResponse()
+    add = message.devices.add
+    for device in devices:
+        add(ID=device.id, health=names.HEALTHY if device.healthy else names.UNHEALTHY)
+    return message.SerializeToString()
+
+
+class _Stream:
+    """One open ListAndWatch. `sent` is what it sent last: (revision of the list, resends asked for by then)."""
+
+    def __init__(self) -> None:
+        self.wake = asyncio.Event()
+        self.sent = (0, -1)
+
+
+class PluginServer:
+    """The DevicePlugin service of one resource, bound once: for another socket make another server.
+
+    `changed` is called when a stream came, went or sent a list; `on_allocate` as (resource, result, seconds) for each
+    Allocate, with result `ok`, the reason of a refusal, or `error`. `fault` says why a stream had to be ended by us.
+    """
+
+    def __init__(
+        self, resource: str, desk: Desk, *, changed: Callable[[], None], on_allocate: Callable[[str, str, float], None]
+    ) -> None:
+        self.resource = resource
+        self.endpoint = f"nodeagent-{secrets.token_hex(3)}.sock"
+        self.fault: str | None = None
+        self._desk = desk
+        self._changed = changed
+        self._on_allocate = on_allocate
+        self._streams: set[_Stream] = set()
+        self._resends = 0
+        self._revision: int | None = None
+        self._list = b""
+        self._ended = False
+        self._server: grpc.aio.Server | None = None
+
+    @property
+    def streams(self) -> int:
+        """How many streams are open."""
+        return len(self._streams)
+
+    @property
+    def sent_revision(self) -> int:
+        """The revision that every open stream has sent; 0 without a stream."""
+        return min((stream.sent[0] for stream in self._streams), default=0)
+
+    async def serve(self, directory: Path) -> Path:
+        """Bind the endpoint in `directory` and answer there. Returns the socket's path; raises OSError."""
+        path = directory / self.endpoint
+        self._server = grpc.aio.server(handlers=[self._handlers()], options=_SERVER_OPTIONS)
+        try:
+            self._server.add_insecure_port(target(path))
+        except RuntimeError as error:
+            raise OSError(f"cannot bind {path}: {error}") from error
+        await self._server.start()
+        return path
+
+    def publish(self) -> None:
+        """The list may have changed: every stream looks, and sends the newest unless it has."""
+        for stream in self._streams:
+            stream.wake.set()
+
+    def resend(self) -> None:
+        """Send the list on every stream even if it has not changed."""
+        self._resends += 1
+        self.publish()
+
+    async def stop(self, grace: float) -> None:
+        """End the streams, refuse new calls, give the running ones `grace` seconds, and remove the socket."""
+        self._ended = True
+        for stream in self._streams:
+            stream.wake.set()
+        if self._server is not None:
+            await self._server.stop(grace)
+
+    def _newest(self) -> tuple[int, bytes]:
+        listing = self._desk.listing(self.resource)
+        if listing.revision != self._revision:
+            self._list = serialise(listing.devices)
+            self._revision = listing.revision
+        return listing.revision, self._list
+
+    def _handlers(self) -> grpc.GenericRpcHandler[Any, Any]:
+        unary = grpc.unary_unary_rpc_method_handler
+        return grpc.method_handlers_generic_handler(
+            names.DEVICE_PLUGIN_SERVICE,
+            {
+                "GetDevicePluginOptions": unary(
+                    self._get_options, pb.Empty.FromString, pb.DevicePluginOptions.SerializeToString
+                ),
+                "ListAndWatch": grpc.unary_stream_rpc_method_handler(self._list_and_watch, pb.Empty.FromString, None),
+                "GetPreferredAllocation": unary(
+                    self._prefer,
+                    pb.PreferredAllocationRequest.FromString,
+                    pb.PreferredAllocationResponse.SerializeToString,
+                ),
+                "Allocate": unary(self._allocate, pb.AllocateRequest.FromString, pb.AllocateResponse.SerializeToString),
+                "PreStartContainer": unary(
+                    self._pre_start,
+                    pb.PreStartContainerRequest.FromString,
+                    pb.PreStartContainerResponse.SerializeToString,
+                ),
+            },
+        )
+
+    async def _get_options(self, _request: pb.Empty, _context: _Context) -> pb.DevicePluginOptions:
+        return OPTIONS
+
+    async def _pre_start(
+        self, _request: pb.PreStartContainerRequest, _context: _Context
+    ) -> pb.PreStartContainerResponse:
+        return pb.PreStartContainerResponse()
+
+    async def _list_and_watch(self, _request: pb.Empty, context: _Context) -> None:
+        stream = _Stream()
+        self._streams.add(stream)
+        self._changed()
+        try:
+            while not self._ended:
+                stream.wake.clear()
+                revision, data = self._newest()
+                if stream.sent == (key := (revision, self._resends)):
+                    await stream.wake.wait()
+                else:
+                    await context.write(data)
+                    stream.sent = key
+                    self._changed()
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, the stream ends and the reason is kept
+            if not context.done():
+                self.fault = f"cannot send the list of {self.resource}: {error!r}"
+                await self._refuse(context, error, self.fault)
+        finally:
+            self._streams.discard(stream)
+            self._changed()
+
+    async def _allocate(self, request: pb.AllocateRequest, context: _Context) -> pb.AllocateResponse:
+        begun = time.perf_counter()
+        try:
+            asked = [list(entry.devices_ids) for entry in request.container_requests]
+            response = pb.AllocateResponse()
+            for grant in self._desk.allocate(self.resource, asked):
+                response.container_responses.add(envs=grant.envs)
+        except Exception as error:  # noqa: BLE001 - the kubelet waits for an answer, whatever went wrong
+            self._count(error.reason.value if isinstance(error, Refused) else "error", begun)
+            await self._refuse(context, error, f"cannot allocate {self.resource}: {error!r}")
+        self._count("ok", begun)
+        return response
+
+    async def _prefer(
+        self, request: pb.PreferredAllocationRequest, context: _Context
+    ) -> pb.PreferredAllocationResponse:
+        try:
+            asked = [
+                PreferenceRequest(
+                    list(entry.available_deviceIDs), list(entry.must_include_deviceIDs), entry.allocation_size
+                )
+                for entry in request.container_requests
+            ]
+            response = pb.PreferredAllocationResponse()
+            for ids in self._desk.prefer(self.resource, asked):
+                response.container_responses.add(deviceIDs=ids)
+        except Exception as error:  # noqa: BLE001 - as in _allocate
+            await self._refuse(context, error, f"cannot choose among {self.resource}: {error!r}")
+        return response
+
+    def _count(self, result: str, begun: float) -> None:
+        try:
+            self._on_allocate(self.resource, result, time.perf_counter() - begun)
+        except Exception:
+            logger.exception("cannot count an allocation of %s", self.resource)
+
+    @staticmethod
+    async def _refuse(context: _Context, error: Exception, message: str) -> NoReturn:
+        """End a call with a status: a refusal is for the pod's author, anything else is a bug and goes to the log."""
+        if isinstance(error, Refused):
+            await context.abort(_STATUS[error.reason], str(error))
+        logger.error("%s", message, exc_info=error)
+        await context.abort(grpc.StatusCode.INTERNAL, message)
