@@ -154,7 +154,7 @@ def _read_gpu(index: int, sysfs: Path) -> Gpu:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     memory = _optional(pynvml.nvmlDeviceGetMemoryInfo, handle)
     pci = _optional(pynvml.nvmlDeviceGetPciInfo, handle)
-    bus_id = None if pci is None else pci.busId.decode("ascii", "replace")
+    bus_id = None if pci is None else pci.busId
     return Gpu(
         uuid=pynvml.nvmlDeviceGetUUID(handle),
         index=index,
@@ -181,11 +181,11 @@ def _numa_node(bus_id: str, sysfs: Path) -> int | None:
     """The NUMA node of the host that a GPU is attached to, as the kernel knows it; None where it does not.
 
     (NVML's own call speaks of GPUs that are NUMA nodes themselves, which is something else.) NVML writes the PCI domain
-    with eight digits, the kernel with four.
+    with eight digits, the kernel with four or as many as it takes.
     """
     domain, _, rest = bus_id.lower().partition(":")
     try:
-        node = int((sysfs / "bus/pci/devices" / f"{domain[-4:]}:{rest}" / "numa_node").read_text())
+        node = int((sysfs / "bus/pci/devices" / f"{int(domain, 16):04x}:{rest}" / "numa_node").read_text())
     except (OSError, ValueError):
         return None
     return node if node >= 0 else None
