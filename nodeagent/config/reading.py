@@ -1,0 +1,70 @@
+"""One look at the mounted file: the document in it, or why there is none."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from nodeagent.model.config import Document, Unreadable
+
+FILE_NAME: Final = "sharing.yaml"
+REVISION_NAME: Final = "revision"
+
+_LARGEST: Final = 16 << 20
+_LONGEST_REVISION: Final = 200
+_TRIES: Final = 5
+
+
+def read_document(path: Path) -> Document | Unreadable:
+    """The document that `path`, a file or a directory, holds now, with the revision beside it. Never raises OSError.
+
+    Document and revision are of one moment: both are read from behind the same `..data` link, and read again when it
+    was swapped meanwhile.
+    """
+    file = path / FILE_NAME if is_directory(path) else path
+    try:
+        for _ in range(_TRIES):
+            real = file.resolve()
+            data = _read_file(real)
+            revision = _read_revision(real.parent) or _read_revision(file.parent)
+            if file.resolve() == real:
+                return Document(str(file), data, revision)
+        return Unreadable(str(file), missing=False, message="cannot read config: it keeps changing while it is read")
+    except FileNotFoundError:
+        return Unreadable(str(file), missing=True, message="cannot read config: there is no such file")
+    except (OSError, RuntimeError) as error:  # Python 3.11 and 3.12 raise RuntimeError for a loop of links
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        return Unreadable(str(file), missing=False, message=f"cannot read config: {reason}")
+
+
+def is_directory(path: Path) -> bool:
+    """Whether there is a directory, which an unreadable path is not."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+def _read_file(path: Path) -> bytes:
+    # Without O_NONBLOCK, opening a pipe that nobody writes to would block for ever.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode):
+            raise OSError("it is not a regular file")
+        data = file.read(_LARGEST + 1)
+    if len(data) > _LARGEST:
+        raise OSError(f"it has more than {_LARGEST >> 20} MiB")
+    return data
+
+
+def _read_revision(directory: Path) -> str | None:
+    """The first line of the file `revision`, whatever a pipeline wrote there; None where it says nothing."""
+    try:
+        text = _read_file(directory / REVISION_NAME)[:_LONGEST_REVISION].decode("utf-8", "replace")
+    except OSError:
+        return None
+    line = text.strip().partition("\n")[0].strip()
+    return "".join(character for character in line if character.isprintable()) or None
