@@ -131,7 +131,7 @@ class PluginServer:
             self._revision = listing.revision
         return listing.revision, self._list
 
-    def _handlers(self) -> grpc.GenericRpcHandler[Any, Any]:
+    def _handlers(self) -> grpc.GenericRpcHandler:
         unary = grpc.unary_unary_rpc_method_handler
         return grpc.method_handlers_generic_handler(
             names.DEVICE_PLUGIN_SERVICE,

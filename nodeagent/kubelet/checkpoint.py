@@ -1,0 +1,54 @@
+"""Reads the kubelet's `kubelet_internal_checkpoint`: which container was ever given which id.
+
+PodResources leaves out what plain init containers hold, and everything for a while after a kubelet restart; this file
+has both. It is the kubelet's own and no API, so it is only ever read, taken strictly, and believed only to add holders.
+Its checksum is over the kubelet's memory layout and cannot be checked here; the kubelet replaces the file in one step.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from nodeagent.model.kubelet import CheckpointEntry
+
+
+def read(path: Path) -> bytes | None:
+    """The file's bytes; None when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def parse(data: bytes) -> frozenset[CheckpointEntry] | None:
+    """One entry per pod, container, resource and id; None when the data is not a checkpoint as we know it.
+
+    `DeviceIDs` maps NUMA nodes to lists of ids since Kubernetes 1.20 and is one list before; an empty list may be null.
+    """
+    try:
+        entries = json.loads(data)["Data"]["PodDeviceEntries"]
+        return frozenset(
+            CheckpointEntry(_text(pod), _text(container), _text(resource), id_)
+            for entry in entries or ()
+            for pod, container, resource in [(entry["PodUID"], entry["ContainerName"], entry["ResourceName"])]
+            for id_ in _ids(entry["DeviceIDs"])
+        )
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _ids(found: object) -> list[str]:
+    if found is None:
+        return []
+    if isinstance(found, dict):
+        return [id_ for ids in found.values() for id_ in _ids(ids)]
+    if isinstance(found, list):
+        return [_text(id_) for id_ in found]
+    raise TypeError(f"not device ids: {found!r}")
+
+
+def _text(found: object) -> str:
+    if not isinstance(found, str):
+        raise TypeError(f"not a text: {found!r}")
+    return found
