@@ -57,9 +57,8 @@ async def test_broken_before_it_was_seen(
     nvml.has(gpu(0), gpu(1, health=health), gpu(2))
     nvml.deadline = 0.2
     await nvml.start()
-    inventory = await nvml.inventory(lambda newest: newest.reason is reason)
-    assert inventory.gpus == (gpu(0), gpu(2))
-    assert inventory.message == words
+    inventory = await nvml.inventory(lambda newest: newest.gpus == (gpu(0), gpu(2)))
+    assert (inventory.reason, inventory.message) == (reason, words)
     assert inventory.complete
     nvml.has(gpu(0), gpu(1), gpu(2))
     assert (await nvml.inventory(found)).gpus == (gpu(0), gpu(1), gpu(2))

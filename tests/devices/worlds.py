@@ -106,7 +106,7 @@ class NvmlWorld(World):
 
     built: Path = Path()
     interval: float = 0.05
-    deadline: float = 0.5
+    deadline: float = 1.0
     reopen_after: float = 60.0
 
     def __post_init__(self) -> None:
