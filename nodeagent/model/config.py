@@ -146,7 +146,7 @@ class Document:
 
     @property
     def git_blob(self) -> str:
-        """The blob id of these bytes, as `git hash-object` prints it: sha1 of `blob <size>`, a zero byte, and the bytes."""
+        """The blob id of these bytes, as `git hash-object` prints it: sha1 of `blob <size>`, a zero byte, the bytes."""
         return hashlib.sha1(b"blob %d\0" % len(self.data) + self.data, usedforsecurity=False).hexdigest()
 
 

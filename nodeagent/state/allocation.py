@@ -7,13 +7,16 @@ so they are single passes over the ids that the kubelet names.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from nodeagent.model.allocation import ContainerGrant, PreferenceRequest, RefusalReason, Refused
 from nodeagent.model.config import Mode
-from nodeagent.model.shares import AppliedGpu, split_share_id
+from nodeagent.model.holds import ShareKey
+from nodeagent.model.plan import Plan, WaitReason
+from nodeagent.model.shares import Applied, AppliedGpu, split_share_id
+from nodeagent.state.observed import by_gpu
 
 VISIBLE_DEVICES = "NVIDIA_VISIBLE_DEVICES"
 
@@ -28,6 +31,29 @@ class Offer:
     gpus: Mapping[str, AppliedGpu] = field(default_factory=dict)
     used: Mapping[str, int] = field(default_factory=dict)
     avoid: frozenset[str] = frozenset()
+
+
+def offers(applied: Applied, resources: Iterable[str], plan: Plan, held: Iterable[ShareKey]) -> dict[str, Offer]:
+    """The offer of each resource. What `plan` waits for, and what is fenced, should rather not be handed out."""
+    leaving: dict[str, frozenset[int]] = {}
+    for wait in plan.waits:
+        if wait.reason in (WaitReason.PODS, WaitReason.KUBELET):
+            leaving[wait.uuid] = leaving.get(wait.uuid, frozenset()) | wait.numbers
+    used = {uuid: len(keys) for uuid, keys in by_gpu(held).items()}
+    found = {}
+    for resource in resources:
+        gpus = {
+            uuid: entry
+            for uuid, entry in applied.gpus.items()
+            if entry.contract is not None and entry.contract.resource == resource
+        }
+        avoid = frozenset(
+            share
+            for uuid, entry in gpus.items()
+            for share in entry.ids(entry.fences.keys() | leaving.get(uuid, frozenset()))
+        )
+        found[resource] = Offer(resource, gpus, used, avoid)
+    return found
 
 
 def allocate(offer: Offer, requests: Sequence[Sequence[str]]) -> list[ContainerGrant]:

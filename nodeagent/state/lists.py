@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from nodeagent.model.holds import ShareKey
 from nodeagent.model.shares import Applied, AppliedGpu, Device, Listing
 
 
@@ -19,9 +20,14 @@ def lists(applied: Applied, resources: Iterable[str], before: Mapping[str, Listi
     return {resource: _listing(resource, tuple(found), before.get(resource)) for resource, found in devices.items()}
 
 
-def again(listing: Listing) -> Listing:
-    """The same list under a new revision, to be sent once more."""
-    return Listing(listing.resource, listing.revision + 1, listing.devices)
+def keys(applied: Applied) -> list[ShareKey]:
+    """Every share that is advertised."""
+    return [
+        (entry.contract.resource, share)
+        for entry in applied.ordered()
+        if entry.contract is not None
+        for share in entry.ids(entry.numbers)
+    ]
 
 
 def _devices(entry: AppliedGpu) -> Iterable[Device]:

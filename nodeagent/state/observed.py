@@ -120,10 +120,10 @@ def droppable(entry: AppliedGpu, held: frozenset[int], observed: Observed) -> fr
     return frozenset(number for number, share in ids if share not in allocatable and not _mentioned(share, observed))
 
 
-def drop_due(applied: Applied, observed: Observed) -> float | None:
+def drop_due(applied: Applied, now: float) -> float | None:
     """When the next fence is old enough, in monotonic seconds; None where none is young."""
-    ends = [since + FENCE_SECONDS for entry in applied.gpus.values() for since in entry.fences.values()]
-    return min((end for end in ends if end > observed.now), default=None)
+    ends = (since + FENCE_SECONDS for entry in applied.gpus.values() for since in entry.fences.values())
+    return min((end for end in ends if end > now), default=None)
 
 
 def _mentioned(share: str, observed: Observed) -> bool:

@@ -1,0 +1,253 @@
+"""The composition root: makes every part, hands them to one another, starts and stops them in order.
+
+Order of the stop: first the loop, so that nothing changes any more; then the streams, so that the kubelet sees them
+end; then the eyes and the HTTP server; last the lock, so that the next agent finds everything at rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from nodeagent import __version__
+from nodeagent.config.load import load
+from nodeagent.config.source import ConfigSource
+from nodeagent.desk import FrontDesk
+from nodeagent.devices.driver import open_driver
+from nodeagent.errors import CannotStart
+from nodeagent.kubelet.plugins import Plugins
+from nodeagent.kubelet.pod_resources import PodResources
+from nodeagent.model.holds import Holds
+from nodeagent.model.shares import Applied
+from nodeagent.model.snapshot import Snapshot
+from nodeagent.reconciler import Identity, Reconciler, Remembered
+from nodeagent.report.http import HttpServer
+from nodeagent.report.metrics import Metrics
+from nodeagent.settings import Settings
+from nodeagent.store.state_dir import StateDir
+from nodeagent.watcher import DirectoryWatch
+
+logger = logging.getLogger(__name__)
+
+STOP_SECONDS = 5.0
+"""Within this time of SIGTERM the process is gone, whatever hangs."""
+
+_STREAMS_END = 1.0
+_HEARTBEAT = 1.0
+_BEAT_MISSED = 10.0
+_LOCK_RETRY = 0.5
+_RESTART_AFTER = (1.0, 30.0)
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Agent:
+    """One agent on one node. `run` returns after `stop` was called or a signal came."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._wake = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._beat = time.monotonic()
+        self._reconciler: Reconciler | None = None
+        self._metrics = Metrics(lambda: self.snapshot, version=__version__)
+        self._http = HttpServer(
+            settings.listen,
+            snapshot=lambda: self.snapshot,
+            alive=lambda: time.monotonic() - self._beat < _BEAT_MISSED,
+            metrics=self._metrics,
+            strict_readiness=settings.strict_readiness,
+        )
+        self._store = StateDir(settings.state_dir, identity=_identity(settings), boot_id=boot_id())
+        self._watch = DirectoryWatch()
+        try:
+            self._source = ConfigSource(settings.config, subscribe=self._watch.subscribe, wake=self._wake.set)
+            self._driver = open_driver(
+                settings.driver, node_name=settings.node_name, subscribe=self._watch.subscribe, wake=self._wake.set
+            )
+            self._desk = FrontDesk(clock=time.monotonic, wake=self._wake.set)
+            self._plugins = Plugins(
+                settings.device_plugins_dir,
+                self._desk,
+                subscribe=self._watch.subscribe,
+                wake=self._wake.set,
+                on_allocate=self._metrics.allocation,
+            )
+        except ValueError as error:
+            raise CannotStart(str(error)) from error
+        self._pods = PodResources(
+            settings.pod_resources_dir / "kubelet.sock",
+            settings.device_plugins_dir / "kubelet_internal_checkpoint",
+            wake=self._wake.set,
+        )
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """The newest summary; None until the first turn."""
+        return self._reconciler.snapshot if self._reconciler is not None else None
+
+    @property
+    def port(self) -> int:
+        """Where HTTP is served, once `run` has begun."""
+        return self._http.port
+
+    def stop(self) -> None:
+        """Begin to stop. To be called on the loop."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Serve until stopped. Raises CannotStart."""
+        try:
+            self._http.start()
+        except OSError as error:
+            raise CannotStart(f"cannot listen on {self._settings.listen}: {error}") from error
+        heart = asyncio.create_task(self._keep_beating())
+        try:
+            if await self._wait_for_lock():
+                await self._serve()
+        finally:
+            heart.cancel()
+            self._http.close()
+            self._store.release()
+
+    def handle_signals(self, loop: asyncio.AbstractEventLoop) -> None:
+        """SIGTERM and SIGINT stop in order, SIGHUP looks at the config and the GPUs again."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_stop_signal, number)
+        loop.add_signal_handler(signal.SIGHUP, self._look_again)
+
+    # --- running ----------------------------------------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        remembered = await asyncio.to_thread(self._remember)
+        for notice in self._store.notices:
+            logger.warning("%s", notice)
+        self._reconciler = Reconciler(
+            Identity(self._settings.node_name, self._settings.pool, __version__, str(self._settings.config)),
+            source=self._source,
+            devices=self._driver,
+            pods=self._pods,
+            plugins=self._plugins,
+            desk=self._desk,
+            store=self._store,
+            counters=self._metrics,
+            remembered=remembered,
+            wake=self._wake,
+        )
+        logger.info("nodeagent %s on %s, config %s", __version__, self._settings.node_name, self._settings.config)
+        parts: dict[str, Callable[[], Awaitable[None]]] = {
+            "watch": self._watch.run,
+            "config": self._source.run,
+            "driver": self._driver.run,
+            "pod resources": self._pods.run,
+            "plugins": self._plugins.run,
+        }
+        others = [asyncio.create_task(supervise(name, run), name=name) for name, run in parts.items()]
+        loop = asyncio.create_task(self._reconciler.run(), name="reconciler")
+        await self._stop.wait()
+        await _end(loop)
+        await self._plugins.stop(_STREAMS_END)
+        for task in others:
+            await _end(task)
+        logger.info("stopped")
+
+    async def _wait_for_lock(self) -> bool:
+        """Become the only agent of this node. False when told to stop before that."""
+        told = False
+        while not self._stop.is_set():
+            try:
+                if self._store.acquire():
+                    return True
+            except OSError as error:
+                raise CannotStart(str(error)) from error
+            if not told:
+                logger.info("another agent has %s: waiting until it is gone", self._settings.state_dir)
+                told = True
+            try:
+                async with asyncio.timeout(_LOCK_RETRY):
+                    await self._stop.wait()
+            except TimeoutError:
+                pass
+        return False
+
+    def _remember(self) -> Remembered:
+        """What is on disk. Unreadable files are set aside by the store; a disk that cannot be read is taken for
+        empty.
+        """
+        now = time.monotonic()
+        try:
+            applied = self._store.load_applied(now)
+            known = self._store.load_holds(now)
+            document = self._store.load_last_known_good()
+        except OSError as error:
+            logger.error("%s; starting without it", error)
+            return Remembered()
+        loaded = load(document) if document is not None else None
+        return Remembered(
+            applied=applied or Applied(),
+            holds=known or Holds(),
+            last_known_good=loaded if loaded is not None and loaded.config is not None else None,
+            same_boot=self._store.same_boot or applied is None,
+        )
+
+    async def _keep_beating(self) -> None:
+        while True:
+            self._beat = time.monotonic()
+            await asyncio.sleep(_HEARTBEAT)
+
+    def _on_stop_signal(self, number: signal.Signals) -> None:
+        logger.info("%s: stopping", number.name)
+        # A thread that hangs in a driver or on a disk is not waited for.
+        threading.Thread(target=_exit_late, daemon=True).start()
+        self.stop()
+
+    def _look_again(self) -> None:
+        logger.info("SIGHUP: looking again")
+        self._source.look_again()
+        self._driver.refresh()
+        self._pods.request()
+        self._wake.set()
+
+
+async def supervise(name: str, run: Callable[[], Awaitable[None]]) -> None:
+    """Keep one part running: a fault in it is logged, and it is started again with backoff; the others go on."""
+    wait, most = _RESTART_AFTER
+    while True:
+        begun = time.monotonic()
+        try:
+            await run()
+        except Exception:
+            logger.exception("%s failed; starting it again", name)
+        else:
+            return
+        wait = _RESTART_AFTER[0] if time.monotonic() - begun > most else min(wait * 2, most)
+        await asyncio.sleep(wait)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait((task,), timeout=_STREAMS_END)
+
+
+def _exit_late() -> None:
+    time.sleep(STOP_SECONDS - 0.5)
+    os._exit(0)
+
+
+def _identity(settings: Settings) -> str:
+    """The key of the last known good config: pool and config name."""
+    name = settings.config.name if settings.config.suffix else "sharing.yaml"
+    return f"{settings.pool or ''}/{name}"
+
+
+def boot_id() -> str:
+    """What tells this boot of the machine from every other; empty where the kernel does not say."""
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

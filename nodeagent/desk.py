@@ -1,0 +1,78 @@
+"""Where the kubelet's questions are answered: at once, from the newest lists, without waiting for anything.
+
+The kubelet admits no pod of the node while it waits for Allocate (FACTS). So nothing here awaits; what was given away
+is noted before the answer, and the loop takes the notes up in its next turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from nodeagent.model.allocation import ContainerGrant, PreferenceRequest
+from nodeagent.model.holds import ShareKey
+from nodeagent.model.shares import Listing
+from nodeagent.state import allocation
+from nodeagent.state.observed import MENTION_SECONDS
+
+
+@dataclass(slots=True)
+class Notes:
+    """What the desk has done since the loop last looked: grants with their times, and those of shares that were to
+    leave.
+    """
+
+    granted: dict[ShareKey, float] = field(default_factory=dict)
+    pressed: set[ShareKey] = field(default_factory=set)
+
+
+class FrontDesk:
+    """The `Desk` that the plugin servers ask."""
+
+    def __init__(self, *, clock: Callable[[], float], wake: Callable[[], None]) -> None:
+        self._clock = clock
+        self._wake = wake
+        self._listings: Mapping[str, Listing] = {}
+        self._offers: Mapping[str, allocation.Offer] = {}
+        self._notes = Notes()
+        self._named: tuple[tuple[float, Sequence[str]], ...] = ()
+
+    def listing(self, resource: str) -> Listing:
+        return self._listings.get(resource) or Listing(resource, 0, ())
+
+    def allocate(self, resource: str, requests: Sequence[Sequence[str]]) -> list[ContainerGrant]:
+        offer = self._offers.get(resource) or allocation.Offer(resource)
+        grants = allocation.allocate(offer, requests)
+        now = self._clock()
+        for ids in requests:
+            for share in ids:
+                self._notes.granted[resource, share] = now
+                if share in offer.avoid:
+                    self._notes.pressed.add((resource, share))
+        self._wake()
+        return grants
+
+    def prefer(self, resource: str, requests: Sequence[PreferenceRequest]) -> list[list[str]]:
+        now = self._clock()
+        self._named = (*self._recent(now), *((now, request.available) for request in requests))
+        return allocation.prefer(self._offers.get(resource) or allocation.Offer(resource), requests)
+
+    def show(self, listings: Mapping[str, Listing], offers: Mapping[str, allocation.Offer]) -> None:
+        """Answer from these from now on."""
+        self._listings, self._offers = listings, offers
+
+    def take_notes(self) -> Notes:
+        """What was given away since the last call."""
+        notes, self._notes = self._notes, Notes()
+        return notes
+
+    def given(self, keys: frozenset[ShareKey]) -> bool:
+        """Whether any of the shares was given away since the last `take_notes`."""
+        return not keys.isdisjoint(self._notes.granted)
+
+    def mentions(self) -> dict[str, float]:
+        """Ids that a GetPreferredAllocation named lately, and when."""
+        return {share: at for at, shares in self._recent(self._clock()) for share in shares}
+
+    def _recent(self, now: float) -> tuple[tuple[float, Sequence[str]], ...]:
+        return tuple(entry for entry in self._named if entry[0] > now - MENTION_SECONDS)

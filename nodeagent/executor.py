@@ -1,0 +1,80 @@
+"""From an action to one call on one collaborator, and what came of it. Decides nothing.
+
+Share actions of one plan are one step: the applied contract is written to disk as a whole before any of it is
+advertised (DESIGN section 5, rule 9), and a list is sent once, not per action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from nodeagent.keeper import Keeper
+from nodeagent.model.plan import (
+    Action,
+    Fence,
+    KubeletAction,
+    Limit,
+    Reconnect,
+    Register,
+    Remember,
+    Resend,
+    Restore,
+    Retire,
+    ShareAction,
+)
+from nodeagent.model.shares import Applied
+from nodeagent.state.effect import perform
+
+SAFE_UNWRITTEN = (Remember, Limit, Fence, Restore)
+"""Actions that an agent which restarts without knowing of them would simply decide once more: what a disk that cannot
+be written does not hold up."""
+
+
+class Registrations(Protocol):
+    """What the executor asks of the kubelet's room."""
+
+    def register(self, resource: str) -> None: ...
+    def retire(self, resource: str) -> None: ...
+    def resend(self, resource: str) -> None: ...
+    def reconnect(self, resource: str) -> None: ...
+
+
+def share_actions(actions: Iterable[Action]) -> list[ShareAction]:
+    """The actions that change the applied contract, in their order."""
+    return [action for action in actions if not isinstance(action, Register | Retire | Resend | Reconnect)]
+
+
+def kubelet_actions(actions: Iterable[Action]) -> list[KubeletAction]:
+    """The actions on registrations, in their order."""
+    return [action for action in actions if isinstance(action, Register | Retire | Resend | Reconnect)]
+
+
+class Executor:
+    """Performs plans. One at a time: the reconciler is its only caller."""
+
+    def __init__(self, keeper: Keeper, registrations: Registrations) -> None:
+        self._keeper = keeper
+        self._registrations = registrations
+
+    async def apply(self, applied: Applied, actions: Sequence[ShareAction], now: float) -> Applied:
+        """The applied contract after the actions, on disk; after those of them that need no disk, when it cannot be
+        written.
+        """
+        after = perform(applied, actions, now)
+        if await self._keeper.keep_applied(after):
+            return after
+        return perform(applied, [action for action in actions if isinstance(action, SAFE_UNWRITTEN)], now)
+
+    def register(self, actions: Sequence[KubeletAction]) -> None:
+        """Ask the kubelet's room for what the plan says of registrations."""
+        for action in actions:
+            match action:
+                case Register(resource):
+                    self._registrations.register(resource)
+                case Retire(resource):
+                    self._registrations.retire(resource)
+                case Resend(resource):
+                    self._registrations.resend(resource)
+                case Reconnect(resource):
+                    self._registrations.reconnect(resource)

@@ -1,0 +1,442 @@
+"""The one loop, and the only writer of state.
+
+Every event in the agent only wakes it. A turn takes the newest of everything, works out what is wanted, what is true
+and what must be done, has it done, and leaves an immutable snapshot that all reports are made from. Lost, merged or
+reordered events do no harm.
+
+    document -> judge -> desired ----+
+    GPUs, kubelet, holds -> observed +-> plan -> executor -> lists -> snapshot
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from nodeagent.desk import FrontDesk
+from nodeagent.executor import Executor, kubelet_actions, share_actions
+from nodeagent.keeper import Keeper, Store
+from nodeagent.model.config import DEFAULT_TRANSITION_TIMEOUT, Loaded, Unreadable
+from nodeagent.model.holds import Holds, ShareKey
+from nodeagent.model.inventory import Gpu, Inventory
+from nodeagent.model.kubelet import PodResourcesStatus, RegistrationState, RegistrationStatus
+from nodeagent.model.plan import Drop, Plan, ShareAction, WaitReason
+from nodeagent.model.shares import Applied, Listing
+from nodeagent.model.snapshot import Condition, ConfigState, Drift, Snapshot
+from nodeagent.reloads import Counters, Reloads
+from nodeagent.state import acceptance, drift, holds, kubelet_view, lists, nodegpus, observed, status, summary
+from nodeagent.state import plan as planning
+from nodeagent.state.acceptance import Acceptance, Verdict
+from nodeagent.state.allocation import offers
+from nodeagent.state.desired import Desired
+from nodeagent.state.kubelet_view import Published, View
+from nodeagent.state.observed import Observed
+
+logger = logging.getLogger(__name__)
+
+LOOK_WHILE_WAITING = 0.5
+"""Seconds between two looks at PodResources while something drains or leaves."""
+
+LOOK_SELDOM = 30.0
+
+RETRY_FIRST, RETRY_MOST = 1.0, 30.0
+"""Seconds before a failed action is tried again without an event: at first, and at most (it doubles)."""
+
+
+class Reading(Protocol):
+    """What the config's room read last, and when the change was noticed (monotonic seconds)."""
+
+    @property
+    def loaded(self) -> Loaded | Unreadable: ...
+    @property
+    def event_at(self) -> float: ...
+
+
+class Source(Protocol):
+    """The mounted document."""
+
+    @property
+    def newest(self) -> Reading | None: ...
+
+
+class Devices(Protocol):
+    """The driver."""
+
+    @property
+    def inventory(self) -> Inventory: ...
+
+
+class Pods(Protocol):
+    """PodResources and the kubelet's checkpoint."""
+
+    @property
+    def status(self) -> PodResourcesStatus: ...
+    def request(self) -> None: ...
+    def set_interval(self, seconds: float) -> None: ...
+
+
+class Plugins(Protocol):
+    """Our resources with the kubelet."""
+
+    def register(self, resource: str) -> None: ...
+    def retire(self, resource: str) -> None: ...
+    def resend(self, resource: str) -> None: ...
+    def reconnect(self, resource: str) -> None: ...
+    def publish(self) -> None: ...
+    def statuses(self) -> tuple[RegistrationStatus, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this agent is, for the reports."""
+
+    node: str
+    pool: str | None
+    version: str
+    config_path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What an earlier agent left on this node. `same_boot` is False when the node has been restarted since."""
+
+    applied: Applied = field(default_factory=Applied)
+    holds: Holds = field(default_factory=Holds)
+    last_known_good: Loaded | None = None
+    same_boot: bool = True
+
+
+class Reconciler:
+    """Runs the loop. All of its collaborators are handed in; `desk` is where the kubelet's questions are answered."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        source: Source,
+        devices: Devices,
+        pods: Pods,
+        plugins: Plugins,
+        desk: FrontDesk,
+        store: Store,
+        counters: Counters,
+        remembered: Remembered,
+        wake: asyncio.Event,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._identity = identity
+        self._source = source
+        self._devices = devices
+        self._pods = pods
+        self._plugins = plugins
+        self._desk = desk
+        self._clock = clock
+        self._wall = wall
+        self._wake = wake
+        self._started = wall()
+        self._reloads = Reloads(counters, clock=clock, wall=wall)
+
+        stored = remembered.last_known_good
+        self._keeper = Keeper(
+            store,
+            applied=remembered.applied,
+            holds=remembered.holds,
+            document=stored.document if stored is not None else None,
+        )
+        self._executor = Executor(self._keeper, plugins)
+        self._acceptance = Acceptance()
+        self._last_known_good = stored
+        self._converged: Loaded | None = None
+        self._observed_generation = 0
+
+        now = clock()
+        self._applied = remembered.applied
+        # What the last agent granted in its last moments is on no disk: all is taken for granted until List has spoken.
+        self._holds = holds.grant(remembered.holds, lists.keys(remembered.applied), now)
+        self._earlier_boot = frozenset() if remembered.same_boot else frozenset(remembered.applied.gpus)
+        self._desired: Desired | None = None
+        self._decided_at = now
+        self._pressed: frozenset[ShareKey] = frozenset()
+        self._looked_at = float("-inf")
+        self._retry = RETRY_FIRST
+
+        self._listings: dict[str, Listing] = {}
+        self._published: dict[str, Published] = {}
+        self._views: Mapping[str, View] = {}
+        self._draining: dict[str, float] = {}
+        self._drain_began: float | None = None
+        self._drift: tuple[Drift, ...] = ()
+        self._conditions: tuple[Condition, ...] = ()
+        self._revision = 0
+        self.snapshot: Snapshot | None = None
+        """The summary of the last turn; replaced, never changed."""
+
+    async def run(self) -> None:
+        """Turn after turn, until cancelled. A fault of ours in a turn is logged and leaves everything as it is."""
+        while True:
+            self._wake.clear()
+            try:
+                due = await self.turn()
+            except Exception:
+                logger.exception("cannot complete a turn; what is applied is kept")
+                due = self._back_off()
+            delay = None if due is None else max(0.0, due - self._clock())
+            try:
+                async with asyncio.timeout(delay):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    async def turn(self) -> float | None:
+        """Look, decide, act, sum up. Returns when the next turn is due without an event, in monotonic seconds."""
+        now = self._clock()
+        inventory, pods = self._devices.inventory, self._pods.status
+        self._earlier_boot -= inventory.by_uuid().keys()
+        gpus = nodegpus.node_gpus(inventory, self._applied, self._earlier_boot)
+
+        verdict = self._judge(gpus)
+        desired = acceptance.wanted(self._acceptance, gpus)
+        if desired != self._desired:
+            self._desired, self._decided_at = desired, now
+        self._take_in(gpus, pods, now)
+        view = self._observe(gpus, pods)
+        if verdict is not None:
+            self._begin_reload(verdict, view)
+
+        plan = planning.plan(self._desired, view)
+        await self._perform(plan, view)
+        plan = planning.plan(self._desired, self._observe(gpus, pods))
+        self._publish(plan)
+        await self._keep()
+        self._sum_up(plan, inventory, pods)
+        self._look_soon(plan)
+        return self._next_turn(plan)
+
+    # --- look -------------------------------------------------------------------------------------------------------
+
+    def _judge(self, gpus: Sequence[Gpu]) -> Verdict | None:
+        reading = self._source.newest
+        if reading is None:
+            return None
+        self._acceptance, verdict = acceptance.judge(self._acceptance, reading.loaded, gpus)
+        stored, self._last_known_good = self._last_known_good, None
+        if self._acceptance.accepted is None and stored is not None:
+            blob = stored.document.git_blob
+            logger.warning("the mounted document cannot be accepted: the last known good is in force, blob %s", blob)
+            self._acceptance = acceptance.resume(self._acceptance, stored)
+        return verdict
+
+    def _take_in(self, gpus: Sequence[Gpu], pods: PodResourcesStatus, now: float) -> None:
+        """Who holds what: what the desk gave away, and what the kubelet says if it has said anything new."""
+        notes = self._desk.take_notes()
+        self._pressed |= notes.pressed
+        for key, at in notes.granted.items():
+            self._holds = holds.grant(self._holds, (key,), at)
+        if pods.listing is not None and pods.listing.begun_at > self._looked_at:
+            self._looked_at = pods.listing.begun_at
+            uuids = {gpu.uuid for gpu in gpus} | self._applied.gpus.keys()
+            self._holds = holds.observe(self._holds, pods.listing, uuids, now)
+
+    def _observe(self, gpus: tuple[Gpu, ...], pods: PodResourcesStatus) -> Observed:
+        now = self._clock()
+        comparison = kubelet_view.compare(self._views, self._live(), pods.listing)
+        self._views = comparison.views
+        return Observed(
+            now=now,
+            gpus=gpus,
+            applied=self._applied,
+            held=holds.held(self._holds, now),
+            pods=pods,
+            decided_at=self._decided_at,
+            pressed=self._pressed,
+            mentions=self._desk.mentions(),
+            registered=frozenset(entry.resource for entry in self._plugins.statuses()),
+            resend=comparison.resend(),
+            reconnect=comparison.reconnect(),
+        )
+
+    def _live(self) -> dict[str, Published]:
+        live = {entry.resource for entry in self._plugins.statuses() if entry.state is RegistrationState.LIVE}
+        return {name: published for name, published in self._published.items() if name in live}
+
+    # --- act --------------------------------------------------------------------------------------------------------
+
+    async def _perform(self, plan: Plan, view: Observed) -> None:
+        """Do what the plan says. What fails is still to be done in the next plan."""
+        shares = share_actions(plan.actions)
+        after = await self._executor.apply(self._applied, shares, view.now)
+        if self._desk.given(self._dropped(shares)):
+            # A pod got a share that was about to leave the list. Nobody was shown anything of this plan: plan anew.
+            self._wake.set()
+            return
+        self._applied = after
+        self._pressed -= view.pressed
+        self._executor.register(kubelet_actions(plan.actions))
+
+    def _dropped(self, actions: Sequence[ShareAction]) -> frozenset[ShareKey]:
+        return frozenset(
+            (entry.contract.resource, share)
+            for action in actions
+            if isinstance(action, Drop) and (entry := self._applied.gpus[action.uuid]).contract is not None
+            for share in entry.ids(action.numbers)
+        )
+
+    def _publish(self, plan: Plan) -> None:
+        now = self._clock()
+        served = [entry.resource for entry in self._plugins.statuses()]
+        self._listings = lists.lists(self._applied, served, self._listings)
+        self._published = {
+            name: known
+            if (known := self._published.get(name)) is not None and known.listing is listing
+            else Published(listing, now)
+            for name, listing in self._listings.items()
+        }
+        self._desk.show(self._listings, offers(self._applied, self._listings, plan, holds.held(self._holds, now)))
+        self._plugins.publish()
+
+    async def _keep(self) -> None:
+        """Write what was learned and need not be on disk before it is used."""
+        await self._keeper.keep_holds(self._holds)
+        accepted = self._acceptance.accepted
+        if accepted is not None and not self._acceptance.from_store:
+            await self._keeper.keep_document(accepted.document)
+
+    # --- sum up -----------------------------------------------------------------------------------------------------
+
+    def _begin_reload(self, verdict: Verdict, view: Observed) -> None:
+        reading = self._source.newest
+        event_at = reading.event_at if reading is not None else view.now
+        self._reloads.begin(self._acceptance, verdict, event_at, summary.change(self._desired, view))
+
+    def _sum_up(self, plan: Plan, inventory: Inventory, pods: PodResourcesStatus) -> None:
+        """Replace the snapshot."""
+        now = self._wall()
+        registrations = self._plugins.statuses()
+        problem = self._keeper.problem
+        self._reloads.end(plan, self._listings, registrations, problem)
+        converged = plan.converged and self._desired is not None
+        if converged:
+            self._converge()
+        config = acceptance.config_state(
+            self._acceptance,
+            path=self._identity.config_path,
+            applied=self._converged,
+            last_known_good=self._keeper.document,
+            observed_generation=self._observed_generation,
+        )
+        self._draining = status.draining_since(plan, self._draining, now)
+        if self._drain_began is None:
+            self._drain_began = min(self._draining.values(), default=None)
+        gpus = status.gpu_statuses(self._applied, self._desired, plan, holds.held(self._holds, self._clock()), pods)
+        self._drift = drift.aged(
+            drift.drift(
+                config=config,
+                desired=self._desired,
+                applied=self._applied,
+                inventory=inventory,
+                registrations=registrations,
+                views=self._views,
+            ),
+            self._drift,
+            now,
+        )
+        facts = self._facts(
+            now=now, config=config, inventory=inventory, registrations=registrations, pods=pods, plan=plan
+        )
+        self._conditions = status.conditions(facts, self._conditions)
+        self._revision += 1
+        self.snapshot = Snapshot(
+            revision=self._revision,
+            at=now,
+            started_at=self._started,
+            node=self._identity.node,
+            pool=self._identity.pool,
+            version=self._identity.version,
+            config=config,
+            inventory=inventory,
+            applied=self._applied,
+            conditions=self._conditions,
+            gpus=gpus,
+            resources=status.resource_statuses(gpus, registrations, self._draining),
+            drift=self._drift,
+            plan=plan,
+            reloads=self._reloads.history,
+            listings=self._listings,
+            in_sync=converged and config.newest is not None and config.newest == config.applied,
+        )
+
+    def _converge(self) -> None:
+        """Every GPU is as the config in force wants it."""
+        began, self._drain_began = self._drain_began, None
+        self._converged = self._acceptance.accepted
+        if self._observed_generation == self._acceptance.generation:
+            return
+        self._observed_generation = self._acceptance.generation
+        if began is not None:
+            seconds = self._wall() - began
+            logger.info("config applied: generation %d, after %.1f s of draining", self._observed_generation, seconds)
+
+    def _facts(
+        self,
+        *,
+        now: float,
+        config: ConfigState,
+        inventory: Inventory,
+        registrations: tuple[RegistrationStatus, ...],
+        pods: PodResourcesStatus,
+        plan: Plan,
+    ) -> status.Facts:
+        newest = self._acceptance.newest
+        return status.Facts(
+            now=now,
+            config=config,
+            inventory=inventory,
+            applied=self._applied,
+            registrations=registrations,
+            pods=pods,
+            plan=plan,
+            draining=self._draining,
+            transition_timeout=self._transition_timeout(),
+            missing=isinstance(newest, Unreadable) and newest.missing,
+            looked=newest is not None,
+            disk_problem=self._keeper.problem,
+        )
+
+    def _transition_timeout(self) -> float:
+        accepted = self._acceptance.config
+        return accepted.transition_timeout if accepted is not None else DEFAULT_TRANSITION_TIMEOUT
+
+    # --- when to look again -----------------------------------------------------------------------------------------
+
+    def _look_soon(self, plan: Plan) -> None:
+        """Ask for the look at the kubelet that the plan, or the comparison with the kubelet's view, needs next."""
+        self._pods.set_interval(LOOK_WHILE_WAITING if plan.waits else LOOK_SELDOM)
+        due = kubelet_view.next_due(self._views, self._live())
+        deciding = any(wait.reason is WaitReason.FRESH_LIST for wait in plan.waits)
+        if deciding or (due is not None and due <= self._clock()):
+            self._pods.request()
+
+    def _next_turn(self, plan: Plan) -> float | None:
+        """The earliest moment at which time alone changes anything."""
+        now = self._clock()
+        due = [kubelet_view.next_due(self._views, self._live())]
+        if plan.waits:
+            due.append(observed.drop_due(self._applied, now))
+            ends = (since + self._transition_timeout() - self._wall() for since in self._draining.values())
+            due += [now + end for end in ends]
+        if self._keeper.problem is not None:
+            due.append(self._back_off())
+        else:
+            self._retry = RETRY_FIRST
+        # What is due already has been asked for: its answer is an event.
+        return min((at for at in due if at is not None and at > now), default=None)
+
+    def _back_off(self) -> float:
+        due = self._clock() + self._retry
+        self._retry = min(self._retry * 2, RETRY_MOST)
+        return due

@@ -1,0 +1,143 @@
+"""The story of the reloads: one log line, one metric and one entry of the status for each, told when it is over.
+
+A reload is over when what could be done at once has been done and sent: that is the moment in which an operator's
+question 'has it taken?' has an answer. What drains goes on after it, and the line says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from nodeagent.model.config import Loaded, Unreadable
+from nodeagent.model.kubelet import RegistrationState, RegistrationStatus
+from nodeagent.model.plan import Plan, WaitReason
+from nodeagent.model.shares import Listing
+from nodeagent.model.snapshot import ChangeClass, Reload, ReloadResult
+from nodeagent.state.acceptance import Acceptance, Verdict, info
+from nodeagent.state.summary import Change
+
+logger = logging.getLogger(__name__)
+
+KEPT = 20
+
+
+class Counters(Protocol):
+    """What is counted of a reload, beside what every snapshot says."""
+
+    def reload(
+        self, result: ReloadResult, stage: str | None, change: ChangeClass | None, duration: float | None
+    ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    acceptance: Acceptance
+    verdict: Verdict
+    event_at: float
+    change: Change
+
+
+class Reloads:
+    """Begins, ends and remembers reloads. `clock` in monotonic, `wall` in Unix seconds."""
+
+    def __init__(self, counters: Counters, *, clock: Callable[[], float], wall: Callable[[], float]) -> None:
+        self._counters = counters
+        self._clock = clock
+        self._wall = wall
+        self._pending: _Pending | None = None
+        self.history: tuple[Reload, ...] = ()
+
+    def begin(self, acceptance: Acceptance, verdict: Verdict, event_at: float, change: Change) -> None:
+        """A document has been judged. One that has not been told yet is overtaken: told as it stands."""
+        if self._pending is not None:
+            self._end(self._pending, None)
+        self._pending = _Pending(acceptance, verdict, event_at, change)
+
+    def end(
+        self,
+        plan: Plan,
+        listings: Mapping[str, Listing],
+        registrations: tuple[RegistrationStatus, ...],
+        problem: str | None,
+    ) -> None:
+        """Tell the pending reload if it is over: the newest lists are on every open stream, or an action has failed
+        (`problem`).
+        """
+        pending = self._pending
+        if pending is None:
+            return
+        if pending.verdict.result is ReloadResult.ACCEPTED:
+            deciding = any(wait.reason is WaitReason.FRESH_LIST for wait in plan.waits)
+            if problem is None and (deciding or not _sent(listings, registrations)):
+                return
+        elif pending.verdict.result is not ReloadResult.UNCHANGED:
+            problem = None
+        self._pending = None
+        self._end(pending, problem)
+
+    def _end(self, pending: _Pending, problem: str | None) -> None:
+        result, stage = pending.verdict.result, pending.verdict.stage
+        stage_name = stage.value if stage is not None else None
+        if result is ReloadResult.ACCEPTED and problem is not None:
+            result, stage_name = ReloadResult.FAILED, "apply"
+        accepted = result is ReloadResult.ACCEPTED
+        change = pending.change.kind if accepted else None
+        duration = self._clock() - pending.event_at
+        reload = self._tell(pending, result, change, duration, problem)
+        self.history = (reload, *self.history)[:KEPT]
+        self._counters.reload(result, stage_name, change, duration if accepted else None)
+
+    def _tell(
+        self, pending: _Pending, result: ReloadResult, change: ChangeClass | None, duration: float, problem: str | None
+    ) -> Reload:
+        newest = pending.acceptance.newest
+        document = info(newest) if isinstance(newest, Loaded) else None
+        message = _message(pending, result, problem)
+        source = f"blob {document.git_blob}" if document is not None else "no document"
+        if document is not None and document.revision:
+            source = f"{source}, revision {document.revision}"
+        good = result in (ReloadResult.ACCEPTED, ReloadResult.UNCHANGED)
+        logger.log(
+            logging.INFO if good else logging.ERROR,
+            "config %s: %s: %s (%s%.0f ms)",
+            result.value,
+            source,
+            message,
+            f"{change.value}, " if change is not None else "",
+            duration * 1000,
+            extra={
+                "result": result.value,
+                "git_blob": document.git_blob if document is not None else None,
+                "revision": document.revision if document is not None else None,
+                "change": change.value if change is not None else None,
+                "draining": pending.change.draining if change is not None else 0,
+                "duration_seconds": round(duration, 4),
+            },
+        )
+        return Reload(self._wall(), document, result, change, message, duration)
+
+
+def _message(pending: _Pending, result: ReloadResult, problem: str | None) -> str:
+    newest = pending.acceptance.newest
+    if isinstance(newest, Unreadable):
+        return newest.message
+    if pending.acceptance.violations:
+        return "\n".join(str(violation) for violation in pending.acceptance.violations)
+    if result is ReloadResult.FAILED:
+        return f"{pending.change.text}: {problem}"
+    if pending.acceptance.suspended:
+        return "spec.suspend is true: what is applied is kept"
+    return pending.change.text
+
+
+def _sent(listings: Mapping[str, Listing], registrations: tuple[RegistrationStatus, ...]) -> bool:
+    """Whether every open stream has sent the newest list. What is not registered has no stream to send on."""
+    newest = {name: listing.revision for name, listing in listings.items()}
+    return all(
+        entry.sent_revision >= newest.get(entry.resource, 0)
+        for entry in registrations
+        if entry.state is RegistrationState.LIVE
+    )

@@ -1,0 +1,137 @@
+"""How documents are judged: accepted, unchanged, rejected or unreadable, and which config is in force after that.
+
+A rejected document changes nothing but what is said of it. It is judged again only when its bytes change, or when it
+was rejected for what this node's GPUs are and those have changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from nodeagent.model.config import Document, Loaded, SharingConfig, Stage, Unreadable, Violation
+from nodeagent.model.inventory import Gpu
+from nodeagent.model.snapshot import ConfigState, DocumentInfo, ReloadResult
+from nodeagent.state.desired import Desired, check, resolve
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """Where the judging stands. `accepted` is the document in force, `violations` what is wrong with `newest`.
+
+    `generation` counts accepted documents. `from_store` says that the document in force is the last known good one, not
+    the mounted one.
+    """
+
+    newest: Loaded | Unreadable | None = None
+    violations: tuple[Violation, ...] = ()
+    accepted: Loaded | None = None
+    generation: int = 0
+    from_store: bool = False
+
+    @property
+    def config(self) -> SharingConfig | None:
+        return self.accepted.config if self.accepted is not None else None
+
+    @property
+    def suspended(self) -> bool:
+        return self.config is not None and self.config.suspend
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How one look at a document ended; `stage` is where it failed."""
+
+    result: ReloadResult
+    stage: Stage | None = None
+
+
+def judge(before: Acceptance, newest: Loaded | Unreadable, gpus: Sequence[Gpu]) -> tuple[Acceptance, Verdict | None]:
+    """Judge the newest document on this node's GPUs. No verdict where nothing new can be said."""
+    if newest == before.newest and not _worth_another_look(before, gpus):
+        return before, None
+    if isinstance(newest, Unreadable):
+        return replace(before, newest=newest, violations=()), Verdict(ReloadResult.FAILED, Stage.READ)
+    violations = newest.violations or _on_these(newest, gpus)
+    if newest.config is None or violations:
+        stage = violations[0].stage if violations else Stage.PARSE
+        return replace(before, newest=newest, violations=violations), Verdict(ReloadResult.REJECTED, stage)
+    same = before.config == newest.config
+    return (
+        Acceptance(newest, (), newest, before.generation + (not same), from_store=False),
+        Verdict(ReloadResult.UNCHANGED if same else ReloadResult.ACCEPTED),
+    )
+
+
+def resume(before: Acceptance, stored: Loaded) -> Acceptance:
+    """Put the last known good document in force, where the mounted one cannot be."""
+    if stored.config is None:
+        return before
+    return replace(before, accepted=stored, generation=before.generation + 1, from_store=True)
+
+
+def wanted(acceptance: Acceptance, gpus: Sequence[Gpu]) -> Desired | None:
+    """The desired state; None where what is applied is to be kept: nothing accepted, suspended, or impossible on these
+    GPUs.
+    """
+    if acceptance.config is None or acceptance.suspended:
+        return None
+    desired = resolve(acceptance.config, gpus)
+    return None if check(desired, "") else desired
+
+
+def config_state(
+    acceptance: Acceptance,
+    *,
+    path: str,
+    applied: Loaded | None,
+    last_known_good: Document | None,
+    observed_generation: int,
+) -> ConfigState:
+    """How the node stands to Git, for the reports."""
+    newest = acceptance.newest
+    unreadable = newest if isinstance(newest, Unreadable) else None
+    return ConfigState(
+        path=path,
+        newest=info(newest) if isinstance(newest, Loaded) else None,
+        desired=info(acceptance.accepted),
+        applied=info(applied),
+        last_known_good=_document_info(last_known_good, None) if last_known_good is not None else None,
+        violations=acceptance.violations,
+        notes=acceptance.config.notes if acceptance.config is not None else (),
+        problem=unreadable.message if unreadable is not None else None,
+        generation=acceptance.generation,
+        observed_generation=observed_generation,
+        suspended=acceptance.suspended,
+        using_last_known_good=acceptance.from_store,
+    )
+
+
+def info(loaded: Loaded | None) -> DocumentInfo | None:
+    """What names a document in the reports."""
+    if loaded is None:
+        return None
+    return _document_info(loaded.document, loaded.config)
+
+
+def _document_info(document: Document, config: SharingConfig | None) -> DocumentInfo:
+    return DocumentInfo(
+        path=document.path,
+        sha256=document.sha256,
+        git_blob=document.git_blob,
+        revision=document.revision,
+        name=config.name if config is not None else None,
+        size=len(document.data),
+    )
+
+
+def _worth_another_look(before: Acceptance, gpus: Sequence[Gpu]) -> bool:
+    """Whether these GPUs turn the last judgement of the newest document over."""
+    newest = before.newest
+    if not isinstance(newest, Loaded) or newest.config is None:
+        return False
+    return bool(_on_these(newest, gpus)) != bool(before.violations)
+
+
+def _on_these(loaded: Loaded, gpus: Sequence[Gpu]) -> tuple[Violation, ...]:
+    return check(resolve(loaded.config, gpus), loaded.document.path) if loaded.config is not None else ()
