@@ -1,0 +1,293 @@
+"""What Prometheus sees."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from nodeagent.model.allocation import RefusalReason
+from nodeagent.model.inventory import Inventory
+from nodeagent.model.snapshot import ChangeClass, ConfigState, ReloadResult, Snapshot
+from nodeagent.report.metrics import Metrics
+from tests.report import builders
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+class Node:
+    """Something to scrape: `snapshot` may be replaced, as the loop does."""
+
+    def __init__(self, snapshot: Snapshot | None = None) -> None:
+        self.snapshot = snapshot
+        self.now = builders.AT
+        self.metrics = Metrics(lambda: self.snapshot, version="0.1.0", clock=lambda: self.now)
+
+    def samples(self) -> Samples:
+        """Every sample of one scrape."""
+        found: Samples = {}
+        for family in text_string_to_metric_families(self.metrics.render().decode()):
+            for sample in family.samples:
+                key = (sample.name, frozenset(sample.labels.items()))
+                assert key not in found
+                found[key] = sample.value
+        return found
+
+    def value(self, name: str, /, **labels: str) -> float | None:
+        """One sample, None if it is not there."""
+        return self.samples().get((f"nodeagent_{name}", frozenset(labels.items())))
+
+    def series(self, name: str) -> dict[tuple[str, ...], float]:
+        """The values of a family by its label values, in order of label names."""
+        return {
+            tuple(value for _, value in sorted(labels)): value
+            for (found, labels), value in self.samples().items()
+            if found == f"nodeagent_{name}"
+        }
+
+
+def busy() -> Node:
+    """A node with every family in use."""
+    node = Node(builders.troubled())
+    node.metrics.reload(ReloadResult.ACCEPTED, None, ChangeClass.LIVE, 0.05)
+    node.metrics.reload(ReloadResult.REJECTED, "schema", None, None)
+    node.metrics.allocation("nvidia.com/gpu", "ok", 0.0002)
+    node.metrics.allocation("nvidia.com/gpu", RefusalReason.TOO_MANY.value, 0.0001)
+    return node
+
+
+@pytest.mark.parametrize("node", [Node(), Node(builders.snapshot()), busy()], ids=["waiting", "well", "busy"])
+def test_promtool_has_nothing_to_say(promtool: Path, node: Node) -> None:
+    """Names, units, help texts and the format are as Prometheus wants them."""
+    result = subprocess.run(
+        [promtool, "check", "metrics"], input=node.metrics.render(), capture_output=True, check=False
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
+
+
+def test_counters_start_at_zero() -> None:
+    """The first failure is an increase that an alert can see, not a series out of nothing."""
+    node = Node()
+    assert node.series("config_reloads_total") == {(result.value,): 0 for result in ReloadResult}
+    assert node.series("config_reload_failures_total") == {
+        (stage,): 0 for stage in ("read", "parse", "schema", "semantic", "apply")
+    }
+    assert node.series("config_changes_total") == {(change.value,): 0 for change in ChangeClass}
+    assert node.value("config_reload_duration_seconds_count") == 0
+
+
+def test_there_are_no_created_series() -> None:
+    """A `_created` series per counter would double what every node exports."""
+    assert not [name for name, _ in busy().samples() if name.endswith("_created")]
+
+
+def test_reloads_are_counted() -> None:
+    """By result, stage, class and duration."""
+    node = busy()
+    assert node.value("config_reloads_total", result="accepted") == 1
+    assert node.value("config_reloads_total", result="rejected") == 1
+    assert node.value("config_reload_failures_total", stage="schema") == 1
+    assert node.value("config_changes_total", **{"class": "live"}) == 1
+    assert node.value("config_reload_duration_seconds_count") == 1
+    assert node.value("config_reload_duration_seconds_bucket", le="0.05") == 1
+    assert node.value("config_reload_duration_seconds_bucket", le="0.025") == 0
+
+
+def test_allocations_are_counted_by_resource_and_result() -> None:
+    """The duration has no result: a refusal takes as long as a grant."""
+    node = busy()
+    assert node.series("allocations_total") == {("nvidia.com/gpu", "ok"): 1, ("nvidia.com/gpu", "too_many"): 1}
+    assert node.value("allocation_duration_seconds_count", resource="nvidia.com/gpu") == 2
+
+
+def test_the_last_reload_is_successful_when_the_newest_document_is_accepted() -> None:
+    """A rejected document shows at once, and going back to good bytes clears it."""
+    node = Node(builders.snapshot())
+    node.metrics.reload(ReloadResult.ACCEPTED, None, ChangeClass.LIVE, 0.05)
+    assert node.value("config_last_reload_successful") == 1
+    assert node.value("config_last_reload_success_timestamp_seconds") == builders.AT
+    node.now += 10
+    node.snapshot = builders.troubled()
+    node.metrics.reload(ReloadResult.REJECTED, "schema", None, None)
+    assert node.value("config_last_reload_successful") == 0
+    assert node.value("config_last_reload_success_timestamp_seconds") == builders.AT
+    node.snapshot = builders.snapshot()
+    node.metrics.reload(ReloadResult.UNCHANGED, None, None, None)
+    assert node.value("config_last_reload_successful") == 1
+    assert node.value("config_last_reload_success_timestamp_seconds") == builders.AT + 10
+
+
+def test_a_failed_action_is_no_success_until_it_went_through() -> None:
+    """An accepted document that could not be carried out is not successful, however often it is looked at."""
+    waiting = builders.snapshot(in_sync=False)
+    node = Node(waiting)
+    node.metrics.reload(ReloadResult.FAILED, "apply", None, None)
+    assert node.value("config_last_reload_successful") == 0
+    node.metrics.reload(ReloadResult.UNCHANGED, None, None, None)
+    assert node.value("config_last_reload_successful") == 0
+    assert node.value("config_last_reload_success_timestamp_seconds") == 0
+    node.snapshot = builders.snapshot()
+    assert node.value("config_last_reload_successful") == 1
+    assert node.value("config_last_reload_success_timestamp_seconds") == builders.AT
+    node.snapshot = waiting
+    assert node.value("config_last_reload_successful") == 1
+
+
+def test_a_drain_is_no_failure() -> None:
+    """Waiting for pods is not failing."""
+    node = Node(builders.snapshot(in_sync=False))
+    node.metrics.reload(ReloadResult.ACCEPTED, None, ChangeClass.DRAINED, 0.05)
+    assert node.value("config_last_reload_successful") == 1
+    assert node.value("in_sync") == 0
+
+
+def test_documents_are_told_by_state() -> None:
+    """Which commit a node runs is a label; what is unknown is an empty one."""
+    node = busy()
+    config = builders.troubled().config
+    assert config.desired is not None
+    assert (
+        node.value(
+            "config_info",
+            state="desired",
+            sha256=config.desired.sha256,
+            git_blob=config.desired.git_blob,
+            revision="",
+            name="h100-inference",
+            pool="inference",
+        )
+        == 1
+    )
+    assert {labels[-1] for labels in node.series("config_info")} == {"desired", "applied", "last_known_good"}
+    assert (node.value("config_generation"), node.value("config_observed_generation")) == (5, 4)
+    assert node.value("config_using_last_known_good") == 0
+
+
+def test_no_series_outlives_what_it_speaks_of() -> None:
+    """A new document, a GPU that is gone and a resource that is retired leave nothing behind."""
+    node = busy()
+    node.snapshot = Snapshot(9, node.now, node.now, "n", None, "0.1.0", ConfigState("/c"), Inventory())
+    gone = ("nvidia.com/gpu", "GPU-", "Ready", "desired")
+    left = [key for key in node.samples() if any(value.startswith(gone) for _, value in key[1])]
+    assert left == []
+    node.metrics.allocation("nvidia.com/gpu", "ok", 0.0002)
+    node.snapshot = builders.troubled()
+    assert node.series("allocations_total") == {("nvidia.com/gpu", "ok"): 1}
+
+
+def test_drift_is_counted_with_the_age_of_the_oldest() -> None:
+    """Every kind is there, also at 0, so that an alert can resolve."""
+    node = busy()
+    assert node.series("drift") == {("config",): 1, ("shares",): 2, ("kubelet",): 0, ("hardware",): 1}
+    assert node.series("drift_seconds") == {
+        ("config",): 60.5, ("shares",): 7200, ("kubelet",): 0, ("hardware",): 300
+    }  # fmt: skip
+    node.now -= 100_000
+    assert min(node.series("drift_seconds").values()) == 0
+
+
+def test_conditions_have_their_reason() -> None:
+    """One series per condition: the reason of now."""
+    assert busy().series("condition")["ForeignPlugin", "Registered"] == 0
+    assert busy().series("condition")["DrainTimeout", "Stalled"] == 1
+    assert len(busy().series("condition")) == len(builders.conditions())
+
+
+def test_shares_are_counted_by_state() -> None:
+    """Every state of every resource is there."""
+    node = busy()
+    assert node.value("shares", resource="nvidia.com/gpu.shared", state="draining") == 2
+    assert node.value("shares", resource="nvidia.com/gpu.shared", state="unhealthy") == 4
+    assert node.value("shares", resource="nvidia.com/new", state="free") == 0
+    assert node.series("draining_oldest_seconds") == {
+        ("nvidia.com/gpu",): 0, ("nvidia.com/gpu.shared",): 7200, ("nvidia.com/new",): 0
+    }  # fmt: skip
+
+
+def test_registrations_are_told_as_the_kubelet_room_counts_them() -> None:
+    """A resource that was never tried is at 0."""
+    node = busy()
+    assert node.value("kubelet_registrations_total", resource="nvidia.com/gpu", result="ok") == 3
+    assert node.value("kubelet_registrations_total", resource="nvidia.com/gpu", result="failed") == 2
+    assert node.value("kubelet_registrations_total", resource="nvidia.com/new", result="ok") == 0
+    assert node.series("kubelet_streams") == {
+        ("nvidia.com/gpu",): 0, ("nvidia.com/gpu.shared",): 1, ("nvidia.com/new",): 0
+    }  # fmt: skip
+
+
+def test_gpus_are_healthy_or_not() -> None:
+    """By uuid, also those of which nothing is advertised."""
+    assert [value for _, value in sorted(busy().series("gpu_healthy").items())] == [1, 1, 0, 1, 1]
+
+
+def test_names_from_outside_cannot_break_the_format() -> None:
+    """A revision is any text: it is quoted."""
+    text = 'a"b\\c\nd{}'
+    base = builders.snapshot()
+    desired = builders.document(revision=text)
+    node = Node(replace(base, config=replace(base.config, desired=desired, applied=None, last_known_good=None)))
+    assert [labels[3] for labels in node.series("config_info")] == [text]
+
+
+def test_a_scrape_in_the_middle_of_allocations_is_whole() -> None:
+    """The loop counts while another thread renders."""
+    node = busy()
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def scrape() -> None:
+        try:
+            while not stop.is_set():
+                node.metrics.render()
+        except BaseException as error:  # noqa: BLE001 - handed to the test
+            failures.append(error)
+
+    thread = threading.Thread(target=scrape)
+    thread.start()
+    for number in range(300):
+        node.metrics.allocation(f"nvidia.com/gpu{number % 40}", "ok", 0.0002)
+    stop.set()
+    thread.join()
+    assert failures == []
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
+ROW = re.compile(r"^\| `(?P<name>[a-z0-9_]+)` \| (?P<type>gauge|counter|histogram) \|(?P<labels>[^|]*)\|", re.MULTILINE)
+
+
+def test_the_docs_have_every_metric_and_no_other() -> None:
+    """Name, type and labels in docs/metrics.md are those of the program."""
+    documented = {
+        row["name"]: (row["type"], frozenset(re.findall(r"`([a-z0-9_]+)`", row["labels"])))
+        for row in ROW.finditer(DOCS.read_text("utf-8"))
+    }
+    exported = {}
+    for family in text_string_to_metric_families(busy().metrics.render().decode()):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = frozenset(label for sample in family.samples for label in sample.labels) - {"le"}
+        exported[name] = (family.type, labels)
+    assert documented == exported
+
+
+def test_the_alerts_in_the_docs_are_promql(promtool: Path, tmp_path: Path) -> None:
+    """Every expression that the docs recommend can be pasted into a rule, and speaks of metrics that exist."""
+    text = DOCS.read_text("utf-8")
+    table = text.partition("| when | expression | for |")[2]
+    rows = re.findall(r"^\| [^|]+ \| `([^`]+)` \| ([0-9]+m) \|$", table, re.MULTILINE)
+    queries = re.findall(r"```promql\n(.*?)\n```", text, re.DOTALL)
+    assert len(rows) >= 10
+    rules = [{"alert": f"Rule{number}", "expr": expr, "for": wait} for number, (expr, wait) in enumerate(rows)]
+    rules += [{"record": f"rule:{number}", "expr": expr} for number, expr in enumerate(queries)]
+    file = tmp_path / "rules.yaml"
+    file.write_text(json.dumps({"groups": [{"name": "docs", "rules": rules}]}), "utf-8")
+    result = subprocess.run([promtool, "check", "rules", file], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    exported = {name for name, _ in busy().samples()}
+    named = {name for rule in rules for name in re.findall(r"nodeagent_[a-z_]+", rule["expr"])}
+    assert named <= exported
