@@ -5,6 +5,7 @@ Pure: the agent, `nodeagent validate` in CI and the tests all decide by this one
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Final
 
@@ -17,6 +18,9 @@ from nodeagent.model.config import Document, Loaded, SharingConfig, Violation
 
 _SCHEMAS: Final = {Format.V1ALPHA1: v1alpha1.SCHEMA, Format.NVIDIA_V1: nvidia_v1.SCHEMA}
 
+MOST_VIOLATIONS: Final = 50
+"""A document with more is reported with as many, the last of which says how many more there are."""
+
 
 def load(document: Document) -> Loaded:
     """What a document means. Never raises for its content: what is wrong with it is in `violations`, all of it at once.
@@ -27,9 +31,14 @@ def load(document: Document) -> Loaded:
     try:
         tree = examine(document.data, document.path)
     except Rejected as rejected:
-        return Loaded(document, None, rejected.violations)
+        return Loaded(document, None, _bounded(rejected.violations))
+    return load_tree(document, tree)
+
+
+def load_tree(document: Document, tree: Tree) -> Loaded:
+    """As `load`, of a document that has been read already: positions are those of the tree."""
     config, violations = _read(tree)
-    return Loaded(document, config, violations)
+    return Loaded(document, config, _bounded(violations))
 
 
 def _read(tree: Tree) -> tuple[SharingConfig | None, tuple[Violation, ...]]:
@@ -53,3 +62,12 @@ def _read(tree: Tree) -> tuple[SharingConfig | None, tuple[Violation, ...]]:
 @cache
 def _schema(meant: Format) -> Schema:
     return load_schema(_SCHEMAS[meant])
+
+
+def _bounded(violations: tuple[Violation, ...]) -> tuple[Violation, ...]:
+    """All of them, up to a number that nobody reads and that status and log can still carry."""
+    if len(violations) <= MOST_VIOLATIONS:
+        return violations
+    last = violations[MOST_VIOLATIONS - 1]
+    rest = len(violations) - MOST_VIOLATIONS + 1
+    return (*violations[: MOST_VIOLATIONS - 1], replace(last, message=f"{rest:,} more errors from here on"))

@@ -80,7 +80,7 @@ class Builder:
             self._problem(event, path, f"expected a value, got the anchor &{event.anchor}; remove it")
         tagged = event.tag is not None
         if tagged:
-            self._problem(event, path, f"expected a value, got the tag {event.tag}; remove it")
+            self._problem(event, path, f"expected a value, got the tag {_short(event.tag)}; remove it")
         if isinstance(event, yaml.MappingStartEvent):
             return self._mapping(path, depth)
         if isinstance(event, yaml.ScalarEvent):
@@ -131,7 +131,9 @@ class Builder:
             before = len(self._problems)
             self._node(event, path, depth + 1)
             del self._problems[before:]
-            self._problem(event, path, "expected a string as key, got a list, an object or an alias")
+            template = isinstance(event, yaml.MappingStartEvent) and event.flow_style
+            mend = "; was a template {{…}} left as it is?" if template else ""
+            self._problem(event, path, f"expected a string as key, got a list, an object or an alias{mend}")
             return None
         word: str = event.value
         if event.anchor is not None or event.tag is not None:
@@ -164,3 +166,8 @@ class Builder:
 def _mark(event: yaml.Event) -> Mark:
     mark = cast("yaml.Mark", event.start_mark)
     return mark.line + 1, mark.column + 1
+
+
+def _short(tag: str | None) -> str:
+    """A tag as people write it: `!!int`."""
+    return (tag or "").replace("tag:yaml.org,2002:", "!!")

@@ -21,6 +21,7 @@ _BUNDLE: Final = Bounds(size=16 << 20, nodes=500_000)
 
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _UNPRINTABLE: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+_CONFLICT: Final = re.compile(r"^(?:<{7}|={7}|>{7})(?=[ \r\n]|\Z)", re.MULTILINE)
 
 
 def read(data: bytes, file: str) -> Tree:
@@ -86,6 +87,10 @@ def _syntax_error(file: str, text: str, error: yaml.MarkedYAMLError) -> Rejected
     mark = error.problem_mark or error.context_mark
     if mark is None:
         return _rejected(file, (1, 1), f"expected YAML, got something else: {error.problem}")
+    conflict = _CONFLICT.search(text)
+    if conflict:
+        before = text[: conflict.start()]
+        return _rejected(file, _end(before), f"expected YAML, got the merge conflict marker {conflict[0]}")
     at = mark.line + 1, mark.column + 1
     line = text.split("\n")[mark.line] if mark.line <= text.count("\n") else ""
     if line[mark.column : mark.column + 1] == "\t":
