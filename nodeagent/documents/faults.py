@@ -93,9 +93,8 @@ def _range(low: int | None, high: int | None, unit: str) -> str:
         return f" from {low} to {high}" if low is not None and high is not None else f", at least {low}"
     if low is not None and high is not None:
         return f" of {low} to {high} {unit}"
-    if high is not None:
-        return f" of at most {high} {unit}"
-    return f" of at least {low} {unit if low != 1 else unit[:-1]}"
+    most, bound = (f"at most {high}", high) if high is not None else (f"at least {low}", low)
+    return f" of {most} {unit if bound != 1 else unit[:-1]}"
 
 
 def show(value: object) -> str:
@@ -122,7 +121,7 @@ def nearest(word: str, options: Iterable[str]) -> str | None:
     folded = {_fold(option): option for option in known}
     if _fold(word) in folded:
         return folded[_fold(word)]
-    close = difflib.get_close_matches(_fold(word), folded, n=1, cutoff=0.7)
+    close = difflib.get_close_matches(_fold(word), folded, n=1, cutoff=0.65)
     return folded[close[0]] if close else None
 
 

@@ -1,0 +1,93 @@
+"""Faults against a schema, in the words of the author's file."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from nodeagent.documents.schema import check, load_schema
+from nodeagent.documents.strict import examine, read
+from nodeagent.model.config import Stage
+
+SCHEMA = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["name"],
+    "properties": {
+        "name": {"type": "string", "pattern": "^[a-z]+$"},
+        "count": {"type": "integer", "minimum": 1},
+        "ratio": {"type": "number"},
+        "word": {"enum": ["always", "never"]},
+        "list": {"type": "array", "items": {"type": "integer"}, "minItems": 1, "uniqueItems": True},
+        "either": {"type": ["string", "integer"]},
+        "inner": {"type": "object", "additionalProperties": False, "properties": {"depth": {"type": "integer"}}},
+        "open": {"type": "object", "maxProperties": 1},
+        "short": {"type": "string", "minLength": 2, "maxLength": 3},
+        "size": {"type": "string", "x-expected": "a size such as 4x4"},
+        "one": {"anyOf": [{"type": "boolean"}, {"type": "array", "items": {"type": "string"}}]},
+    },
+    "anyOf": [{"required": ["name"]}, {"required": ["count"]}],
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("name: a", []),
+        ("count: 2", ['1:1: expected the key "name", got none']),
+        (
+            "word: never",
+            ["1:1: expected at least one of name and count, got none", '1:1: expected the key "name", got none'],
+        ),
+        ("nam: a", ['1:1: nam: expected a known key, got "nam"; did you mean "name"?']),
+        ("name: a\ninner: {x: 1}", ['2:9: inner.x: expected the key depth, got "x"']),
+        ("name: a\ndepth: 1", ['2:1: depth: expected a known key, got "depth"; did you mean "inner: {depth: …}"?']),
+        ("name: a\ninner: {deep: 1}", ['2:9: inner.deep: expected a known key, got "deep"; did you mean "depth"?']),
+        ("name: A", ['1:7: name: expected a string that matches ^[a-z]+$, got "A"']),
+        ('name: "a\\n"', ['1:7: name: expected a string that matches ^[a-z]+$, got "a\\n"']),
+        ("name: 5", ["1:7: name: expected a string that matches ^[a-z]+$, got 5"]),
+        ("name: a\ncount: 0", ["2:8: count: expected a whole number, at least 1, got 0"]),
+        ("name: a\ncount: 1.0", ["2:8: count: expected a whole number, at least 1, got 1.0"]),
+        ("name: a\ncount: true", ["2:8: count: expected a whole number, at least 1, got true"]),
+        ('name: a\nratio: "1"', ['2:8: ratio: expected a number, got "1"; remove the quotes']),
+        ("name: a\nword: nevr", ['2:7: word: expected "always" or "never", got "nevr"; did you mean "never"?']),
+        ("name: a\nlist: []", ["2:7: list: expected a list of at least 1 item, got an empty list"]),
+        ("name: a\nlist: [1, 2, 1]", ["2:14: list[2]: expected each item once, got 1 again"]),
+        ("name: a\nlist: 4", ["2:7: list: expected a list of at least 1 item, got 4; write [4]"]),
+        ("name: a\neither: []", ["2:9: either: expected a string or a whole number, got an empty list"]),
+        ("name: a\nopen: {a: 1, b: 2}", ["2:7: open: expected an object of at most 1 key, got an object with a and b"]),
+        ("name: a\nopen:", ["2:6: open: expected an object of at most 1 key, got nothing; write {}"]),
+        ("name: a\nshort: abcd", ['2:8: short: expected a string of 2 to 3 characters, got "abcd"']),
+        ("name: a\nsize: 4", ['2:7: size: expected a size such as 4x4, got 4; write "4"']),
+        ("name: a\none: [1]", ['2:7: one[0]: expected a string, got 1; write "1"']),
+        ("[1]", ["1:1: expected an object, got a list of 1"]),
+    ],
+)
+def test_words(text: str, expected: list[str]) -> None:
+    """Each fault says where, what was expected, what is there, and the mend where it is plain."""
+    found = check(read(text.encode(), "f"), SCHEMA)
+
+    assert [str(one).removeprefix("f:") for one in found] == expected
+    assert all(one.stage is Stage.SCHEMA for one in found)
+
+
+def test_unreadable_values_are_not_judged() -> None:
+    """A value that the YAML already got wrong is reported once, by its own error."""
+    tree = examine(b"name: no\ncount: 012\nlist: [1, *x]", "f")
+
+    assert len(tree.problems) == 3
+    assert check(tree, SCHEMA) == ()
+
+
+def test_long_values_are_cut() -> None:
+    """A long value is shown shortened, with its length."""
+    (fault,) = check(read(b"name: " + b"A" * 500, "f"), SCHEMA)
+
+    assert re.search(r'got "A{59}… \(502 characters\)$', fault.message)
+
+
+def test_unknown_schema() -> None:
+    """A schema that is not published is an error at once."""
+    with pytest.raises(FileNotFoundError):
+        load_schema("no-such-schema")
