@@ -22,11 +22,11 @@ from nodeagent.executor import Executor, kubelet_actions, share_actions
 from nodeagent.keeper import Keeper, Store
 from nodeagent.model.config import DEFAULT_TRANSITION_TIMEOUT, Loaded, Unreadable
 from nodeagent.model.holds import Holds, ShareKey
-from nodeagent.model.inventory import Gpu, Inventory
+from nodeagent.model.inventory import Gpu, GpuHealth, Inventory
 from nodeagent.model.kubelet import PodResourcesStatus, RegistrationState, RegistrationStatus
 from nodeagent.model.plan import Drop, Plan, ShareAction, WaitReason
 from nodeagent.model.shares import Applied, Listing
-from nodeagent.model.snapshot import Condition, ConfigState, Drift, Snapshot
+from nodeagent.model.snapshot import ChangeClass, Condition, ConfigState, Drift, Snapshot
 from nodeagent.reloads import Counters, Reloads
 from nodeagent.state import acceptance, drift, holds, kubelet_view, lists, nodegpus, observed, status, summary
 from nodeagent.state import plan as planning
@@ -201,12 +201,15 @@ class Reconciler:
 
         verdict = self._judge(gpus)
         desired = acceptance.wanted(self._acceptance, gpus)
-        if desired != self._desired:
+        decided = desired != self._desired
+        if decided:
             self._desired, self._decided_at = desired, now
         self._take_in(gpus, pods, now)
         view = self._observe(gpus, pods)
         if verdict is not None:
             self._begin_reload(verdict, view)
+        elif decided:
+            self._tell_of_gpus(view)
 
         plan = planning.plan(self._desired, view)
         await self._perform(plan, view)
@@ -312,6 +315,18 @@ class Reconciler:
         reading = self._source.newest
         event_at = reading.event_at if reading is not None else view.now
         self._reloads.begin(self._acceptance, verdict, event_at, summary.change(self._desired, view))
+
+    def _tell_of_gpus(self, view: Observed) -> None:
+        """The desired state changed without a document: the GPUs did."""
+        for gpu in view.gpus:
+            known = view.applied.gpus.get(gpu.uuid)
+            if known is not None and known.gpu.health is not gpu.health:
+                level = logging.INFO if gpu.health is GpuHealth.OK else logging.ERROR
+                told = f": {gpu.message}" if gpu.message else ""
+                logger.log(level, "GPU %d (%s) is %s%s", gpu.index, gpu.uuid, gpu.health.value, told)
+        change = summary.change(self._desired, view)
+        if change.kind is not ChangeClass.NONE:
+            logger.info("GPUs changed: %s", change.text)
 
     def _sum_up(self, plan: Plan, inventory: Inventory, pods: PodResourcesStatus) -> None:
         """Replace the snapshot."""

@@ -99,7 +99,7 @@ def read(arguments: argparse.Namespace, environment: Mapping[str, str] = os.envi
     values = {option.name: _value(option, arguments, environment) for option in OPTIONS}
     if not values["config"]:
         raise BadSetting(
-            "--config (or NODEAGENT_CONFIG) must name the sharing config: a file, or a directory with sharing.yaml in it"
+            "--config (or NODEAGENT_CONFIG) must name the sharing config: a file, or a directory with sharing.yaml"
         )
     kubelet = Path(values["kubelet_dir"] or "")
     return Settings(

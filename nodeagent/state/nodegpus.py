@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
-from nodeagent.model.inventory import Gpu, GpuHealth, Inventory
+from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason
 from nodeagent.model.shares import Applied
 
 UNLISTED = "the driver no longer lists it"
@@ -18,6 +18,8 @@ UNLISTED = "the driver no longer lists it"
 
 def node_gpus(inventory: Inventory, applied: Applied, earlier_boot: AbstractSet[str] = frozenset()) -> tuple[Gpu, ...]:
     """The node's GPUs by index: those that the driver lists, with their remembered indices, and those it has lost.
+
+    Without a driver no GPU can be used; while the driver has merely not answered yet, each is as it was.
 
     `earlier_boot` are the uuids remembered from before a reboot and not seen since: once the driver has listed
     everything, one that is still missing was taken out of the node, and is not a GPU of this node any more.
@@ -35,7 +37,11 @@ def node_gpus(inventory: Inventory, applied: Applied, earlier_boot: AbstractSet[
         gpus.append(gpu if index == gpu.index else replace(gpu, index=index))
     for uuid in remembered.keys() - listed.keys():
         gpu = applied.gpus[uuid].gpu
-        gpus.append(replace(gpu, health=GpuHealth.LOST, message=UNLISTED) if inventory.complete else gpu)
+        if inventory.complete:
+            gpu = replace(gpu, health=GpuHealth.LOST, message=UNLISTED)
+        elif inventory.reason is InventoryReason.DRIVER_MISSING:
+            gpu = replace(gpu, health=GpuHealth.LOST, message=inventory.message)
+        gpus.append(gpu)
     return tuple(sorted(gpus, key=lambda gpu: (gpu.index, gpu.uuid)))
 
 

@@ -162,7 +162,8 @@ def conditions(facts: Facts, before: Iterable[Condition]) -> tuple[Condition, ..
 def _ready(facts: Facts, registered: Condition) -> Condition:
     if facts.config.desired is None:
         return Condition("Ready", False, Reason.NOTHING_ACCEPTED, "no sharing config was ever accepted")
-    if not facts.applied.gpus and not facts.inventory.complete:
+    unknown = facts.inventory.reason in {InventoryReason.PENDING, InventoryReason.DRIVER_MISSING}
+    if unknown or not (facts.applied.gpus or facts.inventory.complete):
         return Condition("Ready", False, Reason.NO_GPUS, facts.inventory.message)
     if not registered.status:
         return Condition("Ready", False, Reason.NOT_REGISTERED, registered.message)

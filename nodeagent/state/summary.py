@@ -27,7 +27,7 @@ def change(desired: Desired | None, observed: Observed) -> Change:
         return Change(ChangeClass.NONE, "what is applied is kept")
     held = by_gpu(observed.held)
     moves: dict[tuple[str, str], list[int]] = {}
-    drains: dict[int, int] = {}
+    drains: dict[int, list[int]] = {}
     for entry in observed.applied.ordered():
         uuid, index = entry.gpu.uuid, entry.gpu.index
         want = desired.wants.get(uuid)
@@ -39,7 +39,7 @@ def change(desired: Desired | None, observed: Observed) -> Change:
         moves.setdefault((before, describe(contract, count)), []).append(index)
         own = holdings(entry, held.get(uuid, ())).own if observed.readable else entry.numbers
         if drain := divide(entry, own, count if contract == entry.contract else 0).drain:
-            drains[index] = len(drain)
+            drains.setdefault(len(drain), []).append(index)
     fresh = [want for uuid, want in desired.wants.items() if uuid not in observed.applied.gpus]
     for want in sorted(fresh, key=lambda want: want.gpu.index):
         if want.contract is not None:
@@ -49,8 +49,11 @@ def change(desired: Desired | None, observed: Observed) -> Change:
     text = "; ".join(f"{gpus(indices)}: {before} -> {after}" for (before, after), indices in moves.items())
     if not drains:
         return Change(ChangeClass.LIVE, text)
-    waits = ", ".join(f"{count} on GPU {index}" for index, count in drains.items())
-    return Change(ChangeClass.DRAINED, f"{text}; held shares drain: {waits}", sum(drains.values()))
+    waits = ", ".join(
+        f"{count} {'each ' if len(indices) > 1 else ''}on {gpus(indices)}" for count, indices in drains.items()
+    )
+    draining = sum(count * len(indices) for count, indices in drains.items())
+    return Change(ChangeClass.DRAINED, f"{text}; held shares drain: {waits}", draining)
 
 
 def gpus(indices: Sequence[int]) -> str:
