@@ -165,8 +165,8 @@ class PluginServer:
     async def _list_and_watch(self, _request: pb.Empty, context: _Context) -> None:
         stream = _Stream()
         self._streams.add(stream)
-        self._changed()
         try:
+            self._changed()
             while not self._ended:
                 stream.wake.clear()
                 revision, data = self._newest()
