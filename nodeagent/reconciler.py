@@ -14,7 +14,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from nodeagent.desk import FrontDesk
@@ -168,7 +168,6 @@ class Reconciler:
         self._listings: dict[str, Listing] = {}
         self._published: dict[str, Published] = {}
         self._views: Mapping[str, View] = {}
-        self._draining: dict[str, float] = {}
         self._drain_began: float | None = None
         self._drift: tuple[Drift, ...] = ()
         self._conditions: tuple[Condition, ...] = ()
@@ -215,6 +214,9 @@ class Reconciler:
         await self._perform(plan, view)
         plan = planning.plan(self._desired, self._observe(gpus, pods))
         self._publish(plan)
+        draining = status.draining_since(plan, self._holds.draining, self._wall())
+        self._holds = replace(self._holds, draining=draining)
+        self._drain_began = min(draining.values(), default=None) if self._drain_began is None else self._drain_began
         await self._keep()
         self._sum_up(plan, inventory, pods)
         self._look_soon(plan)
@@ -344,9 +346,6 @@ class Reconciler:
             last_known_good=self._keeper.document,
             observed_generation=self._observed_generation,
         )
-        self._draining = status.draining_since(plan, self._draining, now)
-        if self._drain_began is None:
-            self._drain_began = min(self._draining.values(), default=None)
         gpus = status.gpu_statuses(self._applied, self._desired, plan, holds.held(self._holds, self._clock()), pods)
         self._drift = drift.aged(
             drift.drift(
@@ -377,7 +376,7 @@ class Reconciler:
             applied=self._applied,
             conditions=self._conditions,
             gpus=gpus,
-            resources=status.resource_statuses(gpus, registrations, self._draining),
+            resources=status.resource_statuses(gpus, registrations, self._holds.draining),
             drift=self._drift,
             plan=plan,
             reloads=self._reloads.history,
@@ -415,7 +414,7 @@ class Reconciler:
             registrations=registrations,
             pods=pods,
             plan=plan,
-            draining=self._draining,
+            draining=self._holds.draining,
             transition_timeout=self._transition_timeout(),
             missing=isinstance(newest, Unreadable) and newest.missing,
             looked=newest is not None,
@@ -442,7 +441,7 @@ class Reconciler:
         due = [kubelet_view.next_due(self._views, self._live())]
         if plan.waits:
             due.append(observed.drop_due(self._applied, now))
-            ends = (since + self._transition_timeout() - self._wall() for since in self._draining.values())
+            ends = (since + self._transition_timeout() - self._wall() for since in self._holds.draining.values())
             due += [now + end for end in ends]
         if self._keeper.problem is not None:
             due.append(self._back_off())

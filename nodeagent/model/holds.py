@@ -13,7 +13,8 @@ ShareKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Holds:
-    """Durable but for the grants. All times are monotonic seconds (they outlive the process, not the boot).
+    """Durable but for the grants. All times but those of `draining` are monotonic seconds: they outlive the process,
+    not the boot.
 
     `kubelet` is the kubelet process that `listed` is from. `carried` was held when the kubelet restarted and has not
     been listed since. `granted` maps what Allocate gave to when. `unlisted` maps checkpoint entries that were never
@@ -27,3 +28,5 @@ class Holds:
     granted: Mapping[ShareKey, float] = field(default_factory=dict)
     unlisted: Mapping[CheckpointEntry, float] = field(default_factory=dict)
     ended: frozenset[CheckpointEntry] = frozenset()
+    draining: Mapping[str, float] = field(default_factory=dict)
+    """Since when held shares of a GPU drain, by uuid, in Unix seconds: an agent restart does not make a drain young."""

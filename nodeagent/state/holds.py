@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 
 from nodeagent.model.holds import Holds, ShareKey
 from nodeagent.model.kubelet import CheckpointEntry, PodListing
@@ -39,14 +40,7 @@ def held(holds: Holds, now: float) -> frozenset[ShareKey]:
 
 def grant(holds: Holds, keys: Iterable[ShareKey], now: float) -> Holds:
     """Record what Allocate gives away, before it answers. Allocate may repeat: the newest counts."""
-    return Holds(
-        holds.kubelet,
-        holds.listed,
-        holds.carried,
-        {**holds.granted, **dict.fromkeys(keys, now)},
-        holds.unlisted,
-        holds.ended,
-    )
+    return replace(holds, granted={**holds.granted, **dict.fromkeys(keys, now)})
 
 
 def observe(holds: Holds, listing: PodListing, uuids: AbstractSet[str], now: float) -> Holds:
@@ -66,7 +60,8 @@ def observe(holds: Holds, listing: PodListing, uuids: AbstractSet[str], now: flo
     carried -= listed
     if entries is not None:
         carried &= {_key(entry) for entry in entries}
-    return Holds(
+    return replace(
+        holds,
         kubelet=listing.kubelet,
         listed=listed,
         carried=carried,

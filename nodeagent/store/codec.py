@@ -140,6 +140,7 @@ def encode_holds(holds: Holds) -> bytes:
                 [entry.pod_uid, entry.container, entry.resource, entry.id, at] for entry, at in holds.unlisted.items()
             ],
             "ended": _pack_entries(holds.ended),
+            "draining": dict(holds.draining),
         }
     )
 
@@ -169,6 +170,7 @@ def decode_holds(body: bytes, now: float, *, same_boot: bool) -> Holds:
         granted=granted if same_boot else {},
         unlisted=unlisted,
         ended=_unpack_entries(member(value, "ended", list)),
+        draining={uuid: expect(at, "since", float) for uuid, at in member(value, "draining", dict).items()},
     )
 
 

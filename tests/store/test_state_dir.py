@@ -46,6 +46,7 @@ HOLDS = Holds(
             CheckpointEntry("uid-2", "main", "x.io/odd", "::"),
         }
     ),
+    draining={"GPU-0": 1795413359.25},
 )
 DOCUMENT = Document("/config/sharing.yaml", b"a: \xff\n\n\x00", "main@sha1:1234")
 
