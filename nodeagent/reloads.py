@@ -105,7 +105,7 @@ class Reloads:
             "config %s: %s: %s (%s%.0f ms)",
             result.value,
             source,
-            message,
+            message.replace("\n", "; "),
             f"{change.value}, " if change is not None else "",
             duration * 1000,
             extra={
