@@ -181,8 +181,9 @@ def _mend(value: object, schema: Mapping[str, Any]) -> str:
     """How to put a value right, where that is plain."""
     kind = schema.get("type")
     if isinstance(value, str):
+        # Where a schema explains what it expects, one near value would be half of the story.
         options = [option for option in (*schema.get("enum", ()), schema.get("const")) if isinstance(option, str)]
-        meant = nearest(value, options)
+        meant = nearest(value, options) if "x-expected" not in schema else None
         if meant is not None:
             return f"; did you mean {json.dumps(meant)}?"
         if kind in ("integer", "number") and re.fullmatch(r"-?[0-9]+", value):
