@@ -7,6 +7,7 @@ is noted before the answer, and the loop takes the notes up in its next turn.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from nodeagent.model.allocation import ContainerGrant, PreferenceRequest
@@ -70,9 +71,11 @@ class FrontDesk:
         """Whether any of the shares was given away since the last `take_notes`."""
         return not keys.isdisjoint(self._notes.granted)
 
-    def mentions(self) -> dict[str, float]:
-        """Ids that a GetPreferredAllocation named lately, and when."""
-        return {share: at for at, shares in self._recent(self._clock()) for share in shares}
+    def mentions(self, among: AbstractSet[str]) -> dict[str, float]:
+        """Which of the ids a GetPreferredAllocation named lately, and when."""
+        if not among:
+            return {}
+        return {share: at for at, shares in self._recent(self._clock()) for share in among & set(shares)}
 
     def _recent(self, now: float) -> tuple[tuple[float, Sequence[str]], ...]:
         return tuple(entry for entry in self._named if entry[0] > now - MENTION_SECONDS)

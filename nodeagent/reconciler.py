@@ -166,6 +166,7 @@ class Reconciler:
         self._retry = RETRY_FIRST
 
         self._listings: dict[str, Listing] = {}
+        self._listed: Applied | None = None
         self._published: dict[str, Published] = {}
         self._views: Mapping[str, View] = {}
         self._drain_began: float | None = None
@@ -259,7 +260,7 @@ class Reconciler:
             pods=pods,
             decided_at=self._decided_at,
             pressed=self._pressed,
-            mentions=self._desk.mentions(),
+            mentions=self._desk.mentions(lists.fenced(self._applied)),
             registered=frozenset(entry.resource for entry in self._plugins.statuses()),
             resend=comparison.resend(),
             reconnect=comparison.reconnect(),
@@ -294,7 +295,9 @@ class Reconciler:
     def _publish(self, plan: Plan) -> None:
         now = self._clock()
         served = [entry.resource for entry in self._plugins.statuses()]
-        self._listings = lists.lists(self._applied, served, self._listings)
+        if self._listed is not self._applied or self._listings.keys() != set(served):
+            self._listings = lists.lists(self._applied, served, self._listings)
+            self._listed = self._applied
         self._published = {
             name: known
             if (known := self._published.get(name)) is not None and known.listing is listing

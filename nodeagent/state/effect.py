@@ -34,9 +34,11 @@ def perform(applied: Applied, actions: Iterable[ShareAction], now: float) -> App
     shares on the list, or speak of shares that are not there.
     """
     gpus: dict[str, AppliedGpu] = dict(applied.gpus)
+    acted = False
     for action in actions:
         _perform(gpus, action, now)
-    return Applied(gpus)
+        acted = True
+    return Applied(gpus) if acted else applied
 
 
 def _perform(gpus: dict[str, AppliedGpu], action: ShareAction, now: float) -> None:

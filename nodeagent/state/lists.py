@@ -30,6 +30,11 @@ def keys(applied: Applied) -> list[ShareKey]:
     ]
 
 
+def fenced(applied: Applied) -> frozenset[str]:
+    """The ids of all fenced shares."""
+    return frozenset(share for entry in applied.gpus.values() for share in entry.ids(entry.fences))
+
+
 def _devices(entry: AppliedGpu) -> Iterable[Device]:
     healthy = entry.healthy
     fences = entry.fences
