@@ -80,4 +80,5 @@ def _text(text: str) -> str:
             return text
     except Misread:
         pass
-    return json.dumps(text, ensure_ascii=False)
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(char if char.isprintable() else f"\\U{ord(char):08x}" for char in quoted)

@@ -5,13 +5,10 @@ from __future__ import annotations
 import re
 from typing import Final
 
-QUANTITY_PATTERN: Final = "^[1-9][0-9]*(Ki|Mi|Gi|Ti)$"
-DURATION_PATTERN: Final = "^[0-9]+(ms|s|m|h)$"
-
 _QUANTITY: Final = re.compile(r"([0-9]{1,12})(Ki|Mi|Gi|Ti)", re.ASCII)
 _BYTES: Final = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
 _DURATION: Final = re.compile(r"([0-9]{1,12})(ms|s|m|h)", re.ASCII)
-_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_MILLISECONDS: Final = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
 
 
 def parse_quantity(text: str) -> int:
@@ -35,7 +32,7 @@ def parse_duration(text: str) -> float:
     found = _DURATION.fullmatch(text)
     if found is None:
         raise ValueError(f"expected a duration such as 500ms, 90s, 30m or 4h, got {text!r}")
-    return int(found[1]) * _SECONDS[found[2]]
+    return int(found[1]) * _MILLISECONDS[found[2]] / 1000
 
 
 def format_duration(seconds: float) -> str:

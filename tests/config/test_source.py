@@ -1,0 +1,314 @@
+"""Following the mounted config on real files: every way in which it can change, and what it looks like meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from nodeagent.config.source import ConfigSource, Reading
+from nodeagent.model.config import Loaded, Stage, Unreadable
+from nodeagent.watcher import DirectoryWatch
+from tests.config.support import TIME_SLICED
+from tests.waiting import eventually
+
+
+def text(replicas: int) -> str:
+    """A config with this many replicas."""
+    return TIME_SLICED.replace("replicas: 10", f"replicas: {replicas}")
+
+
+class Mount:
+    """A directory that changes as the kubelet changes a ConfigMap mount: by swapping `..data`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._swaps = 0
+
+    def swap(self, **files: str) -> None:
+        """Put these files (`sharing` is `sharing.yaml`) in place of those that were there."""
+        self.directory.mkdir(exist_ok=True)
+        self._swaps += 1
+        version = f"..{self._swaps}"
+        (self.directory / version).mkdir()
+        for name, content in files.items():
+            file = "sharing.yaml" if name == "sharing" else name
+            (self.directory / version / file).write_text(content)
+            if not (self.directory / file).is_symlink():
+                (self.directory / file).symlink_to(f"..data/{file}")
+        (self.directory / "..data_tmp").symlink_to(version)
+        old = self.directory / "..data"
+        previous = old.readlink() if old.is_symlink() else None
+        (self.directory / "..data_tmp").rename(old)
+        if previous is not None:
+            shutil.rmtree(self.directory / previous)
+
+
+@dataclass
+class Follower:
+    """A source at work, and every reading that it woke anybody for."""
+
+    source: ConfigSource
+    readings: list[Reading] = field(default_factory=list)
+
+    @property
+    def newest(self) -> Reading:
+        """The newest reading, which is there."""
+        assert self.source.newest is not None
+        return self.source.newest
+
+    async def until(self, check: Callable[[Reading], bool]) -> Reading:
+        """Wait for a reading."""
+        found: list[Reading] = []
+
+        def come() -> bool:
+            found[:] = [self.newest]
+            return check(self.newest)
+
+        await eventually(come)
+        return found[0]
+
+
+def says(replicas: int) -> Callable[[Reading], bool]:
+    """Whether a reading is of an accepted config with this many replicas."""
+
+    def check(reading: Reading) -> bool:
+        loaded = reading.loaded
+        return isinstance(loaded, Loaded) and loaded.config is not None and loaded.config.rules[0].replicas == replicas
+
+    return check
+
+
+def missing(reading: Reading) -> bool:
+    """Whether a reading is of a missing file."""
+    return isinstance(reading.loaded, Unreadable) and reading.loaded.missing
+
+
+@asynccontextmanager
+async def following(path: Path, *, reread: float = 60.0, missing_grace: float = 1.0) -> AsyncIterator[Follower]:
+    """A source over a real watch, both stopped at the end."""
+    watch = DirectoryWatch(recheck=0.2)
+    follower: Follower
+
+    def wake() -> None:
+        follower.readings.append(follower.newest)
+
+    follower = Follower(
+        ConfigSource(path, subscribe=watch.subscribe, wake=wake, reread=reread, missing_grace=missing_grace)
+    )
+    tasks = [asyncio.create_task(watch.run()), asyncio.create_task(follower.source.run())]
+    try:
+        await eventually(lambda: follower.source.newest)
+        yield follower
+    finally:
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Mount:
+    """A mounted ConfigMap with ten replicas."""
+    found = Mount(tmp_path / "mount")
+    found.swap(sharing=text(10))
+    return found
+
+
+@pytest.mark.parametrize("path", ["", "sharing.yaml"])
+async def test_swaps(mount: Mount, path: str) -> None:
+    """A file in a ConfigMap mount, named by itself or by its directory, is followed through every swap."""
+    async with following(mount.directory / path) as follower:
+        for replicas in (4, 10, 7):
+            mount.swap(sharing=text(replicas))
+            await follower.until(says(replicas))
+
+    assert len(follower.readings) == 4
+
+
+async def test_a_plain_rewrite(tmp_path: Path) -> None:
+    """A file that is written in place is followed, and is never reported as empty."""
+    file = tmp_path / "sharing.yaml"
+    file.write_text(text(10))
+    async with following(file) as follower:
+        for replicas in (4, 10, 7):
+            file.write_text(text(replicas))
+            await follower.until(says(replicas))
+
+    assert all(isinstance(one.loaded, Loaded) and one.loaded.config is not None for one in follower.readings)
+
+
+async def test_an_editor(tmp_path: Path) -> None:
+    """A file that an editor moves away and writes anew is followed, and is never reported as missing."""
+    file = tmp_path / "sharing.yaml"
+    file.write_text(text(10))
+    async with following(file) as follower:
+        file.rename(tmp_path / "sharing.yaml~")
+        (tmp_path / ".sharing.yaml.swp").write_text(text(4))
+        (tmp_path / ".sharing.yaml.swp").rename(file)
+        await follower.until(says(4))
+
+    assert not any(missing(one) for one in follower.readings)
+
+
+async def test_a_directory_made_again(mount: Mount) -> None:
+    """A mount that is deleted and made again is followed within two seconds."""
+    async with following(mount.directory) as follower:
+        for replicas in (4, 10):
+            shutil.rmtree(mount.directory)
+            mount.swap(sharing=text(replicas))
+            await follower.until(says(replicas))
+        mount.swap(sharing=text(7))
+        await follower.until(says(7))
+
+
+async def test_a_missing_file(mount: Mount) -> None:
+    """A file that stays away is reported after its grace; when it comes back with the same bytes, it is read again."""
+    async with following(mount.directory, missing_grace=0.3) as follower:
+        gone_at = time.monotonic()
+        (mount.directory / "sharing.yaml").unlink()
+        reading = await follower.until(missing)
+        assert time.monotonic() - gone_at >= 0.3
+        assert isinstance(reading.loaded, Unreadable)
+        assert reading.loaded.message == "cannot read config: there is no such file"
+        (mount.directory / "sharing.yaml").symlink_to("..data/sharing.yaml")
+        await follower.until(says(10))
+
+    assert len(follower.readings) == 3
+
+
+@pytest.mark.parametrize("path", ["mount", "mount/sharing.yaml"])
+async def test_missing_at_the_start(tmp_path: Path, path: str) -> None:
+    """A file that is not there at the start is reported at once, and read when it appears."""
+    async with following(tmp_path / path, missing_grace=60.0) as follower:
+        assert missing(follower.newest)
+        Mount(tmp_path / "mount").swap(sharing=text(4))
+        await follower.until(says(4))
+
+
+async def test_an_empty_file(tmp_path: Path) -> None:
+    """A file that stays empty is an error like any other, told in less than half a second."""
+    file = tmp_path / "sharing.yaml"
+    file.write_text(text(10))
+    async with following(file) as follower:
+        file.write_text("")
+        reading = await follower.until(lambda one: isinstance(one.loaded, Loaded) and one.loaded.config is None)
+
+    assert isinstance(reading.loaded, Loaded)
+    assert reading.loaded.violations[0].stage is Stage.PARSE
+
+
+async def test_bursts(mount: Mount) -> None:
+    """Thirty changes 20 ms apart end on the last one."""
+    async with following(mount.directory) as follower:
+        for replicas in range(30, 0, -1):
+            mount.swap(sharing=text(replicas))
+            await asyncio.sleep(0.02)
+        await follower.until(says(1))
+
+    assert len(follower.readings) <= 31
+
+
+async def test_identical_rewrites(mount: Mount) -> None:
+    """The same bytes again, in whatever way, wake nobody and leave the reading as it is."""
+    async with following(mount.directory) as follower:
+        before = follower.newest
+        for _ in range(3):
+            mount.swap(sharing=text(10))
+        follower.source.look_again()
+        mount.swap(sharing=text(4))
+        await follower.until(says(4))
+
+    assert follower.readings[0] is before
+    assert len(follower.readings) == 2
+
+
+async def test_a_bad_document_and_back(mount: Mount) -> None:
+    """A bad document is told with its violations; the good bytes again clear it."""
+    async with following(mount.directory) as follower:
+        mount.swap(sharing=text(0))
+        reading = await follower.until(lambda one: isinstance(one.loaded, Loaded) and one.loaded.config is None)
+        assert isinstance(reading.loaded, Loaded)
+        assert "sharing.yaml:5:80" in str(reading.loaded.violations[0])
+        mount.swap(sharing=text(10))
+        await follower.until(says(10))
+
+
+async def test_the_revision(mount: Mount) -> None:
+    """The revision beside the document comes with it; a change of only the revision is a new reading."""
+
+    def of(reading: Reading) -> str | None:
+        return reading.loaded.document.revision if isinstance(reading.loaded, Loaded) else None
+
+    async with following(mount.directory) as follower:
+        assert of(follower.newest) is None
+        mount.swap(sharing=text(10), revision="main@sha1:5c1e\n\n")
+        await follower.until(lambda one: of(one) == "main@sha1:5c1e")
+        mount.swap(sharing=text(10), revision="main@sha1:77aa")
+        reading = await follower.until(lambda one: of(one) == "main@sha1:77aa")
+
+    assert says(10)(reading)
+
+
+async def test_looking_anyway(mount: Mount, tmp_path: Path) -> None:
+    """A change that no event tells of is found at the next regular look."""
+    hidden = tmp_path / "elsewhere.yaml"
+    hidden.write_text(text(10))
+    (tmp_path / "a").mkdir()
+    file = tmp_path / "a" / "sharing.yaml"
+    file.symlink_to(hidden)
+    async with following(file, reread=0.2) as follower:
+        hidden.write_text(text(4))
+        await follower.until(says(4))
+
+
+async def test_looking_when_asked(tmp_path: Path) -> None:
+    """`look_again` finds a change at once, and the reading says when it was asked."""
+    hidden = tmp_path / "elsewhere.yaml"
+    hidden.write_text(text(10))
+    (tmp_path / "a").mkdir()
+    file = tmp_path / "a" / "sharing.yaml"
+    file.symlink_to(hidden)
+    async with following(file) as follower:
+        hidden.write_text(text(4))
+        before = time.monotonic()
+        follower.source.look_again()
+        after = time.monotonic()
+        reading = await follower.until(says(4))
+
+    assert before <= reading.event_at <= after
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda file: file.mkdir(), "Is a directory"),
+        (os.mkfifo, "it is not a regular file"),
+        (lambda file: os.truncate(file, 17 << 20) if file.touch() is None else None, "it has more than 16 MiB"),
+        (lambda file: file.symlink_to(file), "ymlink loop"),
+    ],
+)
+async def test_what_cannot_be_read(tmp_path: Path, make: Callable[[Path], None], message: str) -> None:
+    """Whatever else stands in the place of the file is told, and left again when a file is there."""
+    file = tmp_path / "sharing.yaml"
+    file.write_text(text(10))
+    async with following(tmp_path) as follower:
+        file.unlink()
+        make(file)
+        reading = await follower.until(lambda one: isinstance(one.loaded, Unreadable) and not one.loaded.missing)
+        assert isinstance(reading.loaded, Unreadable)
+        assert message in reading.loaded.message
+        if file.is_dir():
+            file.rmdir()
+        else:
+            file.unlink()
+        file.write_text(text(4))
+        await follower.until(says(4))
