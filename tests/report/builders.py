@@ -262,9 +262,9 @@ def troubled() -> Snapshot:
             ),
         ),
         reloads=(
-            Reload(AT - 7200, good, ReloadResult.ACCEPTED, ChangeClass.DRAINED, "10 -> 4 shares on GPU 0", 0.061),
-            Reload(AT - 60.5, bad, ReloadResult.REJECTED, None, str(violation()), 0.012),
             Reload(AT - 30, None, ReloadResult.FAILED, None, "no space left on device", 0.2),
+            Reload(AT - 60.5, bad, ReloadResult.REJECTED, None, f"{violation()}\n{violation()}", 0.012),
+            Reload(AT - 7200, good, ReloadResult.ACCEPTED, ChangeClass.DRAINED, "10 -> 4 shares on GPU 0", 0.061),
         ),
         in_sync=False,
     )

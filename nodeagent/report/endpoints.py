@@ -1,0 +1,113 @@
+"""What each path answers. Sockets are the server's affair (`http.py`); this only looks at the newest snapshot."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+from nodeagent.model.snapshot import Condition, Snapshot
+from nodeagent.report import status
+from nodeagent.report.metrics import CONTENT_TYPE as METRICS
+from nodeagent.report.metrics import Metrics
+from nodeagent.report.page import page
+
+TEXT = "text/plain; charset=utf-8"
+HTML = "text/html; charset=utf-8"
+JSON = "application/json"
+
+NOT_YET = "not serving yet: starting, or waiting for the lock that another agent of this node holds\n"
+
+_PATHS = {
+    "/": "the status page",
+    "/status": "the status as JSON",
+    "/metrics": "the metrics, for Prometheus",
+    "/livez": "whether the agent's loop turns",
+    "/readyz": "whether the node is served, and if not, why",
+}
+
+# The page has no script and loads nothing; a browser shall not be talked into either.
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A status, and a body in one piece or in several that are made while they are sent."""
+
+    code: HTTPStatus
+    body: bytes | Iterable[bytes]
+    content_type: str = TEXT
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Endpoints:
+    """The answers of one agent. Called from several threads."""
+
+    def __init__(
+        self,
+        snapshot: Callable[[], Snapshot | None],
+        alive: Callable[[], bool],
+        metrics: Metrics,
+        *,
+        strict_readiness: bool,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._snapshot = snapshot
+        self._alive = alive
+        self._metrics = metrics
+        self._strict = strict_readiness
+        self._clock = clock
+
+    def answer(self, method: str, target: str) -> Answer:
+        """The answer to one request; HEAD is answered as GET, and its body not sent."""
+        path = target.partition("?")[0]
+        if path not in _PATHS:
+            return _text(HTTPStatus.NOT_FOUND, "".join(f"{known:<9} {what}\n" for known, what in _PATHS.items()))
+        if method not in {"GET", "HEAD"}:
+            return Answer(HTTPStatus.METHOD_NOT_ALLOWED, b"only GET and HEAD\n", headers={"Allow": "GET, HEAD"})
+        if path == "/livez":
+            return self._livez()
+        snapshot = self._snapshot()
+        if path == "/readyz":
+            return self._readyz(snapshot)
+        if snapshot is None:
+            return _text(HTTPStatus.SERVICE_UNAVAILABLE, NOT_YET)
+        if path == "/metrics":
+            return Answer(HTTPStatus.OK, self._metrics.render(), METRICS)
+        if path == "/status":
+            return Answer(HTTPStatus.OK, status.render(snapshot), JSON)
+        return Answer(HTTPStatus.OK, page(snapshot, self._clock()).encode(), HTML, _PAGE_HEADERS)
+
+    def _livez(self) -> Answer:
+        if self._alive():
+            return _text(HTTPStatus.OK, "ok\n")
+        return _text(HTTPStatus.SERVICE_UNAVAILABLE, "the agent's loop has stopped turning\n")
+
+    def _readyz(self, snapshot: Snapshot | None) -> Answer:
+        if not self._alive():
+            return self._livez()
+        if snapshot is None:
+            return _text(HTTPStatus.SERVICE_UNAVAILABLE, NOT_YET)
+        faults = [_reason(snapshot, "Ready", well=True)]
+        if self._strict:
+            faults += [_reason(snapshot, "ConfigAccepted", well=True), _reason(snapshot, "Stalled", well=False)]
+        told = "".join(f"{fault}\n" for fault in faults if fault is not None)
+        return _text(HTTPStatus.SERVICE_UNAVAILABLE, told) if told else _text(HTTPStatus.OK, "ok\n")
+
+
+def _reason(snapshot: Snapshot, type_: str, *, well: bool) -> str | None:
+    """What is wrong with a condition, in one line; None when it is as it should be. One that is not there is not."""
+    condition = snapshot.condition(type_) or Condition(type_, not well, "Unknown", "not computed yet")
+    if condition.status is well:
+        return None
+    message = f": {condition.message}" if condition.message else ""
+    return " ".join(f"{type_}: {condition.reason}{message}".split())
+
+
+def _text(code: HTTPStatus, text: str) -> Answer:
+    return Answer(code, text.encode())

@@ -1,0 +1,27 @@
+"""HTML that cannot be forgotten to be escaped: what is not `Html` already becomes text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+
+
+class Html(str):
+    """Text that is markup already."""
+
+    __slots__ = ()
+
+
+def fill(template: str, *values: object) -> Html:
+    """The template (written by us, so trusted) with each `{}` replaced; a value that is not `Html` is escaped."""
+    return Html(template.format(*(value if isinstance(value, Html) else escape(str(value)) for value in values)))
+
+
+def join(parts: Iterable[Html], separator: str = "") -> Html:
+    """The parts one after the other; the separator is markup."""
+    return Html(separator.join(parts))
+
+
+def items(template: str, rows: Iterable[tuple[object, ...]]) -> Html:
+    """The template filled once per row."""
+    return join(fill(template, *row) for row in rows)

@@ -1,0 +1,327 @@
+"""The status page: what a platform engineer wants to know of a node, at a glance, made on the server from one snapshot.
+
+In this order: does the node follow Git; if not, why and what does it wait for; what does each GPU do; what happened.
+No script and nothing from elsewhere: it works on a node without a way out, and in `kubectl port-forward`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from nodeagent.model.snapshot import Condition, ConfigState, DocumentInfo, Reload, ReloadResult, Snapshot
+from nodeagent.report.markup import Html, fill, items, join
+from nodeagent.report.page_gpus import gpus
+from nodeagent.report.page_style import STYLE
+from nodeagent.report.status import rfc3339
+from nodeagent.report.words import Names, count, describe_action, describe_wait
+
+REFRESH_SECONDS = 10
+
+_ABNORMAL = frozenset({"Draining", "Stalled", "ServingLastKnownGood", "Suspended"})
+"""Conditions that are true when something is out of the ordinary."""
+
+_TONES = {
+    ReloadResult.ACCEPTED: "ok",
+    ReloadResult.UNCHANGED: "plain",
+    ReloadResult.REJECTED: "bad",
+    ReloadResult.FAILED: "bad",
+}
+
+_MARKS = {"ok": "✓", "warn": "!", "bad": "✗"}
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="refresh" content="{}">
+<title>{}</title>
+<style>{}</style>
+</head>
+<body>
+<main>
+{}
+</main>
+</body>
+</html>
+"""
+
+
+def page(snapshot: Snapshot, now: float) -> str:
+    """The whole document; `now` in Unix seconds, for ages."""
+    mark = "✓" if snapshot.in_sync else "✗"
+    sections = (
+        _header(snapshot, now),
+        _verdict(snapshot),
+        _errors(snapshot.config),
+        fill('<div class="pair">{}{}</div>', _documents(snapshot.config), _plan(snapshot)),
+        gpus(snapshot.gpus),
+        _resources(snapshot, now),
+        _drift(snapshot, now),
+        _conditions(snapshot.conditions, now),
+        _reloads(snapshot.reloads, now),
+        _footer(),
+    )
+    return fill(_PAGE, REFRESH_SECONDS, f"{mark} {snapshot.node} - nodeagent", Html(STYLE), join(sections, "\n"))
+
+
+def ago(seconds: float) -> str:
+    """`12 s`, `3 min`, `2 h 5 min`, `4 d 3 h`: two units at most."""
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes = whole // 60
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h" if hours else f"{days} d"
+
+
+def _since(at: float, now: float, *, after: str = "") -> Html:
+    """An age with the exact time behind it."""
+    return fill('<time class="nowrap" datetime="{0}" title="{0}">{1}{2}</time>', rfc3339(at), ago(now - at), after)
+
+
+def _header(snapshot: Snapshot, now: float) -> Html:
+    inventory = snapshot.inventory
+    facts: list[object] = [
+        fill("pool <b>{}</b>", snapshot.pool) if snapshot.pool else "no pool",
+        count(len(snapshot.gpus), "GPU"),
+        *([f"driver {inventory.driver_version}"] if inventory.driver_version else []),
+        *([f"CUDA {inventory.cuda_version}"] if inventory.cuda_version else []),
+        f"nodeagent {snapshot.version}",
+        fill("up {}", _since(snapshot.started_at, now)),
+        fill("seen {}", _since(snapshot.at, now, after=" ago")),
+    ]
+    return fill(
+        '<header><h1>{}</h1><div class="facts muted small">{}</div></header>',
+        snapshot.node,
+        items("<span>{}</span>", ((fact,) for fact in facts)),
+    )
+
+
+def _verdict(snapshot: Snapshot) -> Html:
+    tone, mark, title, text = _judge(snapshot)
+    return fill(
+        '<div class="verdict {0}" role="status"><span class="mark" aria-hidden="true">{1}</span>'
+        "<strong>{2}</strong><p>{3}</p></div>",
+        tone, mark, title, text,
+    )  # fmt: skip
+
+
+def _judge(snapshot: Snapshot) -> tuple[str, str, str, str]:
+    """(tone, mark, title, explanation): the first thing that is worth knowing."""
+    config = snapshot.config
+    running = f"the node goes on with {_short(config.desired)}" if config.desired else "nothing was ever accepted"
+    told = {condition.type: condition for condition in snapshot.conditions}
+    accepted, ready = told.get("ConfigAccepted"), told.get("Ready")
+    if config.violations:
+        return (
+            "bad",
+            "✗",
+            "Not in sync: the newest document is rejected",
+            f"{count(config.violations, 'error')}; {running}.",
+        )
+    if accepted is not None and not accepted.status:
+        return (
+            "bad",
+            "✗",
+            "Not in sync: there is no valid document",
+            f"{accepted.message or accepted.reason}; {running}.",
+        )
+    if ready is not None and not ready.status:
+        return "bad", "✗", "Not ready", ready.message or str(ready.reason)
+    for type_, title in (
+        ("Stalled", "Not in sync: a drain takes too long"),
+        ("Suspended", "Not in sync: suspended" if not snapshot.in_sync else "In sync, and suspended"),
+        ("Draining", "Draining: pods still hold shares that Git no longer wants"),
+    ):
+        condition = told.get(type_)
+        if condition is not None and condition.status:
+            return "warn", "…", title, condition.message
+    faults = [f"{entry.message or entry.reason}" for entry in snapshot.conditions if not _well(entry)]
+    if not snapshot.in_sync:
+        return "warn", "…", "Not in sync yet", "; ".join(faults) or "the plan below is being carried out"
+    if faults:
+        return "warn", "!", "In sync, with a fault", "; ".join(faults)
+    return "ok", "✓", "In sync", f"The node is what Git says: {_short(config.applied)}."
+
+
+def _well(condition: Condition) -> bool:
+    return condition.status is not (condition.type in _ABNORMAL)
+
+
+def _short(document: DocumentInfo | None) -> str:
+    if document is None:
+        return "no document"
+    name = f"{document.name}, " if document.name else ""
+    revision = f", revision {document.revision}" if document.revision else ""
+    return f"{name}blob {document.git_blob[:12]}{revision}"
+
+
+def _errors(config: ConfigState) -> Html:
+    if not config.violations:
+        return Html("")
+    return fill(
+        '<section class="bad" id="errors"><h2>{} in the newest document</h2><ul class="errors">{}</ul></section>',
+        count(config.violations, "error"),
+        items(
+            '<li><code>{}:{}:{}</code> {}<br>{} <span class="tag plain">{}</span></li>',
+            (
+                (
+                    violation.file,
+                    violation.where.line,
+                    violation.where.column,
+                    fill("<code>{}</code>", violation.where.path) if violation.where.path else "",
+                    violation.message,
+                    violation.stage.value,
+                )
+                for violation in config.violations
+            ),
+        ),
+    )
+
+
+def _documents(config: ConfigState) -> Html:
+    roles: dict[DocumentInfo, list[str]] = {}
+    for role, document in (
+        ("newest", config.newest),
+        ("desired", config.desired),
+        ("applied", config.applied),
+        ("last known good", config.last_known_good),
+    ):
+        if document is not None:
+            roles.setdefault(document, []).append(role)
+    rows = items(
+        '<tr><th scope="row">{}</th><td class="nowrap">{}</td><td><code title="{}">{}</code></td><td>{}</td></tr>',
+        (
+            (
+                ", ".join(names),
+                document.name or "-",
+                f"git blob {document.git_blob}, sha256 {document.sha256}, {document.size} bytes, {document.path}",
+                document.git_blob[:12],
+                document.revision or "-",
+            )
+            for document, names in roles.items()
+        ),
+    )
+    return fill(
+        '<section id="documents"><h2>Documents</h2><div class="scroll"><table><thead><tr><th>which</th><th>name</th>'
+        "<th>git blob</th><th>revision</th></tr></thead><tbody>{}</tbody></table></div>"
+        '<p class="small muted">{} · generation {} accepted, {} applied</p>{}{}</section>',
+        rows or Html('<tr><td colspan="4">none yet</td></tr>'),
+        config.path,
+        config.generation,
+        config.observed_generation,
+        fill("<p>{}</p>", config.problem) if config.problem else "",
+        fill('<ul class="small">{}</ul>', items("<li>{}</li>", ((note,) for note in config.notes)))
+        if config.notes
+        else "",
+    )
+
+
+def _plan(snapshot: Snapshot) -> Html:
+    plan, names = snapshot.plan, Names(snapshot.applied)
+    if plan.converged:
+        return Html('<section id="plan"><h2>Plan</h2><p class="muted">Nothing to do.</p></section>')
+    return fill(
+        '<section id="plan"><h2>Plan</h2>{}{}</section>',
+        fill("<ol>{}</ol>", items("<li>{}</li>", ((describe_action(action, names),) for action in plan.actions)))
+        if plan.actions
+        else "",
+        fill("<ul>{}</ul>", items("<li>{}</li>", ((describe_wait(wait, names),) for wait in plan.waits)))
+        if plan.waits
+        else "",
+    )
+
+
+def _table(id_: str, title: str, heads: Iterable[str], rows: Html, *, empty: str) -> Html:
+    if not rows:
+        return fill('<section id="{}"><h2>{}</h2><p class="muted">{}</p></section>', id_, title, empty)
+    return fill(
+        '<section id="{}"><h2>{}</h2><div class="scroll"><table><thead><tr>{}</tr></thead>'
+        "<tbody>{}</tbody></table></div></section>",
+        id_,
+        title,
+        items("<th>{}</th>", ((head,) for head in heads)),
+        rows,
+    )
+
+
+def _drift(snapshot: Snapshot, now: float) -> Html:
+    if not snapshot.drift:
+        return Html("")
+    rows = items(
+        '<tr><td>{}</td><td class="wide">{}</td><td class="wide">{}</td><td class="wide">{}</td><td>{}</td></tr>',
+        (
+            (drift.kind.value, drift.subject, drift.want, drift.have, _since(drift.since, now))
+            for drift in snapshot.drift
+        ),
+    )
+    return _table("drift", "Drift", ("kind", "of", "wanted", "there is", "for"), rows, empty="")
+
+
+def _conditions(conditions: Iterable[Condition], now: float) -> Html:
+    def row(condition: Condition) -> Iterator[object]:
+        well = _well(condition)
+        tone = "ok" if well else "warn" if condition.type in _ABNORMAL else "bad"
+        yield condition.type
+        yield fill('<span class="tag {}">{} {}</span>', tone, _MARKS[tone], condition.reason)
+        yield condition.message
+        yield _since(condition.since, now)
+
+    rows = items(
+        '<tr><th scope="row">{}</th><td>{}</td><td class="wide">{}</td><td>{}</td></tr>',
+        # What is wrong comes first; the order within is the program's.
+        (tuple(row(condition)) for condition in sorted(conditions, key=_well)),
+    )
+    return _table("conditions", "Conditions", ("condition", "state", "", "for"), rows, empty="none yet")
+
+
+def _resources(snapshot: Snapshot, now: float) -> Html:
+    def row(position: int) -> Iterator[object]:
+        status = snapshot.resources[position]
+        registration = status.registration
+        state = registration.state.value if registration else "not yet"
+        yield status.resource
+        yield ", ".join(f"{number:,} {state.value}" for state, number in status.counts.items() if number) or "none"
+        yield fill('<span class="tag {}">{}</span>', "ok" if registration and registration.streams else "bad", state)
+        yield registration.message if registration else ""
+        yield _since(status.draining_since, now) if status.draining_since is not None else ""
+
+    rows = items(
+        '<tr><th scope="row">{}</th><td class="wide">{}</td><td>{} {}</td><td>{}</td></tr>',
+        (tuple(row(position)) for position in range(len(snapshot.resources))),
+    )
+    return _table("resources", "Resources", ("resource", "shares", "kubelet", "drains for"), rows, empty="none served")
+
+
+def _reloads(reloads: Iterable[Reload], now: float) -> Html:
+    rows = items(
+        '<tr><td>{}</td><td><span class="tag {}">{}</span></td><td>{}</td><td><code>{}</code></td>'
+        '<td class="wide">{}</td><td class="num nowrap">{} ms</td></tr>',
+        (
+            (
+                _since(reload.at, now, after=" ago"),
+                _TONES[reload.result],
+                reload.result.value,
+                reload.change.value if reload.change is not None else "-",
+                reload.document.git_blob[:12] if reload.document is not None else "-",
+                reload.message,
+                f"{reload.duration * 1000:,.0f}",
+            )
+            for reload in reloads
+        ),
+    )
+    heads = ("when", "result", "change", "git blob", "what", "took")
+    return _table("reloads", "Last reloads", heads, rows, empty="none yet")
+
+
+def _footer() -> Html:
+    links = items(
+        '<a href="{}">{}</a>', (("/status", "status as JSON"), ("/metrics", "metrics"), ("/readyz", "readiness"))
+    )
+    return fill("<footer>{}<span>refreshes every {} s</span></footer>", links, REFRESH_SECONDS)

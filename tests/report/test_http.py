@@ -1,0 +1,330 @@
+"""The HTTP endpoints and the server's limits."""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import json
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import pytest
+
+from nodeagent.model.snapshot import Snapshot
+from nodeagent.report import http as http_module
+from nodeagent.report.http import MAX_REQUEST, WORKERS, HttpServer
+from nodeagent.report.metrics import Metrics
+from tests.report import builders
+from tests.waiting import eventually_sync
+
+
+@dataclass
+class Served:
+    """A server and what it looks at."""
+
+    snapshot: Snapshot | None = field(default_factory=builders.snapshot)
+    alive: bool = True
+    strict: bool = False
+    listen: str = "127.0.0.1:0"
+
+    def __post_init__(self) -> None:
+        self.server = HttpServer(
+            self.listen,
+            snapshot=lambda: self.snapshot,
+            alive=lambda: self.alive,
+            metrics=Metrics(lambda: self.snapshot, version="0.1.0"),
+            strict_readiness=self.strict,
+        )
+
+    def get(self, path: str, method: str = "GET") -> tuple[int, str, http.client.HTTPMessage]:
+        """(code, body, headers) of one request."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=10)
+        try:
+            connection.request(method, path)
+            response = connection.getresponse()
+            return response.status, response.read().decode(), response.headers
+        finally:
+            connection.close()
+
+    def connect(self) -> socket.socket:
+        """A connection that has not said anything."""
+        return socket.create_connection(("127.0.0.1", self.server.port), timeout=10)
+
+
+@pytest.fixture
+def served(request: pytest.FixtureRequest) -> Iterator[Served]:
+    """Serve a node in sync, or as the test's parameter says."""
+    found: Served = getattr(request, "param", None) or Served()
+    found.server.start()
+    yield found
+    found.server.close()
+
+
+def test_metrics_are_served_for_prometheus(served: Served) -> None:
+    """In the text format, with its content type."""
+    code, body, headers = served.get("/metrics")
+    assert code == 200
+    assert headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert "\nnodeagent_in_sync 1.0\n" in body
+
+
+def test_status_is_json(served: Served) -> None:
+    """The same document as `to_json` makes, whole."""
+    code, body, headers = served.get("/status?pretty=1")
+    assert code == 200
+    assert headers["Content-Type"] == "application/json"
+    assert json.loads(body)["node"] == "gpu-node-1"
+
+
+def test_a_large_status_arrives_whole(served: Served) -> None:
+    """Forty thousand shares are sent while they are told, also to a client of HTTP 1.0."""
+    served.snapshot = builders.large()
+    _, body, headers = served.get("/status")
+    assert headers["Transfer-Encoding"] == "chunked"
+    assert sum(len(gpu["shares"]) for gpu in json.loads(body)["gpus"]) == 40_000
+    with served.connect() as connection:
+        connection.sendall(b"GET /status HTTP/1.0\r\n\r\n")
+        head, _, old_body = everything(connection).partition(b"\r\n\r\n")
+    assert b"Transfer-Encoding" not in head
+    assert json.loads(old_body) == json.loads(body)
+
+
+def test_the_page_may_load_nothing(served: Served) -> None:
+    """The browser is told so, too."""
+    code, body, headers = served.get("/")
+    assert code == 200
+    assert body.startswith("<!doctype html>")
+    assert headers["Content-Security-Policy"].startswith("default-src 'none';")
+    assert headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_a_path_that_is_not_there_names_those_that_are(served: Served) -> None:
+    """404 with a list."""
+    code, body, _ = served.get("/healthz")
+    assert code == 404
+    assert [line.split()[0] for line in body.splitlines()] == ["/", "/status", "/metrics", "/livez", "/readyz"]
+
+
+@pytest.mark.parametrize("path", ["/", "/status", "/metrics", "/livez", "/readyz", "/nothing"])
+def test_head_is_get_without_a_body(served: Served, path: str) -> None:
+    """Same code, same type, no body."""
+    code, body, headers = served.get(path, "HEAD")
+    assert (code, headers["Content-Type"]) == (served.get(path)[0], served.get(path)[2]["Content-Type"])
+    assert body == ""
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "BREW"])
+def test_nothing_can_be_changed(served: Served, method: str) -> None:
+    """What is not a question is refused."""
+    code, _, headers = served.get("/status", method)
+    assert (code, headers["Allow"]) == (405, "GET, HEAD")
+
+
+def test_liveness_is_the_loop_alone(served: Served) -> None:
+    """A bad config never restarts the agent; a loop that hangs does."""
+    served.snapshot = builders.troubled()
+    assert served.get("/livez")[:2] == (200, "ok\n")
+    served.alive = False
+    assert served.get("/livez")[0] == 503
+    assert served.get("/readyz")[0] == 503
+    assert served.get("/status")[0] == 200
+
+
+def test_readiness_is_the_condition_ready(served: Served) -> None:
+    """With the reason, when it is not."""
+    assert served.get("/readyz")[:2] == (200, "ok\n")
+    served.snapshot = builders.snapshot(
+        conditions=builders.conditions(
+            ConfigAccepted=(False, "ParseError", "tab"), Stalled=(True, "DrainTimeout", "GPU 0")
+        )
+    )
+    assert served.get("/readyz")[0] == 200
+    served.snapshot = builders.troubled()
+    assert served.get("/readyz")[:2] == (
+        503,
+        "Ready: NotRegistered: nvidia.com/gpu is foreign: another plugin keeps taking it\n",
+    )
+
+
+@pytest.mark.parametrize("served", [Served(strict=True)], indirect=True)
+def test_strict_readiness_is_also_git(served: Served) -> None:
+    """A rollout stops at a node that rejects the document or stalls; draining is ready, and each reason is one line."""
+    served.snapshot = builders.snapshot(
+        conditions=builders.conditions(Draining=(True, "PodsHoldShares", "")), in_sync=False
+    )
+    assert served.get("/readyz")[0] == 200
+    served.snapshot = builders.snapshot(
+        conditions=builders.conditions(
+            ConfigAccepted=(False, "ParseError", "line\n1"), Stalled=(True, "DrainTimeout", "GPU 0")
+        )
+    )
+    assert served.get("/readyz")[:2] == (503, "ConfigAccepted: ParseError: line 1\nStalled: DrainTimeout: GPU 0\n")
+    served.snapshot = builders.snapshot(conditions=())
+    assert served.get("/readyz")[1].splitlines()[0] == "Ready: Unknown: not computed yet"
+
+
+@pytest.mark.parametrize("path", ["/", "/status", "/metrics", "/readyz"])
+def test_an_agent_that_waits_is_alive_and_nothing_else(served: Served, path: str) -> None:
+    """The second agent of a node is not killed for waiting, and does not speak for the node."""
+    served.snapshot = None
+    assert served.get("/livez")[0] == 200
+    code, body, _ = served.get(path)
+    assert code == 503
+    assert "waiting for the lock" in body
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", ":0", "[::1]:0", "[::]:0", "localhost:0"])
+def test_it_listens_where_it_is_told(listen: str) -> None:
+    """IPv4, IPv6, every address, a name; port 0 is any free one."""
+    served = Served(listen=listen)
+    assert served.server.port == 0
+    served.server.start()
+    try:
+        host = "::1" if ":" in listen.rpartition(":")[0] else "127.0.0.1"
+        with socket.create_connection((host, served.server.port), timeout=10) as connection:
+            connection.sendall(b"GET /livez HTTP/1.1\r\n\r\n")
+            assert everything(connection).endswith(b"\r\n\r\nok\n")
+    finally:
+        served.server.close()
+
+
+def test_a_port_in_use_is_an_error(served: Served) -> None:
+    """Starting says so at once."""
+    with pytest.raises(OSError, match="in use") as caught:
+        Served(listen=f"127.0.0.1:{served.server.port}").server.start()
+    assert caught.value.errno == errno.EADDRINUSE
+
+
+@pytest.mark.parametrize("listen", ["9400", "host", "127.0.0.1:", "127.0.0.1:99999", "127.0.0.1:http", "192.0.2.1:0"])
+def test_an_address_that_cannot_be_is_an_error(listen: str) -> None:
+    """Also one that is no address."""
+    server = Served(listen=listen).server
+    with pytest.raises(OSError, match=r"expected host:port|[Cc]annot assign"):
+        server.start()
+
+
+def test_closing_ends_it(served: Served) -> None:
+    """The port is free again, open connections end, and closing twice does no harm."""
+    port = served.server.port
+    with served.connect() as connection:
+        eventually_sync(lambda: served.server._connections)  # noqa: SLF001 - that it was accepted shows nowhere else
+        served.server.close()
+        served.server.close()
+        assert everything(connection) == b""
+    again = Served(listen=f"127.0.0.1:{port}")
+    again.server.start()
+    assert again.get("/livez")[0] == 200
+    again.server.close()
+
+
+def test_silent_clients_make_room(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections that are held open without a request cannot keep the kubelet's probe out."""
+    monkeypatch.setattr(http_module, "PATIENCE", 0.0)
+    with ExitStack() as stack:
+        silent = [stack.enter_context(served.connect()) for _ in range(3 * WORKERS)]
+        for connection in silent:
+            connection.sendall(b"GET /live")
+        assert eventually_sync(lambda: answered(served))
+        assert threading.active_count() <= 2 * WORKERS + 10
+
+
+def test_too_many_at_once_are_sent_away(served: Served) -> None:
+    """Beyond the workers a connection gets its 503 without having said anything."""
+    with ExitStack() as stack:
+        for _ in range(WORKERS):
+            stack.enter_context(served.connect())
+        eventually_sync(lambda: len(served.server._connections) == WORKERS)  # noqa: SLF001 - as above
+        with served.connect() as connection:
+            assert everything(connection).startswith(b"HTTP/1.1 503 ")
+    assert eventually_sync(lambda: answered(served))
+
+
+def test_a_request_that_drips_is_cut_off(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole request has one deadline: a byte now and then does not prolong it."""
+    monkeypatch.setattr(http_module, "READ_SECONDS", 0.2)
+    with served.connect() as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\n")
+
+        def cut_off() -> bool:
+            try:
+                connection.sendall(b"X")
+            except OSError:
+                return True
+            return not served.server._connections  # noqa: SLF001 - as above
+
+        eventually_sync(cut_off)
+
+
+def test_an_answer_that_is_not_taken_is_cut_off(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that does not read its answer loses it."""
+    monkeypatch.setattr(http_module, "WRITE_SECONDS", 0.2)
+    served.snapshot = builders.large()
+    with served.connect() as connection:
+        connection.sendall(b"GET /status HTTP/1.1\r\n\r\n")
+        eventually_sync(lambda: served.server._connections)  # noqa: SLF001 - as above
+        eventually_sync(lambda: not served.server._connections)  # noqa: SLF001 - as above
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        (b"GET /livez HTTP/1.1\r\nX: " + b"y" * MAX_REQUEST, b"431"),
+        (b"GET /" + b"y" * MAX_REQUEST, b"431"),
+        (b"nonsense\r\n\r\n", b"400"),
+        (b"GET /livez HTTP/7.0\r\n\r\n", b"505"),
+        (b"GET /livez HTTP/1.1\r\n" + b"X: y\r\n" * 200 + b"\r\n", b"431"),
+        (b"\x16\x03\x01\x02\x00\r\n\r\n", b"400"),
+        (b"GET /livez HTTP/1.1\n\n", b"200"),
+        (b"GET http://node/livez HTTP/1.1\r\n\r\n", b"404"),
+    ],
+)
+def test_odd_requests_are_answered(served: Served, request_: bytes, code: bytes) -> None:
+    """What is too long or no HTTP gets its code, and nothing else happens."""
+    with served.connect() as connection:
+        connection.sendall(request_)
+        assert everything(connection).split(b"\r\n")[0].split()[1] == code
+    assert answered(served)
+
+
+def test_a_fault_in_an_answer_is_logged_and_told(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One broken endpoint is a 500, and the others go on."""
+    broken = builders.snapshot()
+    served.snapshot = builders.snapshot(gpus=(None,))
+    code, body, _ = served.get("/")
+    assert (code, body) == (500, "internal error: see the agent's log\n")
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    served.snapshot = broken
+    assert served.get("/")[0] == 200
+
+
+def test_requests_are_not_logged(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    """Probes every few seconds from the kubelet are no news."""
+    caplog.set_level(logging.INFO)
+    served.get("/livez")
+    served.get("/nothing")
+    assert caplog.records == []
+
+
+def everything(connection: socket.socket) -> bytes:
+    """All bytes until the other side ends."""
+    data = b""
+    try:
+        while piece := connection.recv(1 << 20):
+            data += piece
+    except ConnectionResetError:
+        pass
+    return data
+
+
+def answered(served: Served) -> bool:
+    """Whether the probe gets its answer."""
+    try:
+        return served.get("/livez")[0] == 200
+    except (OSError, http.client.HTTPException):
+        return False

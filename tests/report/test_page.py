@@ -1,0 +1,244 @@
+"""The status page."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from nodeagent.model.inventory import Inventory
+from nodeagent.model.snapshot import ConfigState, Snapshot
+from nodeagent.report.markup import Html, fill
+from nodeagent.report.page import ago, page
+from tests.report import builders
+
+NOW = builders.AT + 3
+EMPTY = Snapshot(0, NOW, NOW, "new-node", None, "0.1.0", ConfigState("/c", problem="no such file"), Inventory())
+
+
+class Reader(HTMLParser):
+    """Reads a page: every tag is closed, all text, all classes, all that a browser would fetch."""
+
+    VOID = frozenset({"meta", "br"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text = ""
+        self.classes: list[str] = []
+        self.labels: list[str] = []
+        self.outside: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+        self.text = " ".join(self.text.split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        facts = dict(attrs)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self.classes.append(facts.get("class") or "")
+        self.labels += [text for name in ("aria-label", "title") if (text := facts.get(name))]
+        self.outside += [name for name in facts if name in {"src", "srcset", "data", "action"} or name.startswith("on")]
+        if tag in {"script", "link", "iframe", "object", "img"}:
+            self.outside.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text += f" {data}"
+
+
+def test_a_node_in_sync_says_so_at_the_top() -> None:
+    """One glance: the verdict, and which document the node is."""
+    text = page(builders.snapshot(), NOW)
+    reader = Reader(text)
+    assert "<title>✓ gpu-node-1 - nodeagent</title>" in text
+    assert "In sync The node is what Git says: h100-inference, blob 2e65efe2a145, revision main@sha1:0a1b2c3d." in (
+        reader.text
+    )
+    assert "verdict ok" in reader.classes
+    assert "newest, desired, applied, last known good" in reader.text
+    assert "Nothing to do." in reader.text
+    assert "errors" not in reader.text
+
+
+def test_a_node_in_trouble_says_what_and_where() -> None:
+    """Errors with their place, what the node goes on with, what it waits for, in words."""
+    reader = Reader(page(builders.troubled(), NOW))
+    for expected in (
+        "Not in sync: the newest document is rejected 2 errors; the node goes on with h100-inference, blob",
+        "/etc/nodeagent/sharing.yaml:12:17 spec.rules[0].timeSlicing.replicas expected an integer of at least 2, got 1",
+        "GPU 0: waiting for the pods on 2 shares that Git no longer wants",
+        "fence 4 free shares of GPU 1, so that no pod gets one",
+        "lost the GPU fell off the bus",
+        "Git wants 1 share, exclusive nvidia.com/gpu",
+        "withheld",
+        "foreign another plugin keeps taking it",
+        "hardware GPU 2 ok lost 5 min",
+        "desired, last known good",
+        "rule broken-riser withholds 1 GPU",
+        "no space left on device",
+    ):
+        assert expected in reader.text, expected
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "title"),
+    [
+        (EMPTY, "Not in sync yet"),
+        (
+            replace(
+                EMPTY,
+                conditions=builders.conditions(ConfigAccepted=(False, "Missing", "/c: no such file")),
+                in_sync=False,
+            ),
+            "Not in sync: there is no valid document /c: no such file; nothing was ever accepted.",
+        ),
+        (
+            builders.snapshot(conditions=builders.conditions(Ready=(False, "NoGpus", "the driver is missing"))),
+            "Not ready the driver is missing",
+        ),
+        (
+            builders.snapshot(conditions=builders.conditions(Suspended=(True, "ConfigSuspends", "kept"))),
+            "In sync, and suspended kept",
+        ),
+        (
+            builders.snapshot(
+                conditions=builders.conditions(Draining=(True, "PodsHoldShares", "2 held shares drain")), in_sync=False
+            ),
+            "Draining: pods still hold shares that Git no longer wants 2 held shares drain",
+        ),
+        (
+            builders.snapshot(conditions=builders.conditions(StateDirWritable=(False, "WriteFailed", "disk full"))),
+            "In sync, with a fault disk full",
+        ),
+        (builders.snapshot(in_sync=False), "Not in sync yet the plan below is being carried out"),
+    ],
+)
+def test_the_verdict_names_what_matters_most(snapshot: Snapshot, title: str) -> None:
+    """What stops the node from following Git comes before what only slows it, and that before what only annoys."""
+    assert title in Reader(page(snapshot, NOW)).text
+
+
+@pytest.mark.parametrize("snapshot", [EMPTY, builders.snapshot(), builders.troubled(), builders.large()])
+def test_it_is_whole_and_loads_nothing(snapshot: Snapshot) -> None:
+    """Every tag is closed; no script, no image, nothing from elsewhere."""
+    text = page(snapshot, NOW)
+    assert Reader(text).outside == []
+    assert "http://" not in text
+    assert "https://" not in text
+    assert "url(" not in text
+
+
+def test_a_share_is_a_cell_with_its_state_and_holder() -> None:
+    """Hovering tells which share it is and who has it; a screen reader hears the counts."""
+    reader = Reader(page(builders.troubled(), NOW))
+    uuid = builders.gpu(0).uuid
+    assert f"{uuid}::0: held, team-a/worker-0-0/main" in reader.labels
+    assert f"{uuid}::6: fenced" in reader.labels
+    assert "4 held, 2 draining, 4 fenced" in reader.labels
+    # One of each in the legend.
+    assert reader.classes.count("share draining") == 1 + 2
+    assert reader.classes.count("share unhealthy") == 1 + 4
+
+
+def test_very_many_shares_become_one_bar() -> None:
+    """A node of 40,000 shares is a page of a few kilobytes."""
+    text = page(builders.large(), NOW)
+    assert len(text) < 40_000
+    reader = Reader(text)
+    assert reader.labels.count("3,333 free, 1,667 held") == 8
+    assert reader.classes.count("share held") == 1 + 8
+    few = builders.snapshot(builders.gpu_status(builders.gpu(0), "h" * 64))
+    assert Reader(page(few, NOW)).classes.count("share held") == 1 + 64
+
+
+def test_everything_from_outside_is_escaped() -> None:
+    """Names, messages and documents are text, whatever they contain."""
+    evil = '<script>alert("1")</script><b onmouseover=x>\'"&{0}{}'
+    base = builders.troubled()
+    gpus = tuple(
+        replace(
+            entry,
+            gpu=replace(entry.gpu, model=evil, message=evil),
+            rule=evil,
+            shares=tuple(replace(share, holder=evil) for share in entry.shares),
+        )
+        for entry in base.gpus
+    )
+    document = replace(builders.document(), revision=evil, name=evil, path=evil)
+    text = page(
+        replace(
+            base,
+            node=evil,
+            pool=evil,
+            version=evil,
+            gpus=gpus,
+            config=replace(
+                base.config, newest=document, desired=document, path=evil, problem=evil, notes=(evil,),
+                violations=(replace(base.config.violations[0], file=evil, message=evil),),
+            ),
+            conditions=tuple(replace(entry, type=evil, reason=evil, message=evil) for entry in base.conditions),
+            drift=tuple(replace(entry, subject=evil, want=evil, have=evil) for entry in base.drift),
+            reloads=tuple(replace(entry, message=evil) for entry in base.reloads),
+            resources=tuple(replace(entry, resource=evil) for entry in base.resources),
+        ),
+        NOW,
+    )  # fmt: skip
+    assert Reader(text).outside == []
+    assert "<script" not in text
+    assert "<b onmouseover" not in text
+    assert text.count("&lt;script&gt;") > 30
+
+
+def test_markup_is_escaped_unless_it_was_made_here() -> None:
+    """Only `Html` passes; braces in a value are not a template."""
+    assert fill("<p>{}{}</p>", "<&>\"'{}", Html("<br>")) == "<p>&lt;&amp;&gt;&quot;&#x27;{}<br></p>"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-5, "0 s"),
+        (59.9, "59 s"),
+        (60, "1 min"),
+        (3599, "59 min"),
+        (3600, "1 h"),
+        (7500, "2 h 5 min"),
+        (270_000, "3 d 3 h"),
+    ],
+)
+def test_ages_are_short(seconds: float, text: str) -> None:
+    """Two units at most."""
+    assert ago(seconds) == text
+
+
+def test_a_browser_shows_it_without_a_horizontal_scroll(chromium: Path, tmp_path: Path) -> None:
+    """On a phone as on a wide screen, a real browser lays it out within its window and finds every section."""
+    file = tmp_path / "page.html"
+    probe = (
+        "<script>addEventListener('load', () => document.documentElement.setAttribute('data-probe', "
+        "[innerWidth, document.documentElement.scrollWidth, document.querySelectorAll('section').length].join(' ')))"
+        "</script></body>"
+    )
+    file.write_text(page(builders.troubled(), NOW).replace("</body>", probe), "utf-8")
+    for width in (500, 1600):
+        result = subprocess.run(
+            [
+                chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+                f"--window-size={width},1000", "--virtual-time-budget=2000", "--dump-dom", file.as_uri(),
+            ],
+            capture_output=True, text=True, check=True, timeout=60,
+        )  # fmt: skip
+        found = re.search(r'data-probe="(\d+) (\d+) (\d+)"', result.stdout)
+        assert found is not None, result.stderr
+        inner, scroll, sections = (int(number) for number in found.groups())
+        assert scroll <= inner
+        assert sections == 8
