@@ -129,14 +129,14 @@ def _step(entry: AppliedGpu, desired: Desired | None, has: Holdings, observed: O
 
 def _limits(applied: Applied, desired: Desired | None) -> tuple[Limit, ...]:
     """A change of `maxSharesPerContainer` concerns requests to come only, so it is not part of the contract and is made
-    at once.
+    at once. A GPU that does not have the wanted contract yet gets the limit with it.
     """
     if desired is None:
         return ()
     found = []
     for entry in applied.ordered():
         want = desired.wants.get(entry.gpu.uuid)
-        if want is None or want.contract is None or entry.contract not in (None, want.contract):
+        if want is None or want.contract is None or entry.contract != want.contract:
             continue
         if entry.max_shares_per_container != want.rule.max_shares_per_container:
             found.append(Limit(entry.gpu.uuid, want.rule.max_shares_per_container))

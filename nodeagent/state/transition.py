@@ -60,7 +60,7 @@ def transition(
 
     held = holdings.own if observed.readable else entry.numbers
     same = entry.contract == contract
-    split = divide(entry, held, count if same else 0)
+    split = divide(entry, held, count if same else 0, holdings.own)
     actions: list[ShareAction] = []
 
     fence = split.fence if observed.fresh else frozenset[int]()
@@ -74,19 +74,28 @@ def transition(
     if same:
         if add := lowest_unused(entry.numbers, count - len(split.keep)):
             actions.append(Advertise(uuid, entry.contract, add))
-    elif drop == entry.numbers and not holdings.others:
+    elif drop == entry.numbers:
         actions.append(Release(uuid))
-        if contract is not None:
+        if contract is not None and not holdings.others:
             actions.append(Advertise(uuid, contract, frozenset(range(count))))
 
     return Step(tuple(actions), tuple(_waits(uuid, split, fence, drop, observed)))
 
 
-def divide(entry: AppliedGpu, held: AbstractSet[int], count: int) -> Split:
-    """Sort the shares on the list. Kept: held before free, sent Healthy before fenced, low numbers before high."""
+def divide(
+    entry: AppliedGpu, held: AbstractSet[int], count: int, known: AbstractSet[int] = frozenset()
+) -> Split:
+    """Sort the shares on the list. Kept: held before free, sent Healthy before fenced, low numbers before high.
+
+    While PodResources cannot be read all shares count as `held`: then those that pods are `known` to have come first,
+    so that no fenced one is offered anew in the place of one that a pod has.
+    """
     if len(entry.numbers) <= count:
         return Split(entry.numbers, frozenset(), frozenset(), frozenset())
-    order = sorted(entry.numbers, key=lambda number: (number not in held, number in entry.fences, number))
+    order = sorted(
+        entry.numbers,
+        key=lambda number: (number not in known, number not in held, number in entry.fences, number),
+    )
     keep = frozenset(order[:count])
     surplus = entry.numbers - keep
     drain = surplus & held
