@@ -22,7 +22,7 @@ from nodeagent.executor import Executor, kubelet_actions, share_actions
 from nodeagent.keeper import Keeper, Store
 from nodeagent.model.config import DEFAULT_TRANSITION_TIMEOUT, Loaded, Unreadable
 from nodeagent.model.holds import Holds, ShareKey
-from nodeagent.model.inventory import Gpu, GpuHealth, Inventory
+from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason
 from nodeagent.model.kubelet import PodResourcesStatus, RegistrationState, RegistrationStatus
 from nodeagent.model.plan import Drop, Plan, ShareAction, WaitReason
 from nodeagent.model.shares import Applied, Listing
@@ -45,6 +45,11 @@ LOOK_SELDOM = 30.0
 
 RETRY_FIRST, RETRY_MOST = 1.0, 30.0
 """Seconds before a failed action is tried again without an event: at first, and at most (it doubles)."""
+
+
+INVENTORY_SECONDS = 6.0
+"""How long the first judgement waits for a first word of the driver: a config is judged, and its story told, on the GPUs
+that it is for."""
 
 
 class Reading(Protocol):
@@ -161,6 +166,7 @@ class Reconciler:
         self._earlier_boot = frozenset() if remembered.same_boot else frozenset(remembered.applied.gpus)
         self._desired: Desired | None = None
         self._decided_at = now
+        self._judge_by = now + INVENTORY_SECONDS
         self._pressed: frozenset[ShareKey] = frozenset()
         self._looked_at = float("-inf")
         self._retry = RETRY_FIRST
@@ -199,7 +205,8 @@ class Reconciler:
         self._earlier_boot -= inventory.by_uuid().keys()
         gpus = nodegpus.node_gpus(inventory, self._applied, self._earlier_boot)
 
-        verdict = self._judge(gpus)
+        waiting = inventory.reason is InventoryReason.PENDING and now < self._judge_by
+        verdict = None if waiting else self._judge(gpus)
         desired = acceptance.wanted(self._acceptance, gpus)
         decided = desired != self._desired
         if decided:
@@ -441,7 +448,7 @@ class Reconciler:
     def _next_turn(self, plan: Plan) -> float | None:
         """The earliest moment at which time alone changes anything."""
         now = self._clock()
-        due = [kubelet_view.next_due(self._views, self._live())]
+        due = [self._judge_by, kubelet_view.next_due(self._views, self._live())]
         if plan.waits:
             due.append(observed.drop_due(self._applied, now))
             ends = (since + self._transition_timeout() - self._wall() for since in self._holds.draining.values())

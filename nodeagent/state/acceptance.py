@@ -96,7 +96,7 @@ def config_state(
         newest=info(newest) if isinstance(newest, Loaded) else None,
         desired=info(acceptance.accepted),
         applied=info(applied),
-        last_known_good=_document_info(last_known_good, None) if last_known_good is not None else None,
+        last_known_good=_stored_info(last_known_good, acceptance.accepted),
         violations=acceptance.violations,
         notes=acceptance.config.notes if acceptance.config is not None else (),
         problem=unreadable.message if unreadable is not None else None,
@@ -112,6 +112,14 @@ def info(loaded: Loaded | None) -> DocumentInfo | None:
     if loaded is None:
         return None
     return _document_info(loaded.document, loaded.config)
+
+
+def _stored_info(document: Document | None, accepted: Loaded | None) -> DocumentInfo | None:
+    if document is None:
+        return None
+    if accepted is not None and accepted.document == document:
+        return info(accepted)
+    return _document_info(document, None)
 
 
 def _document_info(document: Document, config: SharingConfig | None) -> DocumentInfo:

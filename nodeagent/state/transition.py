@@ -82,9 +82,7 @@ def transition(
     return Step(tuple(actions), tuple(_waits(uuid, split, fence, drop, observed)))
 
 
-def divide(
-    entry: AppliedGpu, held: AbstractSet[int], count: int, known: AbstractSet[int] = frozenset()
-) -> Split:
+def divide(entry: AppliedGpu, held: AbstractSet[int], count: int, known: AbstractSet[int] = frozenset()) -> Split:
     """Sort the shares on the list. Kept: held before free, sent Healthy before fenced, low numbers before high.
 
     While PodResources cannot be read all shares count as `held`: then those that pods are `known` to have come first,
