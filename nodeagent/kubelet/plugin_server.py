@@ -117,7 +117,7 @@ class PluginServer:
         self.publish()
 
     async def stop(self, grace: float) -> None:
-        """End the streams, refuse new calls, give the running ones `grace` seconds, and remove the socket."""
+        """Send what is newest, end the streams, refuse new calls, and remove the socket. What runs has `grace` seconds."""
         self._ended = True
         for stream in self._streams:
             stream.wake.set()
@@ -167,15 +167,19 @@ class PluginServer:
         self._streams.add(stream)
         try:
             self._changed()
-            while not self._ended:
+            while True:
                 stream.wake.clear()
+                ended = self._ended
                 revision, data = self._newest()
-                if stream.sent == (key := (revision, self._resends)):
-                    await stream.wake.wait()
-                else:
+                if stream.sent != (key := (revision, self._resends)):
                     await context.write(data)
                     stream.sent = key
                     self._changed()
+                elif ended:
+                    # Not before the newest list is out: the kubelet keeps the last one as its capacity for minutes.
+                    break
+                else:
+                    await stream.wake.wait()
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the stream ends and the reason is kept
             if not context.done():
                 self.fault = f"cannot send the list of {self.resource}: {error!r}"

@@ -324,6 +324,16 @@ class Node:
 
         await eventually(seen, within=within)
 
+    async def allocatable(self, count: int, resource: str = SHARED, *, within: float = 10.0) -> None:
+        """Wait until the kubelet has so many healthy devices of a resource; others may be on their way out."""
+
+        def seen() -> bool:
+            have = self.kubelet.allocatable(resource)
+            assert have == count, f"{have} of {resource} are allocatable"
+            return True
+
+        await eventually(seen, within=within, every=0.005)
+
     async def hold(self, count: int, resource: str = SHARED, *, each: int = 1, prefix: str = "pod") -> list[Pod]:
         """Admit `count` pods that hold `each` shares."""
         return [
