@@ -48,8 +48,8 @@ RETRY_FIRST, RETRY_MOST = 1.0, 30.0
 
 
 INVENTORY_SECONDS = 6.0
-"""How long the first judgement waits for a first word of the driver: a config is judged, and its story told, on the GPUs
-that it is for."""
+"""How long the first judgement waits for a first word of the driver: a config is judged, and its story told, on the
+GPUs that it is for."""
 
 
 class Reading(Protocol):
