@@ -117,7 +117,9 @@ class PluginServer:
         self.publish()
 
     async def stop(self, grace: float) -> None:
-        """Send what is newest, end the streams, refuse new calls, and remove the socket. What runs has `grace` seconds."""
+        """Send what is newest, end the streams, refuse new calls, give the running ones `grace` seconds, and remove the
+        socket.
+        """
         self._ended = True
         for stream in self._streams:
             stream.wake.set()
