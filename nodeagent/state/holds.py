@@ -58,6 +58,9 @@ def observe(holds: Holds, listing: PodListing, uuids: AbstractSet[str], now: flo
         # Without an earlier kubelet there was no restart: what was granted then is a fresh agent's caution, not a pod.
         carried = held(holds, now) if holds.kubelet is not None else holds.carried | holds.listed
     carried -= listed
+    # The checkpoint is read after `List`: where a share was granted in between, the one shows its last pod, the other
+    # its next one, and no entry has been listed yet.
+    told = frozenset(key for key in listed if listing.begun_at > holds.granted.get(key, float("-inf")))
     if entries is not None:
         carried &= {_key(entry) for entry in entries}
     return replace(
@@ -66,8 +69,8 @@ def observe(holds: Holds, listing: PodListing, uuids: AbstractSet[str], now: flo
         listed=listed,
         carried=carried,
         granted={key: at for key, at in holds.granted.items() if _still_granted(key, at, listing.begun_at, listed)},
-        unlisted=_still_unlisted(holds, entries, listed, listing.begun_at),
-        ended=_ended(holds, entries, listed),
+        unlisted=_still_unlisted(holds, entries, told, listing.begun_at),
+        ended=_ended(holds, entries, told),
     )
 
 

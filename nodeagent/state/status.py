@@ -343,5 +343,9 @@ def resource_statuses(
 
 
 def draining_since(plan: Plan, before: Mapping[str, float], now: float) -> dict[str, float]:
-    """Since when each GPU drains, by uuid, in the unit of `now`."""
-    return {wait.uuid: before.get(wait.uuid, now) for wait in plan.waits if wait.reason is WaitReason.PODS}
+    """Since when each GPU drains, by uuid, in the unit of `now`. A drain that cannot be seen for a while stays as old as
+    it is.
+    """
+    seen = {wait.uuid: before.get(wait.uuid, now) for wait in plan.waits if wait.reason is WaitReason.PODS}
+    unseen = {wait.uuid for wait in plan.waits if wait.reason is WaitReason.POD_RESOURCES}
+    return seen | {uuid: since for uuid, since in before.items() if uuid in unseen}

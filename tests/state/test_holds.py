@@ -1,0 +1,194 @@
+"""Who holds what: three witnesses, each of them wrong at times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nodeagent.model.holds import Holds, ShareKey
+from nodeagent.model.kubelet import CheckpointEntry
+from nodeagent.state.holds import GRANT_GRACE, GRANT_SETTLED, UNLISTED_GRACE, grant, held, next_change, observe
+from tests.state import make
+
+UUIDS = frozenset({"GPU-0", "GPU-1"})
+SHARE = make.keys(make.SHARED, 0, 3)
+(KEY,) = SHARE
+ENTRY = make.in_checkpoint(*KEY)
+
+
+def after(
+    holds: Holds,
+    at: float,
+    listed: Iterable[ShareKey] = (),
+    checkpoint: Iterable[CheckpointEntry] | None = (),
+    kubelet: str = "kubelet-1",
+) -> Holds:
+    """A look at the kubelet, taken in as soon as it began."""
+    return observe(holds, make.look(at, listed, checkpoint=checkpoint, kubelet=kubelet), UUIDS, at)
+
+
+def test_what_list_shows_is_held_and_what_it_no_longer_shows_is_not() -> None:
+    """`List` is believed in both directions, once a pod has been listed."""
+    holds = after(Holds(), 10, SHARE, [ENTRY])
+    assert held(holds, 10) == SHARE
+    assert held(after(holds, 11, (), [ENTRY]), 11) == frozenset()
+
+
+def test_devices_of_others_are_none_of_ours() -> None:
+    """Ids that do not begin with the uuid of a GPU of this node are left out, whatever their resource."""
+    foreign = {("example.com/nic", "nic-0"), ("nvidia.com/gpu", "GPU-9"), (make.SHARED, "GPU-0-3")}
+    holds = after(Holds(), 10, foreign, [make.in_checkpoint("example.com/nic", "nic-0")])
+    assert held(holds, 10) == frozenset()
+    assert not holds.unlisted
+
+
+@pytest.mark.parametrize(("age", "expected"), [(0.5, SHARE), (GRANT_GRACE - 0.1, SHARE), (GRANT_GRACE, frozenset())])
+def test_a_grant_counts_until_a_later_look_does_not_show_it(age: float, expected: frozenset[ShareKey]) -> None:
+    """What Allocate gave away is held until a `List` begun ten seconds later does not show it: that pod failed."""
+    holds = grant(Holds(), SHARE, 100)
+    assert held(holds, 100) == SHARE
+    assert held(after(holds, 100 + age), 100 + age) == expected
+
+
+def test_a_grant_needs_a_look_to_end() -> None:
+    """Time alone ends no grant: without a look nobody knows better."""
+    assert held(grant(Holds(), SHARE, 100), 100 + 10 * GRANT_GRACE) == SHARE
+
+
+def test_a_look_that_took_long_ends_no_grant() -> None:
+    """The time of a look is its beginning: what happened during it may not be in it."""
+    holds = observe(grant(Holds(), SHARE, 100), make.look(100 + GRANT_GRACE - 0.1), UUIDS, 100 + 2 * GRANT_GRACE)
+    assert held(holds, 100 + 2 * GRANT_GRACE) == SHARE
+
+
+def test_a_listed_grant_is_over_when_its_pod_ends() -> None:
+    """A grant that has reached its pod is `List`'s affair: the share is free at once when the pod ends."""
+    holds = after(grant(Holds(), SHARE, 100), 100 + GRANT_SETTLED, SHARE)
+    assert KEY not in holds.granted
+    assert held(after(holds, 102), 102) == frozenset()
+
+
+def test_a_list_right_after_the_grant_may_show_the_last_pod() -> None:
+    """A `List` begun within a second of the grant does not end it: the share may have been the last pod's."""
+    holds = after(grant(Holds(), SHARE, 100), 100 + GRANT_SETTLED / 2, SHARE)
+    assert held(after(holds, 102), 102) == SHARE
+
+
+def test_a_repeated_grant_counts_anew() -> None:
+    """Allocate may repeat for the same pod: the newest time counts."""
+    holds = grant(grant(Holds(), SHARE, 100), SHARE, 108)
+    assert held(after(holds, 112), 112) == SHARE
+
+
+def test_an_init_container_holds_by_the_checkpoint() -> None:
+    """What only the checkpoint names is held, for it may be an init container's; for an hour, since it may be nobody's."""
+    holds = after(Holds(), 100, (), [ENTRY])
+    assert held(holds, 100) == SHARE
+    later = after(holds, 100 + UNLISTED_GRACE - 1, (), [ENTRY])
+    assert held(later, 100 + UNLISTED_GRACE - 1) == SHARE
+    over = after(later, 100 + UNLISTED_GRACE, (), [ENTRY])
+    assert held(over, 100 + UNLISTED_GRACE) == frozenset()
+    assert held(after(over, 200 + UNLISTED_GRACE, (), [ENTRY]), 200 + UNLISTED_GRACE) == frozenset()
+
+
+def test_an_entry_that_leaves_the_checkpoint_is_over() -> None:
+    """The kubelet forgot the pod: nobody has the share."""
+    assert held(after(after(Holds(), 100, (), [ENTRY]), 101), 101) == frozenset()
+
+
+def test_a_finished_pod_in_the_checkpoint_holds_nothing() -> None:
+    """The checkpoint keeps finished pods: an entry that was listed once proves nothing any more."""
+    holds = after(after(Holds(), 100, SHARE, [ENTRY]), 101, (), [ENTRY])
+    assert held(holds, 101) == frozenset()
+
+
+def test_the_next_pod_on_a_share_is_another_entry() -> None:
+    """That one pod with the share has ended says nothing of the next one, though its init container is not listed."""
+    holds = after(after(Holds(), 100, SHARE, [ENTRY]), 101, (), [ENTRY])
+    next_pod = make.in_checkpoint(*KEY, pod="next")
+    assert held(after(grant(holds, SHARE, 102), 113, (), [next_pod]), 113) == SHARE
+
+
+def test_a_list_older_than_the_grant_does_not_speak_for_its_pod() -> None:
+    """A look whose `List` shows the last pod and whose checkpoint names the next one has not listed the next one."""
+    holds = after(Holds(), 100, SHARE, [ENTRY])
+    next_pod = make.in_checkpoint(*KEY, pod="next", container="init")
+    granted = grant(holds, SHARE, 110.2)
+    holds = observe(granted, make.look(110.1, SHARE, checkpoint=[next_pod]), UUIDS, 110.4)
+    assert held(after(holds, 130, (), [next_pod]), 130) == SHARE
+
+
+def test_without_a_checkpoint_what_is_known_stays() -> None:
+    """A checkpoint that cannot be read takes nothing away and adds nothing."""
+    holds = after(Holds(), 100, (), [ENTRY])
+    blind = after(holds, 101, (), None)
+    assert held(blind, 101) == SHARE
+    listed = after(blind, 102, SHARE, None)
+    assert held(after(listed, 103, (), None), 103) == frozenset()
+    assert held(after(listed, 103, (), [ENTRY]), 103) == frozenset()
+
+
+def test_a_restarted_kubelet_that_lists_nothing_yet_takes_nothing_away() -> None:
+    """What was held when the kubelet restarted stays held until it is listed again."""
+    holds = after(after(Holds(), 100, SHARE, [ENTRY]), 101, (), [ENTRY], "kubelet-2")
+    assert held(holds, 101) == SHARE
+    holds = after(holds, 102, (), [ENTRY], "kubelet-3")
+    assert held(holds, 102) == SHARE
+    listed = after(holds, 103, SHARE, [ENTRY], "kubelet-3")
+    assert held(after(listed, 104, (), [ENTRY], "kubelet-3"), 104) == frozenset()
+
+
+def test_what_a_restarted_kubelet_has_dropped_from_its_checkpoint_is_free() -> None:
+    """The pod ended while the kubelet was away, and an admission has swept it out."""
+    holds = after(after(Holds(), 100, SHARE, [ENTRY]), 101, (), [], "kubelet-2")
+    assert held(holds, 101) == frozenset()
+
+
+def test_a_grant_survives_a_kubelet_restart_by_the_checkpoint() -> None:
+    """What was granted shortly before the kubelet restarted is held as long as its checkpoint names it."""
+    holds = grant(after(Holds(), 100), SHARE, 101)
+    restarted = after(holds, 112, (), [ENTRY], "kubelet-2")
+    assert held(restarted, 112) == SHARE
+    assert held(after(holds, 112, (), [], "kubelet-2"), 112) == frozenset()
+
+
+def test_an_agent_that_starts_has_seen_no_kubelet_restart() -> None:
+    """The first kubelet ever seen is no restarted one: an agent's caution at its start is not carried on."""
+    holds = grant(Holds(), SHARE, 100)
+    assert held(after(holds, 100 + GRANT_GRACE, (), None), 111) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("holds", "expected"),
+    [
+        (Holds(), None),
+        (Holds(granted={KEY: 5.0}, unlisted={ENTRY: 1.0}), 5.0 + GRANT_GRACE),
+        (Holds(unlisted={ENTRY: 1.0}), 1.0 + UNLISTED_GRACE),
+    ],
+)
+def test_the_next_change_is_the_first_grace_to_end(holds: Holds, expected: float | None) -> None:
+    """Of all that ends by time, the earliest is told."""
+    assert next_change(holds) == expected
+
+
+LOOKS = st.lists(
+    st.tuples(st.booleans(), st.sampled_from(["none", "uid", "next", "unreadable"]), st.sampled_from([0.5, 5.0, 4000.0])),
+    max_size=12,
+)
+
+
+@given(LOOKS)
+def test_the_checkpoint_only_ever_adds(looks: list[tuple[bool, str, float]]) -> None:
+    """Whatever the looks show, more is held with the checkpoint than without one."""
+    plain = rich = Holds()
+    now = 0.0
+    for shown, entry, seconds in looks:
+        now += seconds
+        listed = SHARE if shown else ()
+        checkpoint = None if entry == "unreadable" else [] if entry == "none" else [make.in_checkpoint(*KEY, pod=entry)]
+        plain, rich = after(plain, now, listed, []), after(rich, now, listed, checkpoint)
+        assert held(plain, now) <= held(rich, now)
+        assert frozenset(listed) <= held(plain, now)
