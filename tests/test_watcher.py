@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import shutil
 import threading
 from collections.abc import AsyncIterator
@@ -54,15 +56,15 @@ async def settled(*subscribers: Subscriber) -> None:
         now = [one.wakes for one in subscribers]
         if now != last:
             last, since = now, loop.time()
-        return loop.time() - since > 0.4
+        return loop.time() - since > 0.25
 
     await eventually(quiet)
 
 
 @pytest.fixture
 def watch() -> DirectoryWatch:
-    """A watch that looks at its directories five times a second."""
-    return DirectoryWatch(recheck=0.2)
+    """A watch that looks at its directories ten times a second."""
+    return DirectoryWatch(recheck=0.1)
 
 
 async def test_every_kind_of_change(watch: DirectoryWatch, tmp_path: Path) -> None:
@@ -213,3 +215,26 @@ async def test_stopping(watch: DirectoryWatch, tmp_path: Path) -> None:
             await eventually(lambda: any(thread.name == "directory-watch" for thread in threading.enumerate()))
 
         assert not any(thread.name == "directory-watch" for thread in threading.enumerate())
+
+
+async def test_a_watch_that_cannot_begin(
+    watch: DirectoryWatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where no watch can be had, directories are looked at regularly, which is said once; then it is watched again."""
+    subscriber = Subscriber()
+    watch.subscribe(tmp_path, subscriber)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    descriptor = os.dup(0)
+    os.close(descriptor)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptor, hard))
+    try:
+        async with running(watch):
+            await eventually(lambda: subscriber.wakes >= 5)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            await settled(subscriber)
+            await subscriber.woken_by((tmp_path / "file").touch)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert [record.levelname for record in caplog.records if record.name == "nodeagent.watcher"] == ["WARNING"]
+    assert "cannot watch directories" in caplog.text
