@@ -26,6 +26,7 @@ class Option:
     help: str
     choices: tuple[str, ...] = ()
     switch: bool = False
+    metavar: str | None = None
 
     @property
     def environment(self) -> str:
@@ -38,15 +39,30 @@ class Option:
 
 
 OPTIONS: Sequence[Option] = (
-    Option("--config", None, "the sharing config: a file, or a directory with sharing.yaml in it"),
-    Option("--driver", "nvml", "where the GPUs are known from: nvml, or simulated:FILE"),
-    Option("--kubelet-dir", "/var/lib/kubelet", "the kubelet's root directory"),
-    Option("--device-plugins-dir", None, "the kubelet's device plugin directory (KUBELET_DIR/device-plugins)"),
-    Option("--pod-resources-dir", None, "the directory of the PodResources socket (KUBELET_DIR/pod-resources)"),
-    Option("--state-dir", "/var/lib/nodeagent", "what outlives the agent; one agent per directory"),
-    Option("--listen", "0.0.0.0:9400", "address of /metrics, /status, /livez, /readyz and the status page"),
-    Option("--node-name", None, "name of this node ($NODE_NAME, else the host name)"),
-    Option("--pool", None, "name of the node pool, for metrics and the last known good config (none)"),
+    Option("--config", None, "the sharing config: a file, or a directory with sharing.yaml in it", metavar="PATH"),
+    Option("--driver", "nvml", "where the GPUs are known from: nvml, or simulated:FILE", metavar="SPEC"),
+    Option("--kubelet-dir", "/var/lib/kubelet", "the kubelet's root directory", metavar="DIR"),
+    Option(
+        "--device-plugins-dir",
+        None,
+        "the kubelet's device plugin directory (KUBELET_DIR/device-plugins)",
+        metavar="DIR",
+    ),
+    Option(
+        "--pod-resources-dir",
+        None,
+        "the directory of the PodResources socket (KUBELET_DIR/pod-resources)",
+        metavar="DIR",
+    ),
+    Option("--state-dir", "/var/lib/nodeagent", "what outlives the agent; one agent per directory", metavar="DIR"),
+    Option(
+        "--listen",
+        "0.0.0.0:9400",
+        "address of /metrics, /status, /livez, /readyz and the status page",
+        metavar="HOST:PORT",
+    ),
+    Option("--node-name", None, "name of this node ($NODE_NAME, else the host name)", metavar="NAME"),
+    Option("--pool", None, "name of the node pool, for metrics and the last known good config (none)", metavar="NAME"),
     Option("--log-format", "text", "format of the log", choices=("text", "json")),
     Option("--log-level", "info", "least level that is logged", choices=("debug", "info", "warning", "error")),
     Option(
@@ -88,7 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if option.switch:
             parser.add_argument(option.flag, dest=option.name, action="store_const", const="true", help=text)
         else:
-            metavar = option.name.upper() if not option.choices else None
+            metavar = option.metavar or (None if option.choices else option.name.upper())
             parser.add_argument(
                 option.flag, dest=option.name, metavar=metavar, choices=option.choices or None, help=text
             )

@@ -1,0 +1,77 @@
+"""How commands ask an agent: one GET over HTTP, with a deadline, and errors that name the agent and the reason."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import urllib.error
+import urllib.request
+from http.client import HTTPException
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from nodeagent.report.status import API_VERSION, KIND
+
+DEFAULT_AGENT: Final = "http://127.0.0.1:9400"
+TIMEOUT: Final = 5.0
+
+Status = dict[str, Any]
+"""A status document, as `schemas/status-v1alpha1.json` describes it."""
+
+
+class Unreachable(Exception):
+    """The agent did not answer with a status. The message names the agent and the reason."""
+
+
+def add_argument(parser: argparse._ActionsContainer) -> None:
+    """Give a command the flag `--agent`."""
+    parser.add_argument(
+        "--agent",
+        metavar="URL",
+        type=agent_url,
+        default=DEFAULT_AGENT,
+        help=f"the agent to ask; host:port will do (default: {DEFAULT_AGENT})",
+    )
+
+
+def agent_url(text: str) -> str:
+    """The base URL of an agent: `gpu-node-1:9400` is `http://gpu-node-1:9400`. For argparse."""
+    url = (text if "://" in text else f"http://{text}").rstrip("/")
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in {"http", "https"} and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:
+        good = False
+    if not good:
+        raise argparse.ArgumentTypeError(f"expected a URL such as {DEFAULT_AGENT}, got {text!r}")
+    return url
+
+
+def fetch_status(agent: str, timeout: float = TIMEOUT) -> Status:
+    """The status of the agent at a URL from `agent_url`; `timeout` in seconds. Raises Unreachable."""
+    # An agent is on the node or in the cluster: a proxy for the outside world would only be in the way.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"{agent}/status", timeout=timeout) as response:
+            status = json.load(response)
+    except urllib.error.HTTPError as error:
+        with error:
+            body = error.read(200).decode("utf-8", "replace").strip().partition("\n")[0]
+        raise Unreachable(f"cannot read the status of {agent}: {error.code} {error.reason}: {body}") from None
+    except urllib.error.URLError as error:
+        raise Unreachable(f"cannot reach the agent at {agent}: {_reason(error.reason)}") from None
+    except (OSError, HTTPException) as error:
+        raise Unreachable(f"cannot reach the agent at {agent}: {_reason(error)}") from None
+    except ValueError:
+        raise Unreachable(f"cannot read the status of {agent}: what answers there is no nodeagent") from None
+    if not isinstance(status, dict) or (status.get("apiVersion"), status.get("kind")) != (API_VERSION, KIND):
+        raise Unreachable(f"cannot read the status of {agent}: expected a {KIND} {API_VERSION}")
+    return status
+
+
+def _reason(error: object) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error) or type(error).__name__

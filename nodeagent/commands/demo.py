@@ -1,0 +1,60 @@
+"""`nodeagent demo`: a node to try things on, without a GPU and without a cluster."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Final
+
+from nodeagent.commands.exits import EXITS_ALWAYS
+
+DESCRIPTION: Final = """\
+Start a simulated node with 8 GPUs, a stand-in kubelet and an agent in one
+process. The sharing config is a file in a real git repository; edit it and
+watch the node follow. Needs no GPU, no cluster and no privilege; needs git.
+"""
+
+EPILOG: Final = f"""\
+examples:
+  nodeagent demo --once       a story of commits, about a minute, then exit
+  nodeagent demo              stay up, so that you can edit the file
+  nodeagent demo --dir ./try  the same, with the repository in ./try
+
+exit codes:
+  0 the story went as told, or stopped with Ctrl-C; 1 it did not;
+  {EXITS_ALWAYS}
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """How the demo is played."""
+    parser.add_argument("--once", action="store_true", help="play the story and exit instead of staying up")
+    parser.add_argument(
+        "--dir", type=Path, metavar="DIR", help="where repository and state are kept (a temporary directory)"
+    )
+    parser.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        default="127.0.0.1:9400",
+        help="address of the agent's status page, metrics and status (default: 127.0.0.1:9400)",
+    )
+    parser.add_argument(
+        "--speed", type=_speed, metavar="N", default=1.0, help="play the story N times as fast (default: 1)"
+    )
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Play, or stay up."""
+    from nodeagent.sim.demo import run_demo
+
+    return run_demo(once=arguments.once, directory=arguments.dir, listen=arguments.listen, speed=arguments.speed)
+
+
+def _speed(text: str) -> float:
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not 0 < speed <= 1000:
+        raise argparse.ArgumentTypeError(f"expected a number above 0 and at most 1000, got {text!r}")
+    return speed

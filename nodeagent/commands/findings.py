@@ -1,0 +1,135 @@
+"""How `validate` tells what it found: lines for people, JSON for programs, workflow commands for GitHub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+from nodeagent.commands.checking import Checked
+from nodeagent.model.config import Loaded, Violation
+
+
+def text(found: Sequence[Checked]) -> Iterator[str]:
+    """A line per thing that is wrong, valid or passed over, and the summary."""
+    for checked in found:
+        if checked.problem is not None:
+            yield checked.problem
+        elif checked.skipped is not None:
+            yield f"{checked.file}: skipped: {checked.skipped}"
+        else:
+            yield from map(str, checked.violations)
+            if checked.valid:
+                yield from (f"{checked.file}: {what}" for what in _what(checked))
+        yield from (f"{checked.file}: note: {note}" for note in checked.notes)
+    yield summary(found)
+
+
+def as_json(found: Sequence[Checked]) -> str:
+    """One object with everything. `status` is valid, invalid, unreadable or skipped."""
+    files = [
+        {
+            "file": checked.file,
+            "status": _status(checked),
+            "configs": [_config(loaded) for loaded in checked.configs],
+            "simulatedGpus": checked.simulated_gpus,
+            "violations": [violation_as_json(violation) for violation in checked.violations],
+            "notes": list(checked.notes),
+            "message": checked.problem or checked.skipped,
+        }
+        for checked in found
+    ]
+    valid = all(checked.valid or checked.skipped is not None for checked in found)
+    return json.dumps({"valid": valid, "summary": summary(found), "files": files}, indent=2)
+
+
+def github(found: Sequence[Checked]) -> Iterator[str]:
+    """Workflow commands, which GitHub shows beside the lines of a pull request, and the summary."""
+    for checked in found:
+        if checked.problem is not None:
+            yield _command("error", checked.problem, file=checked.file)
+        for violation in checked.violations:
+            where = violation.where
+            path = f"{where.path}: " if where.path else ""
+            yield _command(
+                "error",
+                f"{path}{violation.message}",
+                file=violation.file,
+                line=str(where.line),
+                col=str(where.column),
+                title="nodeagent validate",
+            )
+        for note in checked.notes:
+            yield _command("notice", note, file=checked.file)
+    yield summary(found)
+
+
+def summary(found: Sequence[Checked]) -> str:
+    """`3 files: 2 valid, 1 invalid (4 mistakes)`."""
+    counts = {status: sum(_status(checked) == status for checked in found) for status in _STATUSES}
+    mistakes = sum(len(checked.violations) for checked in found)
+    parts = [f"{counts[status]} {status}" for status in _STATUSES if counts[status]]
+    if counts["invalid"]:
+        parts[parts.index(f"{counts['invalid']} invalid")] += f" ({_count(mistakes, 'mistake')})"
+    return f"{_count(len(found), 'file')}: {', '.join(parts)}"
+
+
+_STATUSES = ("valid", "invalid", "unreadable", "skipped")
+
+
+def _status(checked: Checked) -> str:
+    if checked.problem is not None:
+        return "unreadable"
+    if checked.skipped is not None:
+        return "skipped"
+    return "invalid" if checked.violations else "valid"
+
+
+def _what(checked: Checked) -> Iterator[str]:
+    """What a valid file is."""
+    if checked.simulated_gpus is not None:
+        yield f"valid: simulated node with {_count(checked.simulated_gpus, 'GPU')}"
+    for loaded in checked.configs:
+        if loaded.config is not None:
+            name = f' "{loaded.config.name}"' if loaded.config.name else ", NVIDIA's format"
+            inside = loaded.document.path.removeprefix(checked.file).strip()
+            place = f" {inside}" if inside else ""
+            rules = _count(len(loaded.config.rules), "rule")
+            yield f"valid: sharing config{name}{place}, {rules}, blob {loaded.document.git_blob[:12]}"
+
+
+def _config(loaded: Loaded) -> dict[str, object]:
+    return {
+        "document": loaded.document.path,
+        "name": loaded.config.name if loaded.config is not None else None,
+        "rules": len(loaded.config.rules) if loaded.config is not None else None,
+        "gitBlob": loaded.document.git_blob,
+        "sha256": loaded.document.sha256,
+        "revision": loaded.document.revision,
+    }
+
+
+def violation_as_json(violation: Violation) -> dict[str, object]:
+    """One violation with the keys that `/status` uses."""
+    return {
+        "file": violation.file,
+        "line": violation.where.line,
+        "column": violation.where.column,
+        "path": violation.where.path,
+        "message": violation.message,
+        "stage": violation.stage.value,
+    }
+
+
+def _command(name: str, message: str, **properties: str) -> str:
+    """`::error file=a.yaml,line=3::message`, escaped as the runner's toolkit does it."""
+    given = ",".join(f"{key}={_escape(value, property_=True)}" for key, value in properties.items())
+    return f"::{name} {given}::{_escape(message)}"
+
+
+def _escape(text_: str, *, property_: bool = False) -> str:
+    text_ = text_.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return text_.replace(":", "%3A").replace(",", "%2C") if property_ else text_
+
+
+def _count(number: int, one: str) -> str:
+    return f"{number} {one}" if number == 1 else f"{number} {one}s"

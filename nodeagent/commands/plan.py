@@ -1,0 +1,145 @@
+"""`nodeagent plan`: what a commit would do to a node, before it does."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from nodeagent.commands import client, gpus, plan_report, terminal
+from nodeagent.commands.checking import STDIN, STDIN_NAME
+from nodeagent.commands.exits import EXITS_ALWAYS, OK, Failure
+from nodeagent.commands.preview import Node, preview
+from nodeagent.config.bundle import load_bundle
+from nodeagent.config.reading import read_document
+from nodeagent.model.config import Document, Loaded, Unreadable, Violation
+from nodeagent.report.status_reader import applied_from_status, inventory_from_status
+from nodeagent.state.desired import check, resolve
+from nodeagent.state.nodegpus import node_gpus
+
+DESCRIPTION: Final = """\
+Tell what a sharing config would do to a node, GPU by GPU and share by share:
+what comes and goes at once, and what has to wait for which pods. Asks the
+node's agent for what is applied and held; changes nothing. With --driver
+instead: what it would do to a node with these GPUs and nothing on it.
+"""
+
+EPILOG: Final = f"""\
+examples:
+  nodeagent plan --config sharing.yaml
+  nodeagent plan --config sharing.yaml --agent gpu-node-7:9400
+  nodeagent plan --config sharing.yaml --driver simulated:node.yaml
+  kubectl kustomize overlays/a100 | nodeagent plan --config -
+
+exit codes:
+  0 nothing would change, 2 something would, 1 the config is rejected or the
+  agent cannot be reached, {EXITS_ALWAYS}
+"""
+
+_CHANGES, _REJECTED = 2, 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which config, which node, and how to tell."""
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="PATH",
+        help="a file with one sharing config, bare or in a ConfigMap; a directory with sharing.yaml in it; - for stdin",
+    )
+    on = parser.add_mutually_exclusive_group()
+    client.add_argument(on)
+    on.add_argument(
+        "--driver", metavar="SPEC", help="ask no agent, take these GPUs: nvml (this machine's) or simulated:FILE"
+    )
+    parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="how to tell (default: text)")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Plan, and tell."""
+    loaded = _load(arguments.config)
+    if loaded.config is None:
+        return _reject(loaded.violations, arguments.output)
+    asked = _of_driver(arguments.driver) if arguments.driver else _of_agent(arguments.agent)
+    desired = resolve(loaded.config, asked.node.gpus)
+    violations = check(desired, loaded.document.path)
+    if violations:
+        return _reject(violations, arguments.output)
+    found = preview(None if loaded.config.suspend else desired, asked.node)
+    report = plan_report.Report(asked.name, asked.source, asked.runs, loaded, found, readable=asked.node.readable)
+    if arguments.output == "json":
+        print(plan_report.as_json(report))
+    else:
+        for line in plan_report.text(report, terminal.of()):
+            print(line)
+    return _CHANGES if found.changes else OK
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A node, its name, where it is known from, and the document that it runs, as its status says it."""
+
+    node: Node
+    name: str
+    source: str
+    runs: Mapping[str, Any] | None
+
+
+def _load(path: str) -> Loaded:
+    """The one config that a path holds."""
+    if path == STDIN:
+        document: Document | Unreadable = Document(STDIN_NAME, sys.stdin.buffer.read())
+    else:
+        document = read_document(Path(path))
+    if isinstance(document, Unreadable):
+        raise Failure(f"{document.message.rstrip('.')}: {document.path}", _REJECTED)
+    bundle = load_bundle(document.data, document.path)
+    if bundle.all_violations:
+        return Loaded(document, None, bundle.all_violations)
+    if len(bundle.configs) != 1:
+        names = ", ".join(loaded.document.path for loaded in bundle.configs)
+        raise Failure(f"cannot plan with {len(bundle.configs)} sharing configs at once: {names}", _REJECTED)
+    loaded = bundle.configs[0]
+    return replace(loaded, document=replace(loaded.document, revision=loaded.document.revision or document.revision))
+
+
+def _of_driver(spec: str) -> _Asked:
+    name = os.environ.get("NODE_NAME") or socket.gethostname()
+    return _Asked(Node(gpus.read_inventory(spec, _REJECTED).gpus), name, spec, None)
+
+
+def _of_agent(agent: str) -> _Asked:
+    try:
+        status = client.fetch_status(agent)
+        applied, held = applied_from_status(status)
+        inventory = inventory_from_status(status)
+    except client.Unreachable as error:
+        raise Failure(str(error), _REJECTED) from None
+    except ValueError as error:
+        raise Failure(f"cannot read the status of {agent}: {error}", _REJECTED) from None
+    node = Node(
+        gpus=node_gpus(inventory, applied),
+        applied=applied,
+        held=held,
+        holders={
+            share["id"]: share["holder"] for gpu in status["gpus"] for share in gpu["shares"] if share.get("holder")
+        },
+        resources=frozenset(entry["resource"] for entry in status["resources"] if entry.get("registration")),
+        readable=any(one["type"] == "PodResourcesReady" and one["status"] for one in status["conditions"]),
+    )
+    return _Asked(node, status["node"], agent, status["config"]["desired"])
+
+
+def _reject(violations: tuple[Violation, ...], output: str) -> int:
+    if output == "json":
+        print(plan_report.rejected_as_json(violations))
+    else:
+        for violation in violations:
+            print(violation, file=sys.stderr)
+        print("nodeagent plan: the config is rejected: a node that has it keeps what is applied", file=sys.stderr)
+    return _REJECTED

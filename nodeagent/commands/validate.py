@@ -1,0 +1,95 @@
+"""`nodeagent validate`: what CI asks before a merge, decided by the same code as the agent decides."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from nodeagent.commands import findings, gpus
+from nodeagent.commands.checking import STDIN, Checked, check_paths, with_violations
+from nodeagent.commands.exits import EXITS_ALWAYS, OK
+from nodeagent.model.inventory import Gpu
+
+DESCRIPTION: Final = """\
+Check sharing configs as the agent does, all mistakes at once, each with line
+and column. A file may be a bare sharing config, NVIDIA's device plugin file,
+a ConfigMap with one, a SimulatedNode, or all that `kubectl kustomize` prints.
+In directories every *.yaml and *.yml is looked at; what holds no config is
+skipped with a note, while a file that you name must hold one.
+"""
+
+EPILOG: Final = f"""\
+examples:
+  nodeagent validate sharing.yaml
+  nodeagent validate --gpus 8 pools/
+  nodeagent validate --driver simulated:node.yaml sharing.yaml
+  kubectl kustomize overlays/a100 | nodeagent validate -
+  nodeagent validate -o github pools/       in a GitHub workflow
+
+exit codes:
+  0 all valid, 1 something invalid, 2 something unreadable,
+  {EXITS_ALWAYS}
+"""
+
+_INVALID, _UNREADABLE = 1, 2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to check, on which GPUs, and how to tell."""
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="a file, a directory, or - for stdin")
+    parser.add_argument(
+        "-o", "--output", choices=("text", "json", "github"), default="text", help="how to tell (default: text)"
+    )
+    on = parser.add_mutually_exclusive_group()
+    on.add_argument(
+        "--gpus",
+        type=_gpu_count,
+        metavar="N",
+        help=f"also check what depends on the node, for nodes of N GPUs (1 to {gpus.MOST})",
+    )
+    on.add_argument(
+        "--driver",
+        metavar="SPEC",
+        help="also check what depends on the node, for these GPUs: nvml (this machine's) or simulated:FILE",
+    )
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Check everything, then tell."""
+    stdin = sys.stdin.buffer.read() if STDIN in arguments.paths else None
+    inventory = gpus.read_inventory(arguments.driver, _UNREADABLE).gpus if arguments.driver else None
+    found = [_on_gpus(checked, arguments.gpus, inventory) for checked in check_paths(arguments.paths, stdin)]
+    for line in _told(found, arguments.output):
+        print(line)
+    if any(checked.problem is not None for checked in found):
+        return _UNREADABLE
+    return _INVALID if any(checked.violations for checked in found) else OK
+
+
+def _on_gpus(checked: Checked, count: int | None, inventory: Sequence[Gpu] | None) -> Checked:
+    """What the GPUs of a node make of the configs in a file."""
+    for loaded in checked.configs:
+        if loaded.config is None:
+            continue
+        if inventory is not None:
+            faults = gpus.faults(loaded, [inventory])
+            checked = with_violations(checked, faults, gpus.idle_rules(loaded.config, inventory))
+        elif count is not None:
+            faults = gpus.faults(loaded, list(gpus.plausible(count, loaded.config)))
+            checked = with_violations(checked, faults, ())
+    return checked
+
+
+def _told(found: Sequence[Checked], output: str) -> Iterator[str]:
+    if output == "json":
+        yield findings.as_json(found)
+    else:
+        yield from findings.github(found) if output == "github" else findings.text(found)
+
+
+def _gpu_count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= gpus.MOST:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 to {gpus.MOST}, got {text!r}")
+    return int(text)

@@ -1,0 +1,151 @@
+"""`nodeagent wait`: a pipeline's question, answered by the node itself: has it taken what I committed?"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
+
+from nodeagent.commands import client
+from nodeagent.commands.client import Status
+from nodeagent.commands.exits import EXITS_ALWAYS, OK, Failure
+from nodeagent.documents.quantities import parse_duration
+
+DESCRIPTION: Final = """\
+Wait until a node has accepted the document with a git blob id, or with
+--applied until every GPU is as it says. Neither Argo CD nor Flux can tell: a
+ConfigMap is healthy as soon as it exists, a minute before nodes see it. Ends
+at once, with the errors, when the node rejects this very document.
+"""
+
+EPILOG: Final = f"""\
+examples:
+  nodeagent wait --blob "$(git hash-object sharing.yaml)"
+  nodeagent wait --blob 3b18e512d --applied --timeout 30m \\
+      --agent gpu-node-7:9400
+
+exit codes:
+  0 the node has it, 1 it does not in time or rejects it,
+  3 the agent was never reachable, {EXITS_ALWAYS}
+"""
+
+_NOT, _UNREACHABLE = 1, 3
+_EVERY: Final = 0.5
+_BLOB: Final = re.compile(r"[0-9a-f]{7,40}")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which document, how far, for how long, on which node."""
+    parser.add_argument(
+        "--blob",
+        required=True,
+        type=_blob,
+        metavar="ID",
+        help="what `git hash-object FILE` prints, or at least 7 characters of it",
+    )
+    parser.add_argument(
+        "--applied", action="store_true", help="wait until it is applied: nothing drains any more either"
+    )
+    parser.add_argument(
+        "--timeout", type=_duration, default=300.0, metavar="DURATION", help="such as 90s or 30m (default: 5m)"
+    )
+    client.add_argument(parser)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Ask again and again, and say what has changed."""
+    begun = time.monotonic()
+    end = begun + arguments.timeout
+    told, reached = "", False
+    while True:
+        left = end - time.monotonic()
+        try:
+            status = client.fetch_status(arguments.agent, timeout=min(client.TIMEOUT, max(left, 0.1)))
+        except client.Unreachable as error:
+            progress = str(error)
+        else:
+            reached = True
+            answer = judge(status, arguments.blob, applied=arguments.applied)
+            if answer.verdict is Verdict.YES:
+                print(f"{answer.message}, after {time.monotonic() - begun:.1f} s")
+                return OK
+            if answer.verdict is Verdict.NEVER:
+                raise Failure(answer.message, _NOT)
+            progress = answer.message
+        if progress != told:
+            print(progress, file=sys.stderr, flush=True)
+            told = progress
+        left = end - time.monotonic()
+        if left <= 0:
+            raise Failure(f"not within {arguments.timeout:g} s", _NOT if reached else _UNREACHABLE)
+        time.sleep(min(_EVERY, left))
+
+
+class Verdict(Enum):
+    """Whether the wait is over."""
+
+    YES = "yes"
+    NOT_YET = "not yet"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a status says of the document that is waited for."""
+
+    verdict: Verdict
+    message: str
+
+
+def judge(status: Status, blob: str, *, applied: bool) -> Answer:
+    """Whether the node has accepted, or applied, the document whose git blob id begins with `blob`."""
+    node, config = status["node"], status["config"]
+    if _is(config["desired"], blob):
+        found = config["desired"]["gitBlob"]
+        if not applied:
+            return Answer(Verdict.YES, f"{node}: accepted {found}")
+        # That it was applied once is not enough: another document may have been accepted in between.
+        if _is(config["applied"], blob) and status["observedGeneration"] == status["generation"]:
+            return Answer(Verdict.YES, f"{node}: applied {found}")
+        return Answer(Verdict.NOT_YET, f"{node}: accepted {found[:12]}, not applied yet: {_why(status)}")
+    if _is(config["newest"], blob) and config["violations"]:
+        errors = [
+            f"{one['file']}:{one['line']}:{one['column']}: {one['path'] + ': ' if one['path'] else ''}{one['message']}"
+            for one in config["violations"]
+        ]
+        return Answer(Verdict.NEVER, "\n  ".join([f"{node} rejects {config['newest']['gitBlob']}:", *errors]))
+    if config["newest"] is None:
+        return Answer(Verdict.NOT_YET, f"{node}: no document: {config['problem'] or 'not read yet'}")
+    other = config["newest"]["gitBlob"][:12]
+    return Answer(Verdict.NOT_YET, f"{node}: still has {other} mounted")
+
+
+def _is(document: dict[str, Any] | None, blob: str) -> bool:
+    return document is not None and document["gitBlob"].startswith(blob)
+
+
+def _why(status: Status) -> str:
+    if status["suspended"]:
+        return "spec.suspend is true"
+    waits: list[str] = [wait["text"] for wait in status["plan"]["waits"]]
+    if waits:
+        return waits[0] + (f" (and {len(waits) - 1} more)" if len(waits) > 1 else "")
+    wrong = next((drift for drift in status["drift"] if drift["kind"] != "config"), None)
+    return f"{wrong['subject']}: {wrong['have']}" if wrong is not None else "on its way"
+
+
+def _blob(text: str) -> str:
+    if not _BLOB.fullmatch(text.lower()):
+        raise argparse.ArgumentTypeError(f"expected 7 to 40 hexadecimal characters of a git blob id, got {text!r}")
+    return text.lower()
+
+
+def _duration(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
