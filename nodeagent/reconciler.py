@@ -24,7 +24,7 @@ from nodeagent.model.config import DEFAULT_TRANSITION_TIMEOUT, Loaded, Unreadabl
 from nodeagent.model.holds import Holds, ShareKey
 from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason
 from nodeagent.model.kubelet import PodResourcesStatus, RegistrationState, RegistrationStatus
-from nodeagent.model.plan import Drop, Plan, ShareAction, WaitReason
+from nodeagent.model.plan import Drop, Plan, ShareAction
 from nodeagent.model.shares import Applied, Listing
 from nodeagent.model.snapshot import ChangeClass, Condition, ConfigState, Drift, Snapshot
 from nodeagent.reloads import Counters, Reloads
@@ -161,8 +161,9 @@ class Reconciler:
 
         now = clock()
         self._applied = remembered.applied
-        # What the last agent granted in its last moments is on no disk: all is taken for granted until List has spoken.
-        self._holds = holds.grant(remembered.holds, lists.keys(remembered.applied), now)
+        self._holds = remembered.holds
+        # What the agent before this one granted in its last moments is on no disk.
+        self._cautious_until = now + holds.GRANT_GRACE if remembered.applied.gpus else now
         self._earlier_boot = frozenset() if remembered.same_boot else frozenset(remembered.applied.gpus)
         self._desired: Desired | None = None
         self._decided_at = now
@@ -266,6 +267,7 @@ class Reconciler:
             held=holds.held(self._holds, now),
             pods=pods,
             decided_at=self._decided_at,
+            cautious_until=self._cautious_until,
             pressed=self._pressed,
             mentions=self._desk.mentions(lists.fenced(self._applied)),
             registered=frozenset(entry.resource for entry in self._plugins.statuses()),
@@ -441,16 +443,19 @@ class Reconciler:
         """Ask for the look at the kubelet that the plan, or the comparison with the kubelet's view, needs next."""
         self._pods.set_interval(LOOK_WHILE_WAITING if plan.waits else LOOK_SELDOM)
         due = kubelet_view.next_due(self._views, self._live())
-        deciding = any(wait.reason is WaitReason.FRESH_LIST for wait in plan.waits)
-        if deciding or (due is not None and due <= self._clock()):
+        stale = bool(plan.waits) and self._looked_at < self._decided_at
+        if stale or (due is not None and due <= self._clock()):
             self._pods.request()
 
     def _next_turn(self, plan: Plan) -> float | None:
         """The earliest moment at which time alone changes anything."""
         now = self._clock()
         due = [self._judge_by, kubelet_view.next_due(self._views, self._live())]
+        if any(wait.reason is not WaitReason.PODS for wait in plan.waits) or (plan.waits and self._holds.granted):
+            # Fences, grants and mentions grow old without an event, and so does a look that brings nothing new.
+            due.append(now + LOOK_WHILE_WAITING)
         if plan.waits:
-            due.append(observed.drop_due(self._applied, now))
+            due += [observed.drop_due(self._applied, now), holds.next_change(self._holds)]
             ends = (since + self._transition_timeout() - self._wall() for since in self._holds.draining.values())
             due += [now + end for end in ends]
         if self._keeper.problem is not None:

@@ -116,6 +116,7 @@ class WaitReason(Enum):
     KUBELET = "kubelet"  # fenced, but the kubelet has not been seen to know it
     POD_RESOURCES = "pod-resources"  # who holds what cannot be read, so all shares count as held
     FRESH_LIST = "fresh-list"  # a look at PodResources begun after the decision is on its way
+    RESTART = "restart"  # the agent has just started: what the one before gave away last may not be listed yet
     LIST_SIZE = "list-size"  # the list has no room before others have left it (the kubelet takes 4 MiB)
 
 

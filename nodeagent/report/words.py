@@ -84,6 +84,8 @@ def describe_wait(wait: Wait, names: Names) -> str:
             return f"{gpu}: waiting for the kubelet to say which pods use it; until then every share counts as in use"
         case WaitReason.FRESH_LIST:
             return f"{gpu}: waiting for a fresh look at which pods use it"
+        case WaitReason.RESTART:
+            return f"{gpu}: waiting until an agent that has just started can be sure which pods use it"
         case WaitReason.LIST_SIZE:
             return (
                 f"{gpu}: waiting for old shares to leave the kubelet's list: it has no room for {len(numbers):,} more"

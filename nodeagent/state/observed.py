@@ -25,9 +25,10 @@ class Observed:
 
     `gpus` are the node's GPUs as `nodegpus` lays them out. `held` are the shares that pods have or may have. `pods` is
     how PodResources stands. `decided_at` is when the desired state last changed: a `List` begun before that is too old
-    to take anything away by. `pressed` are draining shares that the kubelet handed out once more. `mentions` maps ids
-    that a GetPreferredAllocation named lately to when. `registered` are the resources being served; `healing` what the
-    comparison with the kubelet's view asks for, by resource.
+    to take anything away by. `cautious_until` is the same for an agent that has just started: what the one before it
+    granted in its last moments is on no disk, and `List` may not know of it yet. `pressed` are draining shares that the
+    kubelet handed out once more. `mentions` maps ids that a GetPreferredAllocation named lately to when. `registered`
+    are the resources being served; `resend` and `reconnect` those whose view at the kubelet asks for healing.
     """
 
     now: float
@@ -36,6 +37,7 @@ class Observed:
     held: frozenset[ShareKey] = frozenset()
     pods: PodResourcesStatus = field(default_factory=PodResourcesStatus)
     decided_at: float = 0.0
+    cautious_until: float = float("-inf")
     pressed: frozenset[ShareKey] = frozenset()
     mentions: Mapping[str, float] = field(default_factory=dict)
     registered: frozenset[str] = frozenset()
@@ -54,8 +56,17 @@ class Observed:
 
     @property
     def fresh(self) -> bool:
-        """Whether the newest look at PodResources began after the desired state last changed."""
-        return self.readable and self.pods.listing is not None and self.pods.listing.begun_at >= self.decided_at
+        """Whether the newest look at PodResources is recent enough to take something away by."""
+        return self.readable and self._begun_at >= max(self.decided_at, self.cautious_until)
+
+    @property
+    def cautious(self) -> bool:
+        """Whether it is a late look that is missing, not just another one."""
+        return self._begun_at < self.cautious_until
+
+    @property
+    def _begun_at(self) -> float:
+        return self.pods.listing.begun_at if self.pods.listing is not None else float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +118,7 @@ def droppable(entry: AppliedGpu, held: frozenset[int], observed: Observed) -> fr
     grant concerns it.
     """
     listing = observed.pods.listing
-    if entry.contract is None or listing is None or not observed.readable:
+    if entry.contract is None or listing is None or not observed.fresh:
         return frozenset()
     resource = entry.contract.resource
     allocatable = listing.allocatable.get(resource, frozenset())

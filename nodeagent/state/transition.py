@@ -142,7 +142,7 @@ def _waits(
     if split.drain:
         yield Wait(uuid, WaitReason.PODS if observed.readable else WaitReason.POD_RESOURCES, split.drain)
     if split.fence - fenced:
-        yield Wait(uuid, WaitReason.FRESH_LIST, split.fence)
+        yield Wait(uuid, WaitReason.RESTART if observed.cautious else WaitReason.FRESH_LIST, split.fence)
     if leaving := (split.leaving | fenced) - dropped:
         yield Wait(uuid, WaitReason.KUBELET, leaving)
 
