@@ -24,7 +24,7 @@ from nodeagent.model.config import DEFAULT_TRANSITION_TIMEOUT, Loaded, Unreadabl
 from nodeagent.model.holds import Holds, ShareKey
 from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason
 from nodeagent.model.kubelet import PodResourcesStatus, RegistrationState, RegistrationStatus
-from nodeagent.model.plan import Drop, Plan, ShareAction
+from nodeagent.model.plan import Drop, Plan, ShareAction, WaitReason
 from nodeagent.model.shares import Applied, Listing
 from nodeagent.model.snapshot import ChangeClass, Condition, ConfigState, Drift, Snapshot
 from nodeagent.reloads import Counters, Reloads
