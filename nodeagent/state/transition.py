@@ -67,7 +67,11 @@ def transition(
     pressed = frozenset(number for number in split.drain - entry.fences.keys() if _pressed(entry, number, observed))
     if fence | pressed:
         actions.append(Fence(uuid, fence | pressed))
-    if restore := split.keep & entry.fences.keys():
+    restore = split.keep & entry.fences.keys()
+    if split.drain and not observed.readable:
+        # Blind, with too many on the list: a pod may have any of the others, so a free one is not offered in its place.
+        restore &= holdings.own
+    if restore:
         actions.append(Restore(uuid, restore))
     if drop := split.leaving & droppable(entry, held, observed):
         actions.append(Drop(uuid, drop))

@@ -42,9 +42,7 @@ def whole(*indices: int, resource: str = DEFAULT_RESOURCE, name: str = "whole") 
     return Rule(name, _match(indices), Contract(resource, Mode.EXCLUSIVE), 1)
 
 
-def sliced(
-    replicas: int, *indices: int, resource: str = SHARED, most: int | None = None, name: str = "sliced"
-) -> Rule:
+def sliced(replicas: int, *indices: int, resource: str = SHARED, most: int | None = None, name: str = "sliced") -> Rule:
     """A rule for time-sliced GPUs; `most` is `maxSharesPerContainer`."""
     return Rule(name, _match(indices), Contract(resource, Mode.TIME_SLICED), replicas, most)
 

@@ -34,7 +34,7 @@ from nodeagent.model.shares import Applied, Listing
 from nodeagent.state import allocation, holds
 from nodeagent.state.desired import Desired, check, resolve
 from nodeagent.state.effect import perform
-from nodeagent.state.lists import keys, lists
+from nodeagent.state.lists import lists
 from nodeagent.state.nodegpus import node_gpus
 from nodeagent.state.observed import MENTION_SECONDS, Observed, holdings
 from nodeagent.state.plan import plan
@@ -72,7 +72,8 @@ class ModelAgent:
         self.inventory = inventory
         self.config: SharingConfig | None = None
         self.applied = disk.load(clock.now)
-        self.holds = holds.grant(disk.holds or Holds(), keys(self.applied), clock.now)
+        self.holds = disk.holds or Holds()
+        self.cautious_until = clock.now + holds.GRANT_GRACE if self.applied.gpus else clock.now
         self.desired: Desired | None = None
         self.decided_at = clock.now
         self.pods = PodResourcesStatus()
@@ -81,7 +82,11 @@ class ModelAgent:
         self.registered: frozenset[str] = frozenset()
         self.listings: Mapping[str, Listing] = {}
         self.offers: Mapping[str, allocation.Offer] = {}
-        self.most: dict[tuple[str, Contract], int] = {}
+        self.most: dict[tuple[str, Contract], int] = {
+            (uuid, one.contract): len(one.numbers)
+            for uuid, one in self.applied.gpus.items()
+            if one.contract is not None
+        }
 
     # --- the kubelet's questions ---
 
@@ -141,6 +146,7 @@ class ModelAgent:
             held=self.known(),
             pods=self.pods,
             decided_at=self.decided_at,
+            cautious_until=self.cautious_until,
             pressed=self.pressed,
             mentions=dict(self.named),
             registered=self.registered,

@@ -108,7 +108,9 @@ class ModelKubelet:
     def free(self, resource: str) -> list[str]:
         """Healthy, and not allocated, by id."""
         taken = {entry.id for entry in self.checkpoint if entry.resource == resource}
-        return sorted(share for share, healthy in self.views.get(resource, {}).items() if healthy and share not in taken)
+        return sorted(
+            share for share, healthy in self.views.get(resource, {}).items() if healthy and share not in taken
+        )
 
     def choices(self) -> list[str]:
         """Resources of which a pod could be given something now."""

@@ -175,7 +175,9 @@ def test_the_next_change_is_the_first_grace_to_end(holds: Holds, expected: float
 
 
 LOOKS = st.lists(
-    st.tuples(st.booleans(), st.sampled_from(["none", "uid", "next", "unreadable"]), st.sampled_from([0.5, 5.0, 4000.0])),
+    st.tuples(
+        st.booleans(), st.sampled_from(["none", "uid", "next", "unreadable"]), st.sampled_from([0.5, 5.0, 4000.0])
+    ),
     max_size=12,
 )
 

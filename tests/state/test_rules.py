@@ -1,0 +1,277 @@
+"""The rules of the shares, on nodes in any state, with any config (DESIGN section 5).
+
+Every turn in here also goes through the model kubelet, which fails loudly where the real one would crash or a pod would
+lose its share, and through the agent model's own examination of each plan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nodeagent.model.config import Document, Loaded, Rule, Stage, Unreadable, Violation, Where
+from nodeagent.model.inventory import GpuHealth
+from nodeagent.model.plan import Advertise, Drop, Plan, Release, Remember, Restore, WaitReason
+from nodeagent.model.shares import AppliedGpu
+from nodeagent.model.snapshot import ConfigState
+from nodeagent.state.acceptance import Acceptance, judge, wanted
+from nodeagent.state.drift import drift
+from nodeagent.state.effect import perform
+from nodeagent.state.nodegpus import node_gpus
+from nodeagent.state.plan import plan
+from tests.state import make
+from tests.state.model_agent import share_actions
+from tests.state.worlds import GPUS, World, entries, is_as_wanted, rules, world, worlds
+
+CUTS = st.lists(st.integers(0, 5), max_size=12)
+
+
+def shares_drift(node: World) -> tuple[object, ...]:
+    """What drift says of this node's shares."""
+    agent = node.agent
+    found = drift(
+        config=ConfigState("config"),
+        desired=agent.desired,
+        applied=agent.applied,
+        inventory=agent.inventory,
+        registrations=(),
+        views={},
+    )
+    return found[1:]
+
+
+@given(worlds())
+def test_a_node_without_pods_becomes_what_the_config_says(node: World) -> None:
+    """Executing plans leaves no drift, and then there is nothing left to plan."""
+    node.pods_end()
+    assert node.rests().converged
+    assert is_as_wanted(node.agent)
+    assert shares_drift(node) == ()
+
+
+@given(worlds())
+def test_pods_are_the_only_thing_that_is_waited_for(node: World) -> None:
+    """With pods that stay, a node comes to rest with what they hold beyond the wanted draining; when they end it ends."""
+    made = node.rests()
+    assert {wait.reason for wait in made.waits} <= {WaitReason.PODS}
+    assert bool(made.waits) == bool(shares_drift(node))
+    node.pods_end()
+    assert node.rests().converged
+    assert is_as_wanted(node.agent)
+
+
+@given(worlds())
+def test_held_shares_come_through_with_their_contract(node: World) -> None:
+    """A held id is never withdrawn, and never means anything else to its pod."""
+    held = node.kubelet.held()
+    before = {uuid: entry.contract for uuid, entry in node.agent.applied.gpus.items()}
+    node.rests()
+    for resource, share in held:
+        entry = node.agent.applied.gpus[share.partition("::")[0]]
+        assert share in set(entry.ids(entry.numbers))
+        assert entry.contract is not None
+        assert entry.contract.resource == resource
+        assert entry.contract == before[entry.gpu.uuid]
+
+
+@given(worlds(), CUTS)
+def test_any_prefix_of_a_plan_then_planned_anew_converges(node: World, cuts: list[int]) -> None:
+    """However little of each plan is performed, the node comes to the same end."""
+    node.pods_end()
+    for cut in cuts:
+        node.works(cut=cut)
+    assert node.rests().converged
+    assert is_as_wanted(node.agent)
+
+
+@given(rules(), rules(), st.integers(0, 8))
+def test_there_and_back_is_the_same_state(first: tuple[Rule, ...], second: tuple[Rule, ...], rounds: int) -> None:
+    """A -> B -> A gives the same state, however far B was followed."""
+    node = world()
+    node.follow(*first)
+    node.rests()
+    before = node.agent.applied
+    node.follow(*second)
+    if rounds:
+        node.works(rounds)
+    node.follow(*first)
+    assert node.rests().converged
+    assert node.agent.applied == before
+
+
+@given(rules(), rules(), st.integers(0, 30), st.data())
+def test_there_and_back_with_pods_is_the_same_state(
+    first: tuple[Rule, ...], second: tuple[Rule, ...], rounds: int, data: st.DataObject
+) -> None:
+    """A -> B -> A with pods that stay gives the same state, and they never noticed."""
+    node = world()
+    node.follow(*first)
+    node.rests()
+    for _ in range(data.draw(st.integers(0, 5))):
+        if choices := node.kubelet.choices():
+            resource = data.draw(st.sampled_from(choices))
+            node.kubelet.begin_admission(node.agent, resource, 1, node.clock.now, init=False, ask=True)
+            node.kubelet.finish_admission(node.agent, node.clock.now, fails=False)
+    node.rests()
+    before = node.agent.applied
+    node.follow(*second)
+    if rounds:
+        node.works(rounds)
+    node.follow(*first)
+    assert node.rests().converged
+    assert node.agent.applied == before
+
+
+@given(worlds())
+def test_the_plan_of_a_converged_state_is_empty(node: World) -> None:
+    """At rest, planning gives nothing, whatever time it is and whether PodResources can be read or not."""
+    node.pods_end()
+    node.rests()
+    for seconds in (0.0, 1.0, 3600.0):
+        node.clock.now += seconds
+        view = node.agent.observe()
+        assert plan(node.agent.desired, view) == Plan()
+        assert plan(node.agent.desired, replace(view, pods=make.unreadable(view.pods.listing))) == Plan()
+
+
+@given(worlds(), st.sampled_from([Stage.PARSE, Stage.SCHEMA, Stage.SEMANTIC, None]))
+def test_a_rejected_document_changes_nothing(node: World, stage: Stage | None) -> None:
+    """With a document that is rejected or cannot be read, what is wanted stays, and so does the plan."""
+    gpus = node.agent.decide()
+    good = Loaded(Document("c", b"good"), node.agent.config)
+    accepted, _ = judge(Acceptance(), good, gpus)
+    bad: Loaded | Unreadable = Unreadable("c", missing=True, message="gone")
+    if stage is not None:
+        bad = Loaded(Document("c", b"bad"), None, (Violation("c", Where(), "no", stage),))
+    rejected, _ = judge(accepted, bad, gpus)
+    assert wanted(rejected, gpus) == wanted(accepted, gpus) == node.agent.desired
+    view = node.agent.observe()
+    assert plan(wanted(rejected, gpus), view) == plan(wanted(accepted, gpus), view)
+
+
+@given(worlds())
+def test_nothing_accepted_takes_nothing_away(node: World) -> None:
+    """Without a desired state only what pods have comes back to the lists; nothing is added, fenced, dropped, restored."""
+    node.agent.config = None
+    before = node.agent.applied.gpus
+    node.rests()
+    for uuid, entry in before.items():
+        have = node.agent.applied.gpus[uuid]
+        assert (have.contract, have.numbers, have.fences.keys()) == (entry.contract, entry.numbers, entry.fences.keys())
+    assert all(entry.contract is None for uuid, entry in node.agent.applied.gpus.items() if uuid not in before)
+
+
+@given(worlds())
+def test_unreadable_pod_resources_take_nothing_away(node: World) -> None:
+    """While nobody knows who holds what, no share is fenced or dropped, and no contract ends."""
+    node.looks()
+    view = node.agent.observe()
+    blind = plan(node.agent.desired, replace(view, pods=make.unreadable(view.pods.listing)))
+    shrinking = [
+        one
+        for one in share_actions(blind.actions)
+        if isinstance(one, Drop) or (isinstance(one, Release) and view.applied.gpus[one.uuid].numbers)
+    ]
+    assert not shrinking
+
+
+@given(st.lists(st.integers(0, GPUS - 1), max_size=6), rules(), st.sampled_from([GpuHealth.LOST, GpuHealth.HANG]))
+def test_a_fault_of_a_gpu_changes_no_share(failing: list[int], first: tuple[Rule, ...], health: GpuHealth) -> None:
+    """A real fault is sent as Unhealthy, never by dropping an id, and its end changes nothing else."""
+    node = world()
+    node.follow(*first)
+    node.rests()
+    before = node.agent.applied
+    for index in failing:
+        node.agent.inventory = make.inventory(
+            *(make.gpu(one, health=health if one == index else GpuHealth.OK) for one in range(GPUS))
+        )
+        made = plan(node.agent.desired, node.agent.observe())
+        assert all(isinstance(one, Remember) for one in made.actions)
+        node.works()
+    node.agent.inventory = make.inventory(*(make.gpu(one) for one in range(GPUS)))
+    assert node.rests().converged
+    assert node.agent.applied == before
+
+
+@given(entries(0), st.integers(0, 8))
+def test_what_can_be_handed_out_never_becomes_more_than_wanted(
+    have: tuple[AppliedGpu, frozenset[int]], count: int
+) -> None:
+    """Action by action: Healthy or held shares exceed the wanted number only where they did so before."""
+    entry, held = have
+    node = world((entry, held), gpus=1)
+    node.follow(make.sliced(count, 0) if count else make.withheld(0))
+    for _ in range(30):
+        node.clock.now += 0.5
+        node.looks()
+        view = node.agent.observe()
+        state = view.applied
+        for action in share_actions(plan(node.agent.desired, view).actions):
+            before = _out(state.gpus.get("GPU-0"), held)
+            state = perform(state, (action,), view.now)
+            after = _out(state.gpus.get("GPU-0"), held)
+            if isinstance(action, Advertise | Restore):
+                assert after <= max(count, before)
+            else:
+                assert after <= before
+        node.agent.turn()
+        node.kubelet.arrive_all()
+
+
+def _out(entry: AppliedGpu | None, held: frozenset[int]) -> int:
+    if entry is None or entry.contract is None:
+        return 0
+    return len((entry.numbers - entry.fences.keys()) | (held & entry.numbers))
+
+
+@given(worlds(), st.integers(0, GPUS - 1), rules())
+def test_gpus_that_do_not_change_are_never_touched(node: World, index: int, other: tuple[Rule, ...]) -> None:
+    """A change for one GPU leaves the shares of the others exactly as they are, at every moment."""
+    node.pods_end()
+    node.rests()
+    before = node.agent.applied.gpus
+    assert node.agent.config is not None
+    mixed = [*node.agent.config.rules]
+    mixed[index] = other[index]
+    node.follow(*mixed)
+    for _ in range(8):
+        node.works()
+        for uuid, entry in node.agent.applied.gpus.items():
+            if uuid != make.uuid_of(index):
+                assert entry == before[uuid]
+
+
+@given(worlds(), st.integers(0, 20))
+def test_a_restart_at_any_moment_changes_nothing_in_the_end(node: World, rounds: int) -> None:
+    """An agent that is replaced in the middle of a change comes to the same end as one that is not."""
+    node.pods_end()
+    if rounds:
+        node.works(rounds)
+    agent = type(node.agent)(node.kubelet, node.clock, node.agent.disk, node.agent.inventory)
+    agent.config = node.agent.config
+    for resource in node.agent.registered:
+        node.kubelet.disconnect(resource)
+    node.agent = agent
+    assert node.rests().converged
+    assert is_as_wanted(agent)
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_gpu_that_drops_out_keeps_its_index_and_its_shares(complete: bool) -> None:
+    """Rules by index go on meaning the GPUs they meant, though the driver's indices shift."""
+    node = world()
+    node.follow(make.sliced(4, 0), make.whole(1, resource="example.com/whole"), make.sliced(2, 2))
+    node.rests()
+    before = node.agent.applied
+    shifted = [replace(make.gpu(index), index=index - 1) for index in (1, 2)]
+    node.agent.inventory = make.inventory(*shifted, complete=complete)
+    node.rests()
+    have = node.agent.applied
+    assert {uuid: one.numbers for uuid, one in have.gpus.items()} == {u: one.numbers for u, one in before.gpus.items()}
+    assert [one.gpu.index for one in have.ordered()] == [0, 1, 2]
+    assert have.gpus["GPU-0"].healthy is not complete
+    assert node_gpus(node.agent.inventory, have)[1].uuid == "GPU-1"
