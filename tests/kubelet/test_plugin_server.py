@@ -122,6 +122,18 @@ async def test_streams_end_cleanly_and_soon_when_the_server_stops(served: Served
     assert served.server.streams == 0
 
 
+async def test_the_newest_list_is_sent_before_the_stream_ends(served: Served) -> None:
+    """What is published in the breath before the stop still goes out: the kubelet keeps the last list for minutes."""
+    stream = served.client.watch(pb.Empty())
+    await stream.read()
+    served.put()
+    await served.server.stop(5.0)
+    last = await stream.read()
+    assert isinstance(last, pb.ListAndWatchResponse)
+    assert len(last.devices) == 0
+    assert await stream.read() is grpc.aio.EOF
+
+
 async def test_a_slow_reader_does_not_hold_up_the_stop(served: Served) -> None:
     """A stream that nobody reads is cut off when the grace is over."""
     served.put(*(f"GPU-{number:036d}::{share}" for number in range(8) for share in range(5000)))
