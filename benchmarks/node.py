@@ -76,7 +76,9 @@ class AgentProcess:
 
     def memory(self) -> Memory:
         """What the process takes now."""
-        found = dict(re.findall(r"^(\w+): +(\d+) kB", Path(f"/proc/{self.pid}/smaps_rollup").read_text("ascii"), re.M))
+        found = dict(
+            re.findall(r"^(\w+): +(\d+) kB", Path(f"/proc/{self.pid}/smaps_rollup").read_text("ascii"), re.MULTILINE)
+        )
         return Memory(int(found["Pss"]) / 1024, int(found["Rss"]) / 1024)
 
     async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
@@ -97,7 +99,7 @@ class Node:
         self.gpus = directory / "node" / "gpus.yaml"
         self.gpus.parent.mkdir()
         self.gpus.write_text(_SIMULATED, encoding="utf-8")
-        self.log = directory / "log" / "agent.log"        # in no directory that the agent watches
+        self.log = directory / "log" / "agent.log"  # in no directory that the agent watches
         self.log.parent.mkdir()
 
     def commit(self, replicas: int) -> float:

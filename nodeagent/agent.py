@@ -42,6 +42,8 @@ _STREAMS_END = 1.0
 _HEARTBEAT = 1.0
 _BEAT_MISSED = 10.0
 _LOCK_RETRY = 0.5
+_ANSWER_FIRST = 0.01
+"""Seconds that a turn waits after an Allocate, so that it does not come between the answer and the kubelet."""
 _RESTART_AFTER = (1.0, 30.0)
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -70,7 +72,7 @@ class Agent:
             self._driver = open_driver(
                 settings.driver, node_name=settings.node_name, subscribe=self._watch.subscribe, wake=self._wake.set
             )
-            self._desk = FrontDesk(clock=time.monotonic, wake=self._wake.set)
+            self._desk = FrontDesk(clock=time.monotonic, wake=self._wake_soon)
             self._plugins = Plugins(
                 settings.device_plugins_dir,
                 self._desk,
@@ -199,6 +201,9 @@ class Agent:
         while True:
             self._beat = time.monotonic()
             await asyncio.sleep(_HEARTBEAT)
+
+    def _wake_soon(self) -> None:
+        asyncio.get_running_loop().call_later(_ANSWER_FIRST, self._wake.set)
 
     def _on_stop_signal(self, number: signal.Signals) -> None:
         logger.info("%s: stopping", number.name)

@@ -50,6 +50,8 @@ class FrontDesk:
                 self._notes.granted[resource, share] = now
                 if share in offer.avoid:
                     self._notes.pressed.add((resource, share))
+        # The next pod may be here before the loop has seen this one.
+        self._offers = {**self._offers, resource: allocation.given(offer, requests)}
         self._wake()
         return grants
 

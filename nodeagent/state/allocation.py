@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nodeagent.model.allocation import ContainerGrant, PreferenceRequest, RefusalReason, Refused
 from nodeagent.model.config import Mode
@@ -73,6 +73,16 @@ def prefer(offer: Offer, requests: Sequence[PreferenceRequest]) -> list[list[str
     Raises Refused where the request is larger than what is available, or what must be included is not available.
     """
     return [_prefer(offer, request) for request in requests]
+
+
+def given(offer: Offer, requests: Iterable[Iterable[str]]) -> Offer:
+    """The offer once these shares have been granted: what is preferred next is spread around them."""
+    used = dict(offer.used)
+    for ids in requests:
+        for share in ids:
+            uuid = share.partition("::")[0]
+            used[uuid] = used.get(uuid, 0) + 1
+    return replace(offer, used=used)
 
 
 def _allocate(offer: Offer, ids: Sequence[str]) -> ContainerGrant:
