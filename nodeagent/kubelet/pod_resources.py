@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 _OPTIONS: Final = (*LOCAL_CHANNEL, ("grpc.max_receive_message_length", names.MAX_POD_RESOURCES_BYTES))
 
 _GLANCE: Final = 2.0
-"""Seconds between two glances at the socket, by which a new kubelet is noticed (each costs a little of an idle core)."""
+"""Seconds between two glances at the socket, by which a new kubelet is noticed; each costs some idle CPU."""
 
 _GAP: Final = 0.05
 """Seconds at least from one look to the next: the kubelet grants about 100 calls a second to everybody together."""
