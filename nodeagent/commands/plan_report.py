@@ -118,8 +118,7 @@ def _gpu(gpu: GpuPreview, terminal: Terminal) -> Iterator[str]:
     if not gpu.changes:
         yield f"stays {_describe(gpu.after)}"
         return
-    before, after = _describe(gpu.before), _describe(gpu.after)
-    yield f"{before} -> {after}" if before != after else f"stays {after}"
+    yield _move(gpu.before, gpu.after)
     if gpu.before.limit != gpu.after.limit and gpu.before.contract == gpu.after.contract:
         yield f"    requests: {_limit(gpu.before)} -> {_limit(gpu.after)} per container"
     signs = (("+", gpu.added, "green", "added"), ("-", gpu.removed, "red", "removed"), ("=", gpu.kept, "dim", "kept"))
@@ -148,6 +147,14 @@ def _drain(gpu: GpuPreview) -> str:
 
 def _describe(terms: Terms) -> str:
     return describe(terms.contract, terms.shares) if terms.contract is not None else "not advertised"
+
+
+def _move(before: Terms, after: Terms) -> str:
+    if before.contract != after.contract:
+        return f"{_describe(before)} -> {_describe(after)}"
+    if before.shares != after.shares:
+        return f"{before.contract} x{before.shares} -> x{after.shares}"
+    return f"stays {_describe(after)}"
 
 
 def _limit(terms: Terms) -> str:

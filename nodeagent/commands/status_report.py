@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -12,6 +13,8 @@ from nodeagent.commands.client import Status
 from nodeagent.commands.tables import Column, table
 from nodeagent.commands.terminal import Terminal
 from nodeagent.model.shares import ShareState
+from nodeagent.model.snapshot import DriftKind
+from nodeagent.state.summary import gpus as gpu_list
 
 ABNORMAL_TRUE: Final = frozenset({"Draining", "Stalled", "ServingLastKnownGood", "Suspended"})
 """Conditions that are false on a node where all is well."""
@@ -26,6 +29,7 @@ _TITLES: Final = {
 """Short, so that a node with all of them fits."""
 
 _ALWAYS: Final = (ShareState.FREE, ShareState.HELD)
+_GPU: Final = re.compile(r"GPU (\d+)")
 _VENDOR: Final = "NVIDIA "
 _RELOAD_LINES: Final = 6
 
@@ -106,10 +110,11 @@ def _errors(config: dict[str, Any], terminal: Terminal) -> Iterator[str]:
 
 
 def _conditions(status: Status, terminal: Terminal, now: float) -> Iterator[str]:
-    """Those that are not as they should be."""
+    """Those that are not as they should be. What is wrong with the document has been said."""
     for condition in status["conditions"]:
         if not is_normal(condition):
-            message = f": {condition['message']}" if condition["message"] else ""
+            said = condition["type"] == "ConfigAccepted" and status["config"]["violations"]
+            message = f": {condition['message']}" if condition["message"] and not said else ""
             value = "" if condition["status"] else "not "
             head = f"{value}{condition['type']}, {condition['reason']}, for {age(condition['since'], now)}"
             style = "yellow" if condition["type"] in ABNORMAL_TRUE else "red"
@@ -165,20 +170,40 @@ def _paint_count(terminal: Terminal, style: str, cell: str) -> str:
 
 
 def _drift(status: Status, terminal: Terminal, now: float) -> Iterator[str]:
+    """Each difference, GPUs that differ alike together with the age of the oldest. Of documents all has been said."""
+    found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for drift in status["drift"]:
-        head = f"{drift['kind']}: {drift['subject']}: want {drift['want']}, have {drift['have']}"
-        yield from terminal.wrap(f"{head}, for {age(drift['since'], now)}", "  ", "    ")
+        if drift["kind"] == DriftKind.CONFIG.value:
+            continue
+        gpu = _GPU.fullmatch(drift["subject"])
+        subject = "GPU" if gpu is not None else drift["subject"]
+        found.setdefault((f"{drift['kind']}: {subject}", drift["want"], drift["have"]), []).append(drift)
+    for (head, want, have), alike in found.items():
+        indices = [int(gpu[1]) for drift in alike if (gpu := _GPU.fullmatch(drift["subject"]))]
+        what = f"{alike[0]['kind']}: {gpu_list(indices)}" if indices else head
+        oldest = age(min(drift["since"] for drift in alike), now)
+        yield from terminal.wrap(f"{what}: want {want}, have {have}, for {oldest}", "  ", "    ")
 
 
 def _waits(status: Status, terminal: Terminal) -> Iterator[str]:
+    """What cannot be done yet, GPUs that wait for the same together, and the pods that are waited for."""
     holders: dict[tuple[str, int], str | None] = {
         (gpu["uuid"], share["number"]): share["holder"] for gpu in status["gpus"] for share in gpu["shares"]
     }
+    found: dict[str, tuple[list[int], dict[str, None]]] = {}
     for wait in status["plan"]["waits"]:
-        names = (holders.get((wait["uuid"], number)) for number in wait["numbers"])
-        pods = dict.fromkeys(name.rpartition("/")[0] for name in names if name)
-        who = f" ({', '.join(pods)})" if pods and wait["reason"] == "pods" else ""
-        yield from terminal.wrap(f"{wait['text']}{who}", "  ", "    ")
+        head, _, rest = wait["text"].partition(": ")
+        gpu = _GPU.fullmatch(head)
+        indices, pods = found.setdefault(rest if gpu is not None else wait["text"], ([], {}))
+        indices.extend([int(gpu[1])] if gpu is not None else [])
+        if wait["reason"] == "pods":
+            names = (holders.get((wait["uuid"], number)) for number in wait["numbers"])
+            pods.update(dict.fromkeys(name.rpartition("/")[0] for name in names if name))
+    for what, (indices, pods) in found.items():
+        each = " each" if len(indices) > 1 else ""
+        head = f"{gpu_list(indices)}{each}: " if indices else ""
+        who = f" ({', '.join(pods)})" if pods else ""
+        yield from terminal.wrap(f"{head}{what}{who}", "  ", "    ")
 
 
 def _reload(status: Status, terminal: Terminal, now: float) -> Iterator[str]:
@@ -193,6 +218,8 @@ def _reload(status: Status, terminal: Terminal, now: float) -> Iterator[str]:
     facts.append(f"{last['durationSeconds'] * 1000:.0f} ms")
     style = "dim" if last["result"] in {"accepted", "unchanged"} else "red"
     yield f"  {terminal.paint(last['result'], style)}, {', '.join(facts)}"
+    if last["result"] == "rejected" and document == status["config"]["newest"] and status["config"]["violations"]:
+        return  # said under errors
     lines = terminal.wrap(last["message"], "    ", "      ")
     yield from lines[:_RELOAD_LINES]
     if len(lines) > _RELOAD_LINES:

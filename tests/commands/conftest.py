@@ -1,0 +1,112 @@
+"""Commands as they are used: typed as processes, and asked of an agent's real HTTP server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from nodeagent.model.snapshot import Snapshot
+from nodeagent.report.http import HttpServer
+from nodeagent.report.metrics import Metrics
+from tests.conftest import ROOT
+
+EXAMPLES = ROOT / "examples"
+H100X8 = EXAMPLES / "simulated" / "h100x8.yaml"
+
+SHARED_BY_TEN = """\
+apiVersion: nodeagent.io/v1alpha1
+kind: SharingConfig
+metadata:
+  name: h100-inference
+spec:
+  rules:
+    - name: small-inference
+      resource: nvidia.com/gpu.shared
+      timeSlicing: {replicas: 10}
+"""
+
+WRONG_TWICE = SHARED_BY_TEN.replace("timeSlicing", "timeSlicin").replace("name: h100", "name: H100")
+
+NVIDIAS = """\
+version: v1
+sharing:
+  timeSlicing:
+    renameByDefault: true
+    resources: [{name: nvidia.com/gpu, replicas: 4, devices: [0]}]
+"""
+
+
+def nodeagent(*arguments: object, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Type a command and wait for its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "nodeagent", *map(str, arguments)],
+        input=stdin,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def config_map(config: str, name: str = "sharing") -> str:
+    """A manifest with the config in it, as `kubectl kustomize` prints it."""
+    inside = "".join(f"    {line}\n" for line in config.splitlines())
+    return f"apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {name}\ndata:\n  sharing.yaml: |\n{inside}"
+
+
+class Agent:
+    """An agent's HTTP server; what it shows can be changed while it is asked."""
+
+    def __init__(self, snapshot: Snapshot | None) -> None:
+        self.snapshot = snapshot
+        self._server = HttpServer(
+            "127.0.0.1:0",
+            snapshot=lambda: self.snapshot,
+            alive=lambda: True,
+            metrics=Metrics(lambda: self.snapshot, version="0.1.0"),
+            strict_readiness=False,
+        )
+
+    @property
+    def address(self) -> str:
+        """What `--agent` is given."""
+        return f"127.0.0.1:{self._server.port}"
+
+    def start(self) -> None:
+        self._server.start()
+
+    def close(self) -> None:
+        self._server.close()
+
+
+Serve = Callable[[Snapshot | None], Agent]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Serve a snapshot as an agent does, until the end of the test."""
+    agents: list[Agent] = []
+
+    def start(snapshot: Snapshot | None) -> Agent:
+        agent = Agent(snapshot)
+        agent.start()
+        agents.append(agent)
+        return agent
+
+    yield start
+    for agent in agents:
+        agent.close()
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    """A valid sharing config."""
+    path = tmp_path / "sharing.yaml"
+    path.write_text(SHARED_BY_TEN, encoding="utf-8")
+    return path

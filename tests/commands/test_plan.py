@@ -1,0 +1,265 @@
+"""`nodeagent plan`: what a commit would do, share by share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nodeagent.cli import main
+from nodeagent.commands.preview import GpuPreview, Node, Terms, preview
+from nodeagent.model.config import Contract, Document, Match, Rule, SharingConfig
+from nodeagent.model.shares import Applied, AppliedGpu, share_id
+from nodeagent.model.snapshot import ChangeClass
+from nodeagent.report.status import to_json
+from nodeagent.state.desired import resolve
+from tests.commands.conftest import H100X8, NVIDIAS, SHARED_BY_TEN, WRONG_TWICE, Serve, config_map, nodeagent
+from tests.report import builders
+from tests.report.builders import SHARED, WHOLE, gpu
+
+OTHER = Contract("nvidia.com/gpu.other", SHARED.mode)
+
+
+def want(contract: Contract | None, replicas: int, limit: int | None = None) -> SharingConfig:
+    """A config that wants this of every GPU."""
+    return SharingConfig("wanted", (Rule("all", Match(), contract, replicas, limit),))
+
+
+def node(contract: Contract, shares: int, *held: int, limit: int | None = None) -> Node:
+    """A node of one GPU with these shares, of which those with the numbers `held` are."""
+    one = gpu(0)
+    ids = {number: share_id(one.uuid, contract.mode, number) for number in held}
+    return Node(
+        gpus=(one,),
+        applied=Applied({one.uuid: AppliedGpu(one, contract, frozenset(range(shares)), {}, limit)}),
+        held=frozenset((contract.resource, share) for share in ids.values()),
+        holders={share: f"team-a/pod-{number}/main" for number, share in ids.items()},
+        resources=frozenset({contract.resource}),
+    )
+
+
+def foresee(config: SharingConfig, on: Node) -> GpuPreview:
+    """What becomes of the one GPU of a node."""
+    return preview(resolve(config, on.gpus), on).gpus[0]
+
+
+def numbers(ids: tuple[str, ...]) -> list[int]:
+    """The numbers of shares."""
+    return [int(share.partition("::")[2] or 0) for share in ids]
+
+
+def nothing(*ids: tuple[str, ...]) -> bool:
+    """Whether none of these have a share."""
+    return not any(ids)
+
+
+@pytest.mark.parametrize("held", [(), (1, 2), (0, 1, 2, 3)])
+def test_more_shares_come_at_once(held: tuple[int, ...]) -> None:
+    """4 -> 10: six are added, four kept, whoever holds what."""
+    found = foresee(want(SHARED, 10), node(SHARED, 4, *held))
+    assert (numbers(found.added), numbers(found.kept)) == ([4, 5, 6, 7, 8, 9], [0, 1, 2, 3])
+    assert nothing(found.removed, found.draining, found.later, found.holders)
+
+
+def test_fewer_shares_keep_the_held_ones_first() -> None:
+    """10 -> 4 with six held: the four free ones go at once, two of the six drain, and all six are named."""
+    found = foresee(want(SHARED, 4), node(SHARED, 10, 0, 1, 2, 7, 8, 9))
+    assert numbers(found.removed) == [3, 4, 5, 6]
+    assert numbers(found.kept) == [0, 1, 2, 7]
+    assert numbers(found.draining) == [8, 9]
+    assert len(found.holders) == 6
+    assert nothing(found.added, found.later)
+
+
+def test_another_mode_waits_for_every_holder() -> None:
+    """A GPU changes its mode when the last share is free: free ones go at once, the new ones come after that."""
+    found = foresee(want(WHOLE, 1), node(SHARED, 4, 2))
+    assert (numbers(found.removed), numbers(found.draining)) == ([0, 1, 3], [2])
+    assert found.later == (gpu(0).uuid,)
+    assert found.holders == ("team-a/pod-2/main",)
+    assert nothing(found.added, found.kept)
+
+
+def test_another_name_for_the_same_ids_is_another_share() -> None:
+    """A renamed resource takes every share of the old name away, though the ids are the same."""
+    found = foresee(want(OTHER, 4), node(SHARED, 4))
+    assert (numbers(found.removed), numbers(found.added), found.kept) == ([0, 1, 2, 3], [0, 1, 2, 3], ())
+
+
+def test_a_withheld_gpu_has_nothing_left() -> None:
+    """Withholding a free GPU removes all of it, and retires a resource that nothing else has."""
+    on = node(SHARED, 4)
+    found = preview(resolve(want(None, 0), on.gpus), on)
+    assert numbers(found.gpus[0].removed) == [0, 1, 2, 3]
+    assert found.gpus[0].after == Terms()
+    assert found.retired == ("nvidia.com/gpu.shared",)
+
+
+def test_a_limit_is_a_change_without_shares() -> None:
+    """Another `maxSharesPerContainer` is told, though no share comes or goes."""
+    found = preview(resolve(want(SHARED, 4, 2), (gpu(0),)), node(SHARED, 4, 0))
+    assert found.changes
+    assert (found.gpus[0].before.limit, found.gpus[0].after.limit) == (None, 2)
+    assert found.kind is ChangeClass.NONE
+
+
+def test_a_converged_node_has_nothing_to_do() -> None:
+    """The config that a node runs changes nothing on it."""
+    on = node(SHARED, 4, 0, 3, limit=2)
+    found = preview(resolve(want(SHARED, 4, 2), on.gpus), on)
+    assert not found.changes
+    assert found.kind is ChangeClass.NONE
+    assert not preview(None, on).changes
+
+
+def test_what_is_not_known_counts_as_held() -> None:
+    """A node that cannot tell who holds what takes nothing away before it can."""
+    found = foresee(want(SHARED, 4), replace(node(SHARED, 10), readable=False))
+    assert not found.removed
+    assert len(found.draining) == 6
+
+
+def test_every_gpu_is_told_once_and_in_order() -> None:
+    """A GPU that the node does not have in its contract yet is told as one without anything."""
+    on = replace(node(SHARED, 2), gpus=(gpu(2), gpu(0), gpu(1)))
+    found = preview(resolve(want(SHARED, 2), on.gpus), on)
+    assert [one.gpu.index for one in found.gpus] == [0, 1, 2]
+    assert [one.before.shares for one in found.gpus] == [2, 0, 0]
+    assert [len(one.added) for one in found.gpus] == [0, 2, 2]
+
+
+def written(tmp_path: Path, replicas: int) -> Path:
+    """A file that wants so many shares of every GPU."""
+    path = tmp_path / "sharing.yaml"
+    text = SHARED_BY_TEN.replace("replicas: 10}", f"replicas: {replicas}}}\n      maxSharesPerContainer: 2")
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_node_without_an_agent(tmp_path: Path) -> None:
+    """With a driver the plan is of a node on which nothing is applied: all of it is added, at once, exit code 2."""
+    done = nodeagent("plan", "--config", written(tmp_path, 10), "--driver", f"simulated:{H100X8}")
+    assert done.returncode == 2
+    assert "GPUs 0-7: not advertised -> time-sliced nvidia.com/gpu.shared x10" in done.stdout
+    assert "    + 10 added (::0 to ::9)" in done.stdout
+    assert "registers nvidia.com/gpu.shared" in done.stdout
+    assert "8 of 8 GPUs change; shares: 80 added, 0 removed, 0 draining\nclass live" in done.stdout
+
+
+def test_a_node_that_runs_something(tmp_path: Path, serve: Serve) -> None:
+    """An agent is asked for what is applied and held: pods that must end are named, exit code 2."""
+    gpus = (builders.gpu_status(gpu(0), "hhhhhhffff"), builders.gpu_status(gpu(1), "f" * 10))
+    agent = serve(builders.snapshot(*gpus))
+    done = nodeagent("plan", "--config", written(tmp_path, 4), "--agent", agent.address)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout.startswith("gpu-node-1 (http://127.0.0.1:")
+    assert "GPU 0: time-sliced nvidia.com/gpu.shared x10 -> x4" in done.stdout
+    assert "    ~ 2 drain: any 2 of the 6 held by team-a/worker-0-0" in done.stdout
+    assert "GPU 1: time-sliced nvidia.com/gpu.shared x10 -> x4\n    - 6 removed (::4 to ::9)" in done.stdout
+    assert "class drained" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_a_node_that_has_it_already(tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing would change: exit code 0."""
+    agent = serve(builders.snapshot())
+    assert main(["plan", "--config", str(written(tmp_path, 10)), "--agent", agent.address]) == 0
+    assert "nothing would change\n" in capsys.readouterr().out
+
+
+def test_a_suspended_config_changes_nothing(tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    """`suspend: true` keeps what is applied, whatever the rules say, and the plan says so."""
+    path = written(tmp_path, 4)
+    path.write_text(path.read_text("utf-8").replace("spec:\n", "spec:\n  suspend: true\n"), "utf-8")
+    assert main(["plan", "--config", str(path), "--agent", serve(builders.snapshot()).address]) == 0
+    assert "spec.suspend is true: what is applied is kept" in capsys.readouterr().out
+
+
+def test_a_node_that_cannot_tell_who_holds_what(
+    tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While PodResources cannot be read the plan warns, and counts every share as held."""
+    blind = builders.conditions(PodResourcesReady=(False, "Timeout", "no answer"))
+    agent = serve(builders.snapshot(conditions=blind))
+    assert main(["plan", "--config", str(written(tmp_path, 4)), "--agent", agent.address]) == 2
+    told = capsys.readouterr().out
+    assert "the node cannot tell which pods use what" in told
+    assert "~ 6 drain" in told
+
+
+def test_a_rejected_config(tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    """A config that is wrong in itself, or on this very node, exits with 1, its mistakes on stderr."""
+    agent = serve(builders.snapshot())
+    path = tmp_path / "bad.yaml"
+    path.write_text(WRONG_TWICE, encoding="utf-8")
+    assert main(["plan", "--config", str(path), "--agent", agent.address]) == 1
+    told = capsys.readouterr()
+    assert f"{path}:4:9: metadata.name" in told.err
+    assert "the config is rejected: a node that has it keeps what is applied" in told.err
+    assert told.out == ""
+    assert main(["plan", "--config", str(written(tmp_path, 90_000)), "--agent", agent.address]) == 1
+    assert "the kubelet's limit" in capsys.readouterr().err
+
+
+def test_a_config_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A path without a config exits with 1."""
+    assert main(["plan", "--config", str(tmp_path), "--driver", f"simulated:{H100X8}"]) == 1
+    assert f"cannot read config: there is no such file: {tmp_path}/sharing.yaml" in capsys.readouterr().err
+
+
+def test_an_agent_that_is_not_there(good: Path) -> None:
+    """An agent that cannot be reached exits with 1 and is named with the reason."""
+    done = nodeagent("plan", "--config", good, "--agent", "127.0.0.1:1")
+    assert done.returncode == 1
+    assert done.stderr == "nodeagent plan: cannot reach the agent at http://127.0.0.1:1: connection refused\n"
+
+
+def test_the_config_may_come_from_a_pipe(serve: Serve) -> None:
+    """`kubectl kustomize … | nodeagent plan --config -` finds the one config in the stream; two are one too many."""
+    agent = serve(builders.snapshot())
+    one = config_map(SHARED_BY_TEN, "one")
+    done = nodeagent("plan", "--config", "-", "--agent", agent.address, stdin=one)
+    assert done.returncode == 2, done.stderr
+    assert "requests: at most 2 -> any number of shares per container" in done.stdout
+    done = nodeagent("plan", "--config", "-", "--agent", agent.address, stdin=f"{one}---\n{config_map(NVIDIAS, 'two')}")
+    assert done.returncode == 1
+    assert "cannot plan with 2 sharing configs at once" in done.stderr
+
+
+def test_json_names_every_share(tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    """`-o json` has every share by its id, and the documents that are compared."""
+    gpus = (builders.gpu_status(gpu(0), "hhhhhhffff"),)
+    path = written(tmp_path, 4)
+    agent = serve(builders.snapshot(*gpus))
+    assert main(["plan", "--config", str(path), "--agent", agent.address, "-o", "json"]) == 2
+    told = json.loads(capsys.readouterr().out)
+    assert told["document"]["gitBlob"] == Document("", path.read_bytes()).git_blob
+    assert told["running"]["gitBlob"] == builders.document().git_blob
+    assert (told["class"], told["changes"], told["holdsKnown"]) == ("drained", True, True)
+    (one,) = told["gpus"]
+    assert one["draining"] == [f"{gpu(0).uuid}::4", f"{gpu(0).uuid}::5"]
+    assert one["removed"] == [f"{gpu(0).uuid}::{number}" for number in (6, 7, 8, 9)]
+    assert len(one["heldBy"]) == 6
+
+
+def test_json_of_a_rejected_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`-o json` of a rejected config is the list of its mistakes."""
+    path = tmp_path / "bad.yaml"
+    path.write_text(WRONG_TWICE, encoding="utf-8")
+    assert main(["plan", "--config", str(path), "--driver", f"simulated:{H100X8}", "-o", "json"]) == 1
+    told: Mapping[str, list[Mapping[str, object]]] = json.loads(capsys.readouterr().out)
+    assert [one["line"] for one in told["violations"]] == [4, 9]
+
+
+def test_a_status_that_planning_cannot_rely_on(
+    good: Path, serve: Serve, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A status in which something is not as expected stops the plan: it would be a guess."""
+    status = to_json(builders.snapshot())
+    status["inventory"] = {"gpus": "none"}
+    monkeypatch.setattr("nodeagent.commands.client.fetch_status", lambda _: status)
+    assert main(["plan", "--config", str(good)]) == 1
+    assert "cannot read the status of http://127.0.0.1:9400: inventory.gpus: expected list" in capsys.readouterr().err

@@ -1,0 +1,207 @@
+"""`nodeagent validate`: which files are looked at, what is said of them, and how."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nodeagent.cli import main
+from nodeagent.commands.gpus import plausible
+from nodeagent.config.load import load
+from nodeagent.model.config import Document
+from tests.commands.conftest import EXAMPLES, H100X8, NVIDIAS, SHARED_BY_TEN, WRONG_TWICE, config_map, nodeagent
+
+KUSTOMIZATION = "resources: [sharing.yaml]\n"
+SERVICE = "apiVersion: v1\nkind: Service\nmetadata: {name: metrics}\n"
+
+
+def test_a_valid_file(good: Path) -> None:
+    """A valid file exits with 0 and is told with its name, its rules and the blob id that `wait` takes."""
+    done = nodeagent("validate", good)
+    assert done.returncode == 0
+    blob = Document("", SHARED_BY_TEN.encode()).git_blob[:12]
+    assert done.stdout == (f'{good}: valid: sharing config "h100-inference", 1 rule, blob {blob}\n1 file: 1 valid\n')
+
+
+def test_all_mistakes_of_all_files_at_once(tmp_path: Path, good: Path) -> None:
+    """Every mistake is told with file, line and column, the good files as well, and the exit code is 1."""
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(WRONG_TWICE, encoding="utf-8")
+    done = nodeagent("validate", bad, good)
+    assert done.returncode == 1
+    assert f"{bad}:4:9: metadata.name: expected" in done.stdout
+    assert f'{bad}:9:7: spec.rules[0].timeSlicin: expected a known key, got "timeSlicin"; did you mean' in done.stdout
+    assert done.stdout.endswith("2 files: 1 valid, 1 invalid (2 mistakes)\n")
+
+
+@pytest.mark.parametrize("output", ["text", "json", "github"])
+def test_how_it_is_told_changes_nothing(
+    output: str, tmp_path: Path, good: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The exit code is the same in every output, and each ends with the counts of files."""
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(WRONG_TWICE, encoding="utf-8")
+    assert main(["validate", "-o", output, str(good)]) == 0
+    assert "1 file: 1 valid" in capsys.readouterr().out
+    assert main(["validate", "-o", output, str(good), str(bad)]) == 1
+    assert "2 files: 1 valid, 1 invalid (2 mistakes)" in capsys.readouterr().out
+
+
+def test_what_cannot_be_read(tmp_path: Path, good: Path) -> None:
+    """A file that cannot be read is exit code 2, whatever the others are; they are checked all the same."""
+    done = nodeagent("validate", good, tmp_path / "absent.yaml")
+    assert done.returncode == 2
+    assert f"cannot read {tmp_path / 'absent.yaml'}: no such file or directory\n" in done.stdout
+    assert done.stdout.endswith("2 files: 1 valid, 1 unreadable\n")
+
+
+def test_stdin_may_be_all_that_kustomize_prints() -> None:
+    """The sharing config is found among other manifests; a mistake in it has its line of the whole stream."""
+    good = nodeagent("validate", "-", stdin=f"{SERVICE}---\n{config_map(SHARED_BY_TEN)}")
+    assert good.returncode == 0
+    assert 'stdin: valid: sharing config "h100-inference" (ConfigMap sharing, sharing.yaml)' in good.stdout
+    bad = nodeagent("validate", "-", stdin=f"{SERVICE}---\n{config_map(WRONG_TWICE)}")
+    assert bad.returncode == 1
+    assert "stdin:14:13: metadata.name" in bad.stdout
+
+
+def test_nvidias_file_and_what_it_would_have_meant(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """NVIDIA's file is valid, and notes tell where the two programs differ."""
+    path = tmp_path / "nvidia.yaml"
+    path.write_text(NVIDIAS, encoding="utf-8")
+    assert main(["validate", str(path)]) == 0
+    told = capsys.readouterr().out
+    assert "valid: sharing config, NVIDIA's format, 1 rule" in told
+    assert f"{path}: note: line 5, sharing.timeSlicing.resources[0].devices: only these GPUs are shared" in told
+
+
+def test_a_directory_is_searched(tmp_path: Path, good: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Files of a directory are found recursively; those with nothing for the agent are passed over with a note."""
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "kustomization.yaml").write_text(KUSTOMIZATION, encoding="utf-8")
+    (tmp_path / "base" / "service.yml").write_text(SERVICE, encoding="utf-8")
+    (tmp_path / "base" / "empty.yaml").write_text("# nothing\n", encoding="utf-8")
+    (tmp_path / "node.yaml").write_text(H100X8.read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "notes.txt").write_text("not looked at", encoding="utf-8")
+    assert main(["validate", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert f"{tmp_path}/base/kustomization.yaml: skipped: no sharing config\n" in told
+    assert f"{tmp_path}/base/service.yml: skipped: no sharing config in Service\n" in told
+    assert f"{tmp_path}/base/empty.yaml: skipped: empty\n" in told
+    assert f"{tmp_path}/node.yaml: valid: simulated node with 8 GPUs\n" in told
+    assert f"{good}: valid" in told
+    assert told.endswith("5 files: 2 valid, 3 skipped\n")
+
+
+def test_a_mounted_config_map_is_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a mount holds behind its hidden links is not looked at twice."""
+    hidden = tmp_path / "..2026_01_01"
+    hidden.mkdir()
+    (hidden / "sharing.yaml").write_text(SHARED_BY_TEN, encoding="utf-8")
+    (tmp_path / "..data").symlink_to(hidden.name)
+    (tmp_path / "sharing.yaml").symlink_to("..data/sharing.yaml")
+    assert main(["validate", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.endswith("1 file: 1 valid\n")
+
+
+def test_a_check_that_checks_nothing_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A directory without any config, and a file without one that was named itself, are invalid."""
+    kustomization = tmp_path / "kustomization.yaml"
+    kustomization.write_text(KUSTOMIZATION, encoding="utf-8")
+    assert main(["validate", str(tmp_path)]) == 1
+    assert "expected a sharing config in this directory, got no file with one" in capsys.readouterr().out
+    assert main(["validate", str(kustomization)]) == 1
+    assert 'got an object with "resources"' in capsys.readouterr().out
+
+
+def test_what_the_agent_would_refuse_does_not_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A bare config beside other documents is wrong, since the agent takes a file with one."""
+    path = tmp_path / "two.yaml"
+    path.write_text(f"{SHARED_BY_TEN}---\n{SERVICE}", encoding="utf-8")
+    assert main(["validate", str(path)]) == 1
+    assert "expected a sharing config alone in its file, got 2 documents" in capsys.readouterr().out
+
+
+def test_a_simulation_file_is_checked_as_strictly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A SimulatedNode is judged by its own schema, a mistyped one as well."""
+    path = tmp_path / "node.yaml"
+    text = H100X8.read_text(encoding="utf-8")
+    path.write_text(text.replace("numaNode: 0", "numaNod: 0").replace("SimulatedNode", "SimulatedNod"), "utf-8")
+    assert main(["validate", str(path)]) == 1
+    told = capsys.readouterr().out
+    assert 'got "numaNod"; did you mean "numaNode"?' in told
+    assert "SimulatedNode" in told
+
+
+def test_the_examples_are_valid() -> None:
+    """What we show works."""
+    assert nodeagent("validate", EXAMPLES).returncode == 0
+
+
+def test_json_is_for_programs(tmp_path: Path, good: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`-o json` has everything that the text has, in fields."""
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(WRONG_TWICE, encoding="utf-8")
+    assert main(["validate", "-o", "json", str(good), str(bad), str(tmp_path / "absent.yaml")]) == 2
+    told = json.loads(capsys.readouterr().out)
+    assert told["valid"] is False
+    assert [file["status"] for file in told["files"]] == ["valid", "invalid", "unreadable"]
+    assert told["files"][0]["configs"][0]["gitBlob"] == Document("", SHARED_BY_TEN.encode()).git_blob
+    first = told["files"][1]["violations"][0]
+    assert (first["file"], first["line"], first["column"], first["path"]) == (str(bad), 4, 9, "metadata.name")
+
+
+def test_github_shows_mistakes_beside_their_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`-o github` prints workflow commands; what would end one early is escaped."""
+    path = tmp_path / "50%,a:b.yaml"
+    path.write_text(WRONG_TWICE, encoding="utf-8")
+    assert main(["validate", "-o", "github", str(path)]) == 1
+    first = capsys.readouterr().out.splitlines()[0]
+    escaped = str(path).replace("%", "%25").replace(",", "%2C").replace(":", "%3A")
+    assert first.startswith(f"::error file={escaped},line=4,col=9,title=nodeagent validate::metadata.name: expected")
+
+
+def test_gpus_bring_out_what_depends_on_the_node(
+    tmp_path: Path, good: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A list too long for the kubelet on nodes of so many GPUs is an error, whatever model a rule names."""
+    assert main(["validate", "--gpus", "64", str(good)]) == 0
+    path = tmp_path / "many.yaml"
+    many = SHARED_BY_TEN.replace("replicas: 10", "replicas: 60000")
+    path.write_text(many.replace("      resource", '      match: {models: ["*A100*"]}\n      resource'), "utf-8")
+    assert main(["validate", str(path)]) == 0
+    assert main(["validate", "--gpus", "1", str(path)]) == 0
+    assert main(["validate", "--gpus", "8", str(path)]) == 1
+    assert "bytes for 480000 shares on 8 GPUs" in capsys.readouterr().out
+
+
+def test_a_driver_brings_its_own_gpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a driver, rules that decide for none of its GPUs are pointed out: nobody writes them on purpose."""
+    path = tmp_path / "sharing.yaml"
+    path.write_text(SHARED_BY_TEN.replace("      resource", "      match: {indices: [9]}\n      resource"), "utf-8")
+    assert main(["validate", "--driver", f"simulated:{H100X8}", str(path)]) == 0
+    assert 'note: rule "small-inference" decides for none of these 8 GPUs' in capsys.readouterr().out
+    assert main(["validate", "--driver", "simulated:absent.yaml", str(path)]) == 2
+    assert "cannot read absent.yaml: no such file or directory" in capsys.readouterr().err
+
+
+def test_plausible_gpus_are_such_as_the_rules_ask_for() -> None:
+    """For each rule that asks for a model, memory or uuids there is a node on which it decides."""
+    text = """\
+apiVersion: nodeagent.io/v1alpha1
+kind: SharingConfig
+metadata: {name: x}
+spec:
+  rules:
+    - {name: big, match: {minMemory: 141Gi}, resource: a.io/big, exclusive: {}}
+    - {name: a100, match: {models: ["*A100-[SP]*"]}, resource: a.io/a100, exclusive: {}}
+    - {name: named, match: {uuids: [GPU-8f2d1c5e-7a40-4b1d-9c36-2e5f0a7b9d14]}, resource: a.io/named, exclusive: {}}
+"""
+    config = load(Document("x", text.encode())).config
+    assert config is not None
+    nodes = list(plausible(4, config))
+    assert all(len(gpus) == 4 for gpus in nodes)
+    deciding = {config.rule_for(gpu).name for gpus in nodes for gpu in gpus}
+    assert {"big", "named", "(default)"} <= deciding
