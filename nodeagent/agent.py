@@ -26,10 +26,11 @@ from nodeagent.kubelet.pod_resources import PodResources
 from nodeagent.model.holds import Holds
 from nodeagent.model.shares import Applied
 from nodeagent.model.snapshot import Snapshot
-from nodeagent.reconciler import Identity, Reconciler, Remembered
+from nodeagent.reconciler import Reconciler, Remembered
 from nodeagent.report.http import HttpServer
 from nodeagent.report.metrics import Metrics
 from nodeagent.settings import Settings
+from nodeagent.state.summarize import Identity
 from nodeagent.store.state_dir import StateDir
 from nodeagent.watcher import DirectoryWatch
 
@@ -130,7 +131,13 @@ class Agent:
         for notice in self._store.notices:
             logger.warning("%s", notice)
         self._reconciler = Reconciler(
-            Identity(self._settings.node_name, self._settings.pool, __version__, str(self._settings.config)),
+            Identity(
+                node=self._settings.node_name,
+                pool=self._settings.pool,
+                version=__version__,
+                config_path=str(self._settings.config),
+                started_at=time.time(),
+            ),
             source=self._source,
             devices=self._driver,
             pods=self._pods,

@@ -26,15 +26,16 @@ from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason
 from nodeagent.model.kubelet import PodResourcesStatus, RegistrationState, RegistrationStatus
 from nodeagent.model.plan import Drop, Plan, ShareAction, WaitReason
 from nodeagent.model.shares import Applied, Listing
-from nodeagent.model.snapshot import ChangeClass, Condition, ConfigState, Drift, Snapshot
+from nodeagent.model.snapshot import ChangeClass, Snapshot
 from nodeagent.reloads import Counters, Reloads
-from nodeagent.state import acceptance, drift, holds, kubelet_view, lists, nodegpus, observed, status, summary
+from nodeagent.state import acceptance, holds, kubelet_view, lists, nodegpus, observed, status, summary
 from nodeagent.state import plan as planning
 from nodeagent.state.acceptance import Acceptance, Verdict
 from nodeagent.state.allocation import offers
 from nodeagent.state.desired import Desired
 from nodeagent.state.kubelet_view import Published, View
 from nodeagent.state.observed import Observed
+from nodeagent.state.summarize import Identity, Turn, summarize
 
 logger = logging.getLogger(__name__)
 
@@ -96,16 +97,6 @@ class Plugins(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
-    """Who this agent is, for the reports."""
-
-    node: str
-    pool: str | None
-    version: str
-    config_path: str
-
-
-@dataclass(frozen=True, slots=True)
 class Remembered:
     """What an earlier agent left on this node. `same_boot` is False when the node has been restarted since."""
 
@@ -143,7 +134,6 @@ class Reconciler:
         self._clock = clock
         self._wall = wall
         self._wake = wake
-        self._started = wall()
         self._reloads = Reloads(counters, clock=clock, wall=wall)
 
         stored = remembered.last_known_good
@@ -177,9 +167,6 @@ class Reconciler:
         self._published: dict[str, Published] = {}
         self._views: Mapping[str, View] = {}
         self._drain_began: float | None = None
-        self._drift: tuple[Drift, ...] = ()
-        self._conditions: tuple[Condition, ...] = ()
-        self._revision = 0
         self.snapshot: Snapshot | None = None
         """The summary of the last turn; replaced, never changed."""
 
@@ -344,13 +331,11 @@ class Reconciler:
 
     def _sum_up(self, plan: Plan, inventory: Inventory, pods: PodResourcesStatus) -> None:
         """Replace the snapshot."""
-        now = self._wall()
         registrations = self._plugins.statuses()
-        problem = self._keeper.problem
-        self._reloads.end(plan, self._listings, registrations, problem)
-        converged = plan.converged and self._desired is not None
-        if converged:
+        self._reloads.end(plan, self._listings, registrations, self._keeper.problem)
+        if plan.converged and self._desired is not None:
             self._converge()
+        newest = self._acceptance.newest
         config = acceptance.config_state(
             self._acceptance,
             path=self._identity.config_path,
@@ -358,68 +343,8 @@ class Reconciler:
             last_known_good=self._keeper.document,
             observed_generation=self._observed_generation,
         )
-        gpus = status.gpu_statuses(self._applied, self._desired, plan, holds.held(self._holds, self._clock()), pods)
-        self._drift = drift.aged(
-            drift.drift(
-                config=config,
-                desired=self._desired,
-                applied=self._applied,
-                inventory=inventory,
-                registrations=registrations,
-                views=self._views,
-            ),
-            self._drift,
-            now,
-        )
-        facts = self._facts(
-            now=now, config=config, inventory=inventory, registrations=registrations, pods=pods, plan=plan
-        )
-        self._conditions = status.conditions(facts, self._conditions)
-        self._revision += 1
-        self.snapshot = Snapshot(
-            revision=self._revision,
-            at=now,
-            started_at=self._started,
-            node=self._identity.node,
-            pool=self._identity.pool,
-            version=self._identity.version,
-            config=config,
-            inventory=inventory,
-            applied=self._applied,
-            conditions=self._conditions,
-            gpus=gpus,
-            resources=status.resource_statuses(gpus, registrations, self._holds.draining),
-            drift=self._drift,
-            plan=plan,
-            reloads=self._reloads.history,
-            listings=self._listings,
-            in_sync=converged and config.newest is not None and config.newest == config.applied,
-        )
-
-    def _converge(self) -> None:
-        """Every GPU is as the config in force wants it."""
-        began, self._drain_began = self._drain_began, None
-        self._converged = self._acceptance.accepted
-        if self._observed_generation == self._acceptance.generation:
-            return
-        self._observed_generation = self._acceptance.generation
-        if began is not None:
-            seconds = self._wall() - began
-            logger.info("config applied: generation %d, after %.1f s of draining", self._observed_generation, seconds)
-
-    def _facts(
-        self,
-        *,
-        now: float,
-        config: ConfigState,
-        inventory: Inventory,
-        registrations: tuple[RegistrationStatus, ...],
-        pods: PodResourcesStatus,
-        plan: Plan,
-    ) -> status.Facts:
-        newest = self._acceptance.newest
-        return status.Facts(
-            now=now,
+        facts = status.Facts(
+            now=self._wall(),
             config=config,
             inventory=inventory,
             applied=self._applied,
@@ -432,6 +357,20 @@ class Reconciler:
             looked=newest is not None,
             disk_problem=self._keeper.problem,
         )
+        held = holds.held(self._holds, self._clock())
+        turn = Turn(facts, self._desired, held, self._views, self._listings, self._reloads.history)
+        self.snapshot = summarize(self._identity, turn, self.snapshot)
+
+    def _converge(self) -> None:
+        """Every GPU is as the config in force wants it."""
+        began, self._drain_began = self._drain_began, None
+        self._converged = self._acceptance.accepted
+        if self._observed_generation == self._acceptance.generation:
+            return
+        self._observed_generation = self._acceptance.generation
+        if began is not None:
+            seconds = self._wall() - began
+            logger.info("config applied: generation %d, after %.1f s of draining", self._observed_generation, seconds)
 
     def _transition_timeout(self) -> float:
         accepted = self._acceptance.config

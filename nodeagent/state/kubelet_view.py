@@ -2,14 +2,17 @@
 
 A list that was sent may have got lost in the kubelet (two streams for one resource, FACTS), and nothing on our side
 would show it. So the view is compared `SETTLE_SECONDS` after a change and every `COMPARE_SECONDS`. One difference may
-be a change under way; seen twice it is drift, mended by sending the list again, and if that does not help by ending our
-stream and registering.
+be a change under way; seen twice it is drift, mended by sending the list again and then by ending our stream and
+registering.
+
+The second step is taken even when the first has made the views equal. Whoever made them differ registered after us: our
+list is in the kubelet again, but Allocate goes to the newest registration, and nothing that can be looked at tells.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nodeagent.model.kubelet import PodListing
 from nodeagent.model.shares import Listing
@@ -79,10 +82,13 @@ def compare(views: Mapping[str, View], live: Mapping[str, Published], pods: PodL
             continue
         ours = {device.id for device in published.listing.devices if device.healthy}
         theirs = pods.allocatable.get(name, frozenset())
-        differs = ours != theirs
-        kept[name] = View(
-            pods.begun_at, kept[name].differed + 1 if differs else 0, len(ours - theirs), len(theirs - ours)
-        )
+        before = kept[name]
+        if ours != theirs:
+            kept[name] = View(pods.begun_at, before.differed + 1, len(ours - theirs), len(theirs - ours))
+        elif before.resend:
+            kept[name] = replace(before, at=pods.begun_at, differed=before.differed + 1)
+        else:
+            kept[name] = View(pods.begun_at)
         compared.add(name)
     return Comparison(kept, frozenset(compared))
 

@@ -15,7 +15,7 @@ from typing import overload
 
 from nodeagent.model.config import Stage
 from nodeagent.model.holds import ShareKey
-from nodeagent.model.inventory import Inventory, InventoryReason
+from nodeagent.model.inventory import GpuHealth, Inventory, InventoryReason
 from nodeagent.model.kubelet import (
     PodResourcesReason,
     PodResourcesStatus,
@@ -118,12 +118,7 @@ def conditions(facts: Facts, before: Iterable[Condition]) -> tuple[Condition, ..
     found = (
         _ready(facts, registered),
         config,
-        Condition(
-            "InventoryReady",
-            facts.inventory.reason is InventoryReason.FOUND,
-            Reason(facts.inventory.reason.value),
-            facts.inventory.message or f"{len(facts.inventory.gpus)} GPUs",
-        ),
+        _inventory_ready(facts),
         registered,
         Condition(
             "PodResourcesReady",
@@ -182,6 +177,21 @@ def _config_accepted(facts: Facts) -> Condition:
         more = f" (and {len(config.violations) - 1} more)" if len(config.violations) > 1 else ""
         return Condition("ConfigAccepted", False, _REJECTED[first.stage], f"{first}{more}")
     return Condition("ConfigAccepted", True, Reason.ACCEPTED, config.newest.git_blob)
+
+
+def _inventory_ready(facts: Facts) -> Condition:
+    """A driver that is content without a GPU which this node had does not know that one is missing."""
+    inventory = facts.inventory
+    lost = [entry.gpu for entry in facts.applied.ordered() if entry.gpu.health is GpuHealth.LOST]
+    if inventory.reason is InventoryReason.FOUND and lost:
+        message = "; ".join(f"GPU {gpu.index} ({gpu.uuid}): {gpu.message}" for gpu in lost)
+        return Condition("InventoryReady", False, Reason.GPU_LOST, message)
+    return Condition(
+        "InventoryReady",
+        inventory.reason is InventoryReason.FOUND,
+        Reason(inventory.reason.value),
+        inventory.message or f"{len(inventory.gpus)} GPUs",
+    )
 
 
 def _registered(registrations: Iterable[RegistrationStatus]) -> Condition:
@@ -343,8 +353,8 @@ def resource_statuses(
 
 
 def draining_since(plan: Plan, before: Mapping[str, float], now: float) -> dict[str, float]:
-    """Since when each GPU drains, by uuid, in the unit of `now`. A drain that cannot be seen for a while stays as old as
-    it is.
+    """Since when each GPU drains, by uuid, in the unit of `now`. A drain that cannot be seen for a while stays as old
+    as it is.
     """
     seen = {wait.uuid: before.get(wait.uuid, now) for wait in plan.waits if wait.reason is WaitReason.PODS}
     unseen = {wait.uuid for wait in plan.waits if wait.reason is WaitReason.POD_RESOURCES}

@@ -1,0 +1,75 @@
+"""One turn as one immutable value: the snapshot that every report is made from.
+
+What lasts from turn to turn (since when a condition is as it is, since when a difference has been there) is carried
+over from the snapshot before, so that a snapshot follows from the facts of its turn and its predecessor alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from nodeagent.model.holds import ShareKey
+from nodeagent.model.shares import Listing
+from nodeagent.model.snapshot import Reload, Snapshot
+from nodeagent.state.desired import Desired
+from nodeagent.state.drift import aged, drift
+from nodeagent.state.kubelet_view import View
+from nodeagent.state.status import Facts, conditions, gpu_statuses, resource_statuses
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this agent is, for the reports. `started_at` in Unix seconds."""
+
+    node: str
+    pool: str | None
+    version: str
+    config_path: str
+    started_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What a turn ended with, beside the facts from which conditions follow."""
+
+    facts: Facts
+    desired: Desired | None = None
+    held: frozenset[ShareKey] = frozenset()
+    views: Mapping[str, View] = field(default_factory=dict)
+    listings: Mapping[str, Listing] = field(default_factory=dict)
+    reloads: tuple[Reload, ...] = ()
+
+
+def summarize(identity: Identity, turn: Turn, before: Snapshot | None) -> Snapshot:
+    """The snapshot of this turn."""
+    facts = turn.facts
+    applied = turn.desired is not None and facts.plan.converged
+    gpus = gpu_statuses(facts.applied, turn.desired, facts.plan, turn.held, facts.pods)
+    found = drift(
+        config=facts.config,
+        desired=turn.desired,
+        applied=facts.applied,
+        inventory=facts.inventory,
+        registrations=facts.registrations,
+        views=turn.views,
+    )
+    return Snapshot(
+        revision=before.revision + 1 if before is not None else 1,
+        at=facts.now,
+        started_at=identity.started_at,
+        node=identity.node,
+        pool=identity.pool,
+        version=identity.version,
+        config=facts.config,
+        inventory=facts.inventory,
+        applied=facts.applied,
+        conditions=conditions(facts, before.conditions if before is not None else ()),
+        gpus=gpus,
+        resources=resource_statuses(gpus, facts.registrations, facts.draining),
+        drift=aged(found, before.drift if before is not None else (), facts.now),
+        plan=facts.plan,
+        reloads=turn.reloads,
+        listings=turn.listings,
+        in_sync=applied and facts.config.newest is not None and facts.config.newest == facts.config.applied,
+    )
