@@ -1,0 +1,69 @@
+"""`nodeagent convert` and `nodeagent schema`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nodeagent.cli import main
+from nodeagent.commands.schema import SCHEMAS
+from nodeagent.config.load import load
+from nodeagent.model.config import Document
+from tests.commands.conftest import NVIDIAS, SHARED_BY_TEN, WRONG_TWICE, config_map, nodeagent
+from tests.conftest import ROOT
+
+
+def test_what_is_converted_means_the_same(tmp_path: Path) -> None:
+    """The result is a valid config with the same rules; the notes go to stderr, so that it can be redirected."""
+    path = tmp_path / "nvidia.yaml"
+    path.write_text(NVIDIAS, encoding="utf-8")
+    done = nodeagent("convert", path, "--name", "a100")
+    assert done.returncode == 0
+    assert done.stderr.startswith("note: line 5, sharing.timeSlicing.resources[0].devices: only these GPUs")
+    before, after = load(Document("", NVIDIAS.encode())).config, load(Document("", done.stdout.encode())).config
+    assert before is not None
+    assert after is not None
+    assert after.rules == before.rules
+    assert after.name == "a100"
+
+
+def test_a_config_map_or_a_pipe_will_do() -> None:
+    """The file may be inside a ConfigMap, and come from stdin."""
+    done = nodeagent("convert", "-", stdin=config_map(NVIDIAS))
+    assert done.returncode == 0
+    assert "name: converted" in done.stdout
+
+
+def test_what_cannot_be_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An invalid file, several at once and an impossible name exit with 1, an unreadable file with 2."""
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(WRONG_TWICE, encoding="utf-8")
+    assert main(["convert", str(bad)]) == 1
+    assert f"{bad}:4:9: metadata.name" in capsys.readouterr().err
+    two = tmp_path / "two.yaml"
+    two.write_text(f"{config_map(NVIDIAS, 'one')}---\n{config_map(SHARED_BY_TEN, 'two')}", encoding="utf-8")
+    assert main(["convert", str(two)]) == 1
+    assert "cannot convert 2 configs at once" in capsys.readouterr().err
+    good = tmp_path / "good.yaml"
+    good.write_text(NVIDIAS, encoding="utf-8")
+    assert main(["convert", str(good), "--name", "Not a name"]) == 1
+    assert "cannot use that name: expected a name of 1 to 63" in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "absent.yaml")]) == 2
+    assert "no such file or directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [None, *SCHEMAS])
+def test_schemas_are_printed_as_they_are_published(name: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    """`schema` prints the file of that name, that of the sharing config when none is named."""
+    assert main(["schema", *([name] if name else [])]) == 0
+    told = capsys.readouterr().out
+    file, _ = SCHEMAS[name or "sharing-config"]
+    assert told == (ROOT / "schemas" / f"{file}.json").read_text(encoding="utf-8")
+    assert json.loads(told)["$schema"]
+
+
+def test_every_schema_can_be_printed() -> None:
+    """No published schema is out of reach."""
+    assert {file for file, _ in SCHEMAS.values()} == {path.stem for path in (ROOT / "schemas").glob("*.json")}
