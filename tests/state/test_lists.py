@@ -1,0 +1,55 @@
+"""The lists that the kubelet gets."""
+
+from __future__ import annotations
+
+from nodeagent.model.inventory import GpuHealth
+from nodeagent.model.shares import Device
+from nodeagent.state.lists import fenced, keys, lists
+from tests.state import make
+
+HAVE = make.applied(
+    make.entry(1, make.SLICED, {10, 2}, {10: 5.0}), make.entry(0, make.SLICED, {0}), make.entry(2, make.WHOLE, {0})
+)
+
+
+def test_a_list_is_ordered_and_says_who_is_healthy() -> None:
+    """By GPU index, then by number; fenced shares are Unhealthy."""
+    found = lists(HAVE, (), {})
+    assert found[make.SHARED].devices == (
+        Device("GPU-0::0", True),
+        Device("GPU-1::2", True),
+        Device("GPU-1::10", False),
+    )
+    assert found["nvidia.com/gpu"].devices == (Device("GPU-2", True),)
+
+
+def test_a_fault_makes_every_share_of_a_gpu_unhealthy() -> None:
+    """And takes none off the list."""
+    found = lists(make.applied(make.entry(0, make.SLICED, range(2), health=GpuHealth.LOST)), (), {})
+    assert found[make.SHARED].devices == (Device("GPU-0::0", False), Device("GPU-0::1", False))
+
+
+def test_a_resource_without_shares_has_an_empty_list() -> None:
+    """It stays registered, at zero."""
+    assert lists(make.applied(make.entry(0)), ["nvidia.com/gpu"], {})["nvidia.com/gpu"].devices == ()
+
+
+def test_the_revision_grows_with_every_change_and_with_nothing_else() -> None:
+    """A list that says the same is the very same, so that nothing is sent."""
+    first = lists(HAVE, (), {})
+    second = lists(HAVE, (), first)
+    assert all(second[name] is listing for name, listing in first.items())
+    changed = lists(make.applied(make.entry(0, make.SLICED, {0}), make.entry(2, make.WHOLE, {0})), (), second)
+    assert changed[make.SHARED].revision == first[make.SHARED].revision + 1
+    assert changed["nvidia.com/gpu"] is first["nvidia.com/gpu"]
+
+
+def test_what_is_on_the_lists_can_be_told() -> None:
+    """All shares by their keys, and the ids of those that are fenced."""
+    assert keys(HAVE) == [
+        (make.SHARED, "GPU-0::0"),
+        (make.SHARED, "GPU-1::2"),
+        (make.SHARED, "GPU-1::10"),
+        ("nvidia.com/gpu", "GPU-2"),
+    ]
+    assert fenced(HAVE) == {"GPU-1::10"}
