@@ -55,7 +55,7 @@ async def test_a_commit_from_plan_to_applied() -> None:
 
 
 async def test_a_rejected_commit() -> None:
-    """A rejection ends `wait` at once, with the errors of the committed document; `status` shows them and exits with 1."""
+    """A rejection ends `wait` at once, with the errors of the document; `status` shows them, exit code 1."""
     async with Node(gpus=1) as node:
         node.commit(shares(10))
         agent = await node.agent()
