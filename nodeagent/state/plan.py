@@ -177,9 +177,10 @@ def _bytes(uuid: str, contract: Contract, numbers: frozenset[int]) -> int:
 
 def _registrations(desired: Desired | None, after: Applied, observed: Observed) -> tuple[Action, ...]:
     """A resource is served while it is wanted, while anything of it is on the list, and while a pod holds anything of
-    it.
+    it. Before the first look at who holds what, wanting alone is not enough: the list would be empty, and take away
+    what pods have from another plugin.
     """
-    needed = after.resources() | (desired.resources() if desired is not None else frozenset())
+    needed = after.resources() | (desired.resources() if desired is not None and observed.looked else frozenset())
     needed |= {resource for resource, share in observed.held if share.partition("::")[0] in after.gpus}
     retire = observed.registered - needed if observed.readable else frozenset[str]()
     return (
