@@ -38,9 +38,10 @@ _RESTARTED = "cannot register: the kubelet has just restarted"
 class Timing:
     """How long things may take, in seconds.
 
-    `register` is longer than the 10 s in which the kubelet dials back inside Register. A stream that ends by itself
-    within `short` of its opening, `losses` times in a row under one kubelet, means that another plugin takes the
-    resource; `foreign` are the waits that follow, the last one over and over.
+    `register` is longer than the 10 s in which the kubelet dials back inside Register. A stream that ends by itself, or
+    has to be ended since the kubelet shows another list, within `short` of its opening, `losses` times in a row under
+    one kubelet, means that another plugin takes the resource; `foreign` are the waits that follow, the last one over
+    and over.
     """
 
     connect: float = 5.0
@@ -72,7 +73,7 @@ class Registration:
 
     `serve` makes the resource's server, given what to call when its streams change; `changed` is called when the status
     does. Of the state within: `_tries` have failed since the last success; `_losses` counts the streams in a row that
-    ended by themselves shortly after they had opened, under the kubelet that `_under` identifies.
+    were lost shortly after they had opened, under the kubelet that `_under` identifies.
     """
 
     def __init__(
@@ -167,8 +168,8 @@ class Registration:
         await self._end()
         if loss is _Loss.FAULT:
             await self._back_off(kubelet, server.fault or _Loss.FAULT.value)
-        elif loss is _Loss.STREAM:
-            await self._weigh(kubelet, lived)
+        elif loss in (_Loss.STREAM, _Loss.RECONNECT):
+            await self._weigh(kubelet, loss, lived)
         elif loss is not None:
             self._set(RegistrationState.PENDING, f"registering again: {loss.value}")
 
@@ -237,17 +238,17 @@ class Registration:
             return _Loss.RECONNECT
         return None if server.streams else _Loss.STREAM
 
-    async def _weigh(self, kubelet: str, lived: float) -> None:
-        """Our stream ended by itself: register again at once, unless this goes on and on."""
+    async def _weigh(self, kubelet: str, loss: _Loss, lived: float) -> None:
+        """Our stream is lost to somebody else: register again at once, unless this goes on and on."""
         self._losses = self._losses + 1 if lived < self._timing.short else 0
         if self._losses < self._timing.losses:
-            self._set(RegistrationState.PENDING, f"registering again: {_Loss.STREAM.value}")
+            self._set(RegistrationState.PENDING, f"registering again: {loss.value}")
             return
         waits = self._timing.foreign
         wait = waits[min(self._losses - self._timing.losses, len(waits) - 1)]
         self._set(
             RegistrationState.FOREIGN,
-            f"the kubelet ended {self._losses} streams in a row within {self._timing.short:g} s of their opening: "
+            f"lost {self._losses} streams in a row within {self._timing.short:g} s of their opening: "
             f"another plugin seems to take {self.resource}; trying again every {wait:g} s",
         )
         await self._until(lambda: self._replaced(kubelet), wait)

@@ -34,6 +34,7 @@ from nodeagent.sim.git_mount import MountedConfigMap
 from nodeagent.sim.kubelet import StandInKubelet
 from nodeagent.sim.pods import Pod
 from tests.agent.documents import SHARED
+from tests.sim.plugin import TinyPlugin
 from tests.waiting import eventually
 
 NODE_NAME = "node-a"
@@ -227,6 +228,7 @@ class Node:
         self.log = LogLines()
         self._kubelet_runs = kubelet_runs
         self._agents: list[InProcess | Process] = []
+        self._foreign: list[TinyPlugin] = []
         self._level = logging.NOTSET
         self.simulate(gpus)
 
@@ -288,8 +290,8 @@ class Node:
     async def agent(self, **changes: Any) -> InProcess:  # noqa: ANN401 - fields of Settings
         """Start an agent in this loop; it serves HTTP when this returns."""
         agent = InProcess(self.settings(**changes), self.log)
-        self._agents.append(agent)
         await agent.started()
+        self._agents.append(agent)
         return agent
 
     async def process(self, **changes: Any) -> Process:  # noqa: ANN401 - fields of Settings
@@ -310,6 +312,13 @@ class Node:
         agent = Process(process, port, log)
         self._agents.append(agent)
         return agent
+
+    async def foreign(self, resource: str = SHARED) -> TinyPlugin:
+        """Somebody else's plugin for a resource; it serves, and has not registered yet."""
+        plugin = TinyPlugin(self.kubelet.device_plugins, resource=resource)
+        self._foreign.append(plugin)
+        await plugin.serve()
+        return plugin
 
     # --- what is to be seen ---
 
@@ -372,8 +381,7 @@ class Node:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            for agent in self._agents:
-                await agent.stop()
+            await asyncio.gather(*(part.stop() for part in (*self._agents, *self._foreign)))
             await self.kubelet.stop()
         finally:
             logger = logging.getLogger("nodeagent")

@@ -320,6 +320,17 @@ async def test_a_plugin_that_keeps_taking_the_resource_is_not_fought(
                 await agent.reaches(LIVE, registrations=HASTY.losses + 1)
 
 
+async def test_a_view_that_has_to_be_mended_again_and_again_is_not_fought(kubelet: StandInKubelet) -> None:
+    """Streams that we end shortly after they opened, since the kubelet shows another's list, count as lost to it."""
+    await kubelet.start()
+    async with running(kubelet.device_plugins, timing=replace(HASTY, foreign=(60.0,))) as agent:
+        for number in range(HASTY.losses):
+            await agent.reaches(LIVE, registrations=number + 1)
+            agent.plugins.reconnect(GPU)
+        await agent.reaches(FOREIGN)
+        assert "another plugin" in agent.status().message
+
+
 async def test_a_new_kubelet_ends_the_wait_for_a_foreign_plugin(kubelet: StandInKubelet) -> None:
     """Who took the resource under the old kubelet has lost it too: the new one is registered with at once."""
     async with running(kubelet.device_plugins, timing=replace(HASTY, foreign=(60.0,))) as agent:

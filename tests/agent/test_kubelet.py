@@ -1,0 +1,111 @@
+"""A kubelet that is late, restarts, or listens to somebody else."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from nodeagent.sim.pods import Phase
+from tests.agent.documents import GPU, SHARED, exclusive, shares, sharing, time_sliced
+from tests.agent.harness import Node
+from tests.waiting import eventually
+
+
+def lost(node: Node, times: int) -> bool:
+    """Whether our stream was taken along so often, and is there again where it will be."""
+    ends = [end for end in node.kubelet.streams_ended if end.by_kubelet and end.endpoint.startswith("nodeagent-")]
+    return len(ends) == times and (times == 3 or node.kubelet.allocatable(SHARED) == 4)
+
+
+async def test_a_kubelet_that_comes_after_the_agent() -> None:
+    """An agent waits for a kubelet, not even whose directory is there, is not ready and says why; then it registers
+    once.
+    """
+    async with Node(kubelet_runs=False) as node:
+        node.commit(shares(4))
+        agent = await node.agent()
+        await eventually(lambda: agent.says("Registered").reason == "KubeletAbsent")
+        assert agent.says("PodResourcesReady").reason == "Unavailable"
+        assert not await agent.ready()
+
+        await node.kubelet.start()
+        await node.advertises({SHARED: 32})
+        await eventually(agent.ready)
+        await eventually(lambda: agent.says("PodResourcesReady").status)
+        assert len(node.kubelet.registrations) == 1
+
+
+async def test_a_kubelet_restart() -> None:
+    """After a restart of the kubelet every resource registers once, shares that pods hold stay theirs while the kubelet
+    knows no pods yet, and what Git asks for meanwhile is done.
+    """
+    async with Node(gpus=2, pods_after=1.5) as node:
+        node.commit(sharing(time_sliced(10, at=[0]), exclusive()))
+        agent = await node.agent()
+        await node.advertises({SHARED: 10, GPU: 1})
+        pods = await node.hold(6)
+        await eventually(lambda: agent.snapshot.in_sync)
+
+        await node.kubelet.restart()
+        node.commit(sharing(time_sliced(4, at=[0]), exclusive()))
+        await node.allocatable(1, GPU)
+        await node.advertises({SHARED: 6, GPU: 1})
+
+        assert [record.resource for record in node.kubelet.registrations[2:]] in ([GPU, SHARED], [SHARED, GPU])
+        assert not any(record.over_live_stream for record in node.kubelet.registrations)
+        assert node.kubelet.devices(SHARED) == dict.fromkeys(sorted(node.kubelet.held(SHARED)), True)
+        await eventually(lambda: agent.says("Draining").message == "2 held shares drain on GPU 0")
+        assert {pod.phase for pod in pods} == {Phase.RUNNING}
+
+        for pod in pods:
+            await node.kubelet.end(pod)
+        await node.advertises({SHARED: 4, GPU: 1})
+
+
+async def test_another_plugin_registers_over_ours(node: Node) -> None:
+    """A plugin that registers while our stream lives makes the kubelet's view differ, and has the kubelet ask it: this
+    is drift, and healed so that the kubelet has our list again and asks us.
+    """
+    node.simulate(2)
+    node.commit(shares(4))
+    agent = await node.agent()
+    await node.advertises({SHARED: 8})
+    ours = sorted(node.kubelet.devices(SHARED))
+    foreign = await node.foreign()
+    # As many as ours but for one, which is sent Unhealthy first for the auditor, who cannot tell the senders apart.
+    await foreign.send(ours[1:], ours[:1])
+
+    await foreign.register()
+    await node.allocatable(7)
+
+    async def drifts() -> bool:
+        return await agent.metric("drift", kind="kubelet") == 1
+
+    await eventually(drifts)
+    await eventually(lambda: len(node.kubelet.registrations) == 3)
+    await node.advertises({SHARED: 8})
+    (pod,) = await node.hold(1)
+    assert pod.envs("main").keys() == {"NVIDIA_VISIBLE_DEVICES"}
+    await eventually(lambda: not agent.snapshot.drift)
+
+
+async def test_another_plugin_that_keeps_taking_the_resource(node: Node) -> None:
+    """When the ends of other plugins' streams take ours along again and again, it is a condition and no war; other
+    resources never notice, and a new kubelet is registered with at once.
+    """
+    others = [await node.foreign() for _ in range(3)]
+    for other in others:
+        await other.register()
+    node.commit(sharing(time_sliced(4, at=[0]), exclusive()))
+    agent = await node.agent()
+    await node.advertises({SHARED: 4, GPU: 7})
+
+    for number, other in enumerate(others, 1):
+        await other.stop()
+        await eventually(partial(lost, node, number))
+    await eventually(lambda: agent.says("Registered").reason == "ForeignPlugin")
+    assert "another plugin seems to take nvidia.com/gpu.shared" in agent.says("Registered").message
+    assert node.kubelet.allocatable(GPU) == 7
+
+    await node.kubelet.restart()
+    await node.advertises({SHARED: 4, GPU: 7})
+    await eventually(lambda: agent.says("Registered").status)
