@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from nodeagent.model.config import DEFAULT_RESOURCE, Rule, SharingConfig
-from nodeagent.model.inventory import GpuHealth
+from nodeagent.model.inventory import GpuHealth, Inventory
 from nodeagent.model.kubelet import PodListing
 from nodeagent.model.snapshot import ConfigState
 from nodeagent.state.drift import drift
@@ -206,7 +206,7 @@ class Node(RuleBasedStateMachine):
         shifted = [replace(one, index=position) for position, one in enumerate(left)]
         self._has(make.inventory(*shifted, complete=complete))
 
-    def _has(self, inventory: make.Inventory) -> None:
+    def _has(self, inventory: Inventory) -> None:
         self.inventory = self.agent.inventory = inventory
 
     # --- time ---
@@ -252,17 +252,17 @@ class Node(RuleBasedStateMachine):
         self.rules_hold()
 
     def _come_to_rest(self) -> None:
+        made = self.agent.turn()
         for _ in range(40):
+            self.clock.now += 0.5
+            self.kubelet.arrive_all()
             self.begun = None
             self.looks()
             made = self.agent.settle()
             if made.converged:
                 break
-            self.clock.now += 0.5
-            self.kubelet.arrive_all()
-        else:
-            note(f"{made}\n{self.agent.applied}\n{self.agent.holds}")
-            raise AssertionError(f"the node does not become what the config says: {made}")
+        note(f"{made}\n{self.agent.applied}\n{self.agent.holds}")
+        assert made.converged, "the node does not become what the config says"
         agent = self.agent
         assert agent.desired is not None
         assert is_as_wanted(agent)

@@ -192,10 +192,11 @@ class ModelAgent:
 
     def settle(self, rounds: int = 10) -> Plan:
         """Turns without anything happening in between: they must come to an end."""
+        made = self.turn()
         for _ in range(rounds):
-            made = self.turn()
             if not made.actions:
                 return made
+            made = self.turn()
         raise AssertionError(f"the plan does not come to an end: {made}")
 
     # --- the rules, from the other end ---

@@ -10,7 +10,8 @@ from nodeagent.model.allocation import PreferenceRequest, RefusalReason, Refused
 from nodeagent.model.inventory import GpuHealth
 from nodeagent.model.plan import Plan, Wait, WaitReason
 from nodeagent.model.shares import Applied
-from nodeagent.state.allocation import VISIBLE_DEVICES, Offer, allocate, given as granted, offers, prefer
+from nodeagent.state.allocation import VISIBLE_DEVICES, Offer, allocate, offers, prefer
+from nodeagent.state.allocation import given as granted
 from tests.state import make
 
 HAVE = make.applied(
@@ -62,7 +63,7 @@ def test_a_fenced_share_is_granted() -> None:
 )
 def test_what_cannot_be_given_is_refused_with_a_reason(ids: list[str], reason: RefusalReason) -> None:
     """Unknown shares, sick GPUs, more than one container may have: the message is for the pod's author."""
-    with pytest.raises(Refused, match="^cannot allocate ") as refused:
+    with pytest.raises(Refused, match=r"^cannot allocate ") as refused:
         allocate(offer(), [["GPU-0::0"], ids])
     assert refused.value.reason is reason
 
@@ -127,7 +128,7 @@ def test_whole_gpus_come_lowest_index_first() -> None:
 )
 def test_a_request_that_cannot_be_met_is_refused(request_: list[PreferenceRequest], reason: RefusalReason) -> None:
     """More than is available, or what must be included and is not there."""
-    with pytest.raises(Refused, match="^cannot choose ") as refused:
+    with pytest.raises(Refused, match=r"^cannot choose ") as refused:
         prefer(offer(), request_)
     assert refused.value.reason is reason
 

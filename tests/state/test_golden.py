@@ -1,7 +1,8 @@
 """Golden cases: what is wanted, applied, held and true, and the plan that must come of it, as data files.
 
-A file tells a story in steps. Each step may change what is true; its plan must be the one that is written there, is then
-performed, and planning again at the same moment must give `again` (nothing, and the same waits, unless it is said).
+A file tells a story in steps. Each step may change what is true; its plan must be the one that is written there, is
+then performed, and planning again at the same moment must give `again` (nothing, and the same waits, unless it is
+said).
 Each story is told twice and must come out the same.
 
     rule:    what the case shows, in a sentence

@@ -84,7 +84,7 @@ def test_a_repeated_grant_counts_anew() -> None:
 
 
 def test_an_init_container_holds_by_the_checkpoint() -> None:
-    """What only the checkpoint names is held, for it may be an init container's; for an hour, since it may be nobody's."""
+    """What only the checkpoint names is held, as an init container's may be; for an hour, as it may be nobody's."""
     holds = after(Holds(), 100, (), [ENTRY])
     assert held(holds, 100) == SHARE
     later = after(holds, 100 + UNLISTED_GRACE - 1, (), [ENTRY])

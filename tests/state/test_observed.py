@@ -58,7 +58,7 @@ def test_a_mention_is_over_after_two_seconds() -> None:
 
 
 def test_one_id_may_be_held_under_two_contracts() -> None:
-    """The resource and the form of the id tell whether a share is of the GPU's contract; what is no share is left out."""
+    """The resource and the form of the id tell whether a share is of the GPU's contract; no share, no holder."""
     keys = [
         (make.SHARED, "GPU-0::1"),
         (make.SHARED, "GPU-0"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nodeagent.model.inventory import GpuHealth
+from nodeagent.model.kubelet import PodResourcesStatus
 from nodeagent.model.plan import Advertise, Drop, Limit, Plan, Remember, Restore, ShareAction, Wait, WaitReason
 from nodeagent.model.shares import AppliedGpu
 from nodeagent.state.effect import InvariantBroken
@@ -54,7 +55,7 @@ def test_a_limit_comes_with_its_contract() -> None:
     desired = make.wanted(GPUS[:2], make.sliced(2, most=1))
     made = plan(desired, make.seen(have, held=make.keys("nvidia.com/gpu", 1), pods=make.unreadable()))
     assert [one for one in made.actions if isinstance(one, Limit)] == [Limit("GPU-0", 1)]
-    waiting = plan(desired, make.seen(have, pods=make.seen(have, pods=None).pods.__class__()))
+    waiting = plan(desired, make.seen(have, pods=PodResourcesStatus()))
     assert not [one for one in waiting.actions if isinstance(one, Limit)]
 
 
@@ -92,7 +93,7 @@ HAVE = make.entry(0, make.SLICED, range(4), {2: 90.0, 3: 99.9})
 def test_a_plan_that_breaks_an_invariant_is_never_made(entry: AppliedGpu, action: ShareAction) -> None:
     """Every plan is performed on a copy, action by action, and held against the invariants."""
     desired = make.wanted([make.gpu(0)], make.sliced(2))
-    with pytest.raises(InvariantBroken, match="^cannot "):
+    with pytest.raises(InvariantBroken, match=r"^cannot "):
         verify(make.seen(make.applied(entry)), desired, [action])
 
 
@@ -101,5 +102,5 @@ def test_what_pods_have_may_always_come_back() -> None:
     held = make.keys(make.SHARED, 0, 2, 7)
     desired = make.wanted([make.gpu(0)], make.withheld())
     have = make.seen(make.applied(HAVE), held=held)
-    actions = [Restore("GPU-0", frozenset({2})), Advertise("GPU-0", make.SLICED, frozenset({7}))]
+    actions: list[ShareAction] = [Restore("GPU-0", frozenset({2})), Advertise("GPU-0", make.SLICED, frozenset({7}))]
     assert verify(have, desired, actions).gpus["GPU-0"].numbers == {0, 1, 2, 3, 7}

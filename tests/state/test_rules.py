@@ -54,7 +54,7 @@ def test_a_node_without_pods_becomes_what_the_config_says(node: World) -> None:
 
 @given(worlds())
 def test_pods_are_the_only_thing_that_is_waited_for(node: World) -> None:
-    """With pods that stay, a node comes to rest with what they hold beyond the wanted draining; when they end it ends."""
+    """With pods that stay, a node comes to rest with what they hold too much draining; when they end so does that."""
     made = node.rests()
     assert {wait.reason for wait in made.waits} <= {WaitReason.PODS}
     assert bool(made.waits) == bool(shares_drift(node))
@@ -154,7 +154,7 @@ def test_a_rejected_document_changes_nothing(node: World, stage: Stage | None) -
 
 @given(worlds())
 def test_nothing_accepted_takes_nothing_away(node: World) -> None:
-    """Without a desired state only what pods have comes back to the lists; nothing is added, fenced, dropped, restored."""
+    """Without a desired state only what pods have comes back to the lists; nothing is added, fenced or dropped."""
     node.agent.config = None
     before = node.agent.applied.gpus
     node.rests()

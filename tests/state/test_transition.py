@@ -40,6 +40,7 @@ def acts(*actions: ShareAction) -> Step:
 
 
 def some(*numbers: int) -> frozenset[int]:
+    """A few shares."""
     return frozenset(numbers)
 
 

@@ -59,7 +59,7 @@ def wait(one: Wait) -> str:
     return f"{_gpu(one.uuid)} waits for {one.reason.value}" + (f": {ranges(one.numbers)}" if one.numbers else "")
 
 
-def action(one: Action) -> str:
+def action(one: Action) -> str:  # noqa: PLR0911  # one per action
     """What is done to which GPU or resource."""
     match one:
         case Remember(gpu):

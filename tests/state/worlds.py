@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import strategies as st
 
@@ -68,7 +68,7 @@ class World:
         """A look at the kubelet begins and ends."""
         held = self.kubelet.holders()
         look = make.look(self.clock.now, (), self.kubelet.allocatable(), self.kubelet.checkpoint, self.kubelet.name)
-        self.agent.take_in(make.replace(look, holders=held))
+        self.agent.take_in(replace(look, holders=held))
 
     def follow(self, *wanted: Rule) -> None:
         """Git says something else."""

@@ -1,0 +1,230 @@
+"""Conditions and summaries: the one place that computes them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from nodeagent.model.config import Stage, Violation, Where
+from nodeagent.model.inventory import GpuHealth, Inventory, InventoryReason
+from nodeagent.model.kubelet import PodResourcesReason, PodResourcesStatus, RegistrationState, RegistrationStatus
+from nodeagent.model.plan import Plan, Wait, WaitReason
+from nodeagent.model.shares import AppliedGpu, ShareState
+from nodeagent.model.snapshot import Condition, ConfigState, DocumentInfo, GpuStatus
+from nodeagent.state.status import (
+    Facts,
+    Reason,
+    conditions,
+    draining_since,
+    gpu_statuses,
+    resource_statuses,
+)
+from tests.state import make
+
+GOOD = DocumentInfo("c", "sha", "blob", None, "test", 1)
+LIVE = RegistrationStatus(make.SHARED, RegistrationState.LIVE)
+HAVE = make.applied(make.entry(0, make.SLICED, range(6), {4: 1.0, 5: 1.0}), make.entry(1))
+WELL = Facts(
+    now=1000.0,
+    config=ConfigState("c", newest=GOOD, desired=GOOD),
+    inventory=make.inventory(make.gpu(0), make.gpu(1)),
+    applied=HAVE,
+    registrations=(LIVE,),
+    pods=make.listed(make.look(1.0)),
+    transition_timeout=60.0,
+)
+DRAINS = Plan(waits=(Wait("GPU-0", WaitReason.PODS, frozenset({2, 3})),))
+NORMAL_TRUE = {"Ready", "ConfigAccepted", "InventoryReady", "Registered", "PodResourcesReady", "StateDirWritable"}
+
+
+def condition(facts: Facts, type_: str) -> Condition:
+    """One of the conditions."""
+    return next(one for one in conditions(facts, ()) if one.type == type_)
+
+
+def violation(stage: Stage) -> Violation:
+    """Something that is wrong with line 3."""
+    return Violation("c", Where("spec", 3, 5), "expected x", stage)
+
+
+def test_all_is_well() -> None:
+    """Normal-true conditions are true, the others false; each is there exactly once, with a known reason."""
+    found = conditions(WELL, ())
+    assert {one.type for one in found if one.status} == NORMAL_TRUE
+    assert len({one.type for one in found}) == len(found) == 10
+    assert all(one.reason in set(Reason) for one in found)
+
+
+@pytest.mark.parametrize(
+    ("type_", "facts", "reason"),
+    [
+        ("Ready", replace(WELL, config=ConfigState("c", newest=GOOD)), Reason.NOTHING_ACCEPTED),
+        ("Ready", replace(WELL, inventory=Inventory()), Reason.NO_GPUS),
+        ("Ready", replace(WELL, inventory=Inventory(reason=InventoryReason.DRIVER_MISSING)), Reason.NO_GPUS),
+        (
+            "Ready",
+            replace(WELL, registrations=(RegistrationStatus("a", RegistrationState.PENDING),)),
+            Reason.NOT_REGISTERED,
+        ),
+        ("ConfigAccepted", replace(WELL, looked=False), Reason.PENDING),
+        ("ConfigAccepted", replace(WELL, config=ConfigState("c"), missing=True), Reason.MISSING),
+        ("ConfigAccepted", replace(WELL, config=ConfigState("c")), Reason.UNREADABLE),
+        ("InventoryReady", replace(WELL, inventory=Inventory(reason=InventoryReason.GPU_HANGS)), Reason.GPU_HANGS),
+        (
+            "InventoryReady",
+            replace(WELL, applied=make.applied(make.entry(0, health=GpuHealth.LOST))),
+            Reason.GPU_LOST,
+        ),
+        ("PodResourcesReady", replace(WELL, pods=make.unreadable()), Reason.TIMEOUT),
+        ("StateDirWritable", replace(WELL, disk_problem="disk full"), Reason.WRITE_FAILED),
+    ],
+)
+def test_what_is_wrong_is_told_by_its_condition(type_: str, facts: Facts, reason: Reason) -> None:
+    """Each fault turns its own condition false, with its reason."""
+    found = condition(facts, type_)
+    assert (found.status, found.reason) == (False, reason)
+
+
+@pytest.mark.parametrize("reason", list(InventoryReason))
+def test_every_reason_of_an_inventory_has_a_condition(reason: InventoryReason) -> None:
+    """Whatever a driver says can be told."""
+    assert condition(replace(WELL, inventory=Inventory(reason=reason)), "InventoryReady").reason == reason.value
+
+
+@pytest.mark.parametrize("reason", list(PodResourcesReason))
+def test_every_reason_of_pod_resources_has_a_condition(reason: PodResourcesReason) -> None:
+    """Whatever became of a look can be told."""
+    assert condition(replace(WELL, pods=PodResourcesStatus(reason)), "PodResourcesReady").reason == reason.value
+
+
+@pytest.mark.parametrize(
+    ("stage", "reason"),
+    [
+        (Stage.READ, Reason.UNREADABLE),
+        (Stage.PARSE, Reason.PARSE_ERROR),
+        (Stage.SCHEMA, Reason.SCHEMA_ERROR),
+        (Stage.SEMANTIC, Reason.SEMANTIC_ERROR),
+    ],
+)
+def test_a_rejected_document_is_told_with_its_first_fault(stage: Stage, reason: Reason) -> None:
+    """With file, line and column, and how many more there are; readiness is another matter."""
+    config = replace(WELL.config, violations=(violation(stage), violation(stage), violation(stage)))
+    found = condition(replace(WELL, config=config), "ConfigAccepted")
+    assert (found.status, found.reason) == (False, reason)
+    assert found.message == "c:3:5: spec: expected x (and 2 more)"
+    assert condition(replace(WELL, config=config), "Ready").status
+
+
+@pytest.mark.parametrize(
+    ("states", "reason"),
+    [
+        ([RegistrationState.BACKOFF, RegistrationState.FOREIGN, RegistrationState.ABSENT], Reason.FOREIGN_PLUGIN),
+        ([RegistrationState.PENDING, RegistrationState.ABSENT], Reason.KUBELET_ABSENT),
+        ([RegistrationState.LIVE, RegistrationState.BACKOFF], Reason.PENDING),
+        ([RegistrationState.LIVE], Reason.ALL_REGISTERED),
+        ([], Reason.ALL_REGISTERED),
+    ],
+)
+def test_the_worst_registration_gives_the_reason(states: list[RegistrationState], reason: Reason) -> None:
+    """Another plugin before an absent kubelet before one that is awaited; all of them are in the message."""
+    statuses = tuple(RegistrationStatus(f"r{number}", state) for number, state in enumerate(states))
+    found = condition(replace(WELL, registrations=statuses), "Registered")
+    assert found.reason == reason
+    assert all((one.resource in found.message) is (one.state is not RegistrationState.LIVE) for one in statuses)
+
+
+def test_a_drain_is_told_and_stalls_after_its_time() -> None:
+    """Nothing is killed: Stalled only says so. What waits for the kubelet drains nothing."""
+    drains = replace(WELL, plan=DRAINS, draining={"GPU-0": 950.0})
+    assert condition(drains, "Draining").message == "2 held shares drain on GPU 0"
+    assert not condition(drains, "Stalled").status
+    assert condition(replace(drains, now=1011.0), "Stalled").status
+    assert condition(replace(drains, now=1011.0), "Ready").status
+    leaves = Plan(waits=(Wait("GPU-0", WaitReason.KUBELET, frozenset({4})),))
+    assert not condition(replace(WELL, plan=leaves), "Draining").status
+
+
+def test_what_is_out_of_the_ordinary_is_told() -> None:
+    """The last known good config in force; suspended."""
+    config = replace(WELL.config, using_last_known_good=True, suspended=True)
+    facts = replace(WELL, config=config)
+    assert condition(facts, "ServingLastKnownGood").status
+    assert condition(facts, "Suspended").status
+
+
+def test_a_condition_keeps_its_since_while_status_and_reason_stay() -> None:
+    """A new message makes it no younger; another reason does."""
+    full = replace(WELL, disk_problem="disk full")
+    first = conditions(full, ())
+    assert {one.since for one in first} == {1000.0}
+    later = {one.type: one for one in conditions(replace(full, now=2000.0, disk_problem="still full"), first)}
+    assert (later["StateDirWritable"].since, later["StateDirWritable"].message) == (1000.0, "still full")
+    mended = {one.type: one for one in conditions(replace(WELL, now=2000.0), first)}
+    assert mended["StateDirWritable"].since == 2000.0
+    assert mended["Ready"].since == 1000.0
+
+
+def test_a_drain_has_an_age_that_an_outage_does_not_take_from_it() -> None:
+    """It begins when shares are first waited for, ends when they no longer are, and is kept while nobody can see."""
+    begun = draining_since(DRAINS, {}, 100.0)
+    assert begun == {"GPU-0": 100.0}
+    assert draining_since(DRAINS, begun, 200.0) == begun
+    blind = Plan(waits=(Wait("GPU-0", WaitReason.POD_RESOURCES, frozenset(range(6))),))
+    assert draining_since(blind, begun, 200.0) == begun
+    assert draining_since(blind, {}, 200.0) == {}
+    assert draining_since(Plan(), begun, 200.0) == {}
+
+
+def shares_of(entry: AppliedGpu, plan: Plan, *numbers: int) -> GpuStatus:
+    """The status of one GPU of which these shares are held."""
+    held = make.keys(make.SHARED, entry.gpu.index, *numbers) if numbers else frozenset()
+    desired = make.wanted([entry.gpu], make.sliced(2))
+    (found,) = gpu_statuses(make.applied(entry), desired, plan, held, make.listed(make.look(1.0, held)))
+    return found
+
+
+def test_each_share_has_one_state_and_its_holder() -> None:
+    """Draining before held before fenced before free; that it is held and fenced is said apart."""
+    found = shares_of(HAVE.gpus["GPU-0"], DRAINS, 0, 2, 3, 4)
+    assert [one.state for one in found.shares] == [
+        ShareState.HELD,
+        ShareState.FREE,
+        ShareState.DRAINING,
+        ShareState.DRAINING,
+        ShareState.HELD,
+        ShareState.FENCED,
+    ]
+    assert found.shares[4].fenced
+    assert found.shares[4].held
+    assert found.shares[0].holder == "default/pod-GPU-0::0/main"
+    assert found.shares[1].holder is None
+    assert [one.id for one in found.shares[:2]] == ["GPU-0::0", "GPU-0::1"]
+    assert (found.rule, found.wanted, found.wanted_shares) == ("sliced", make.SLICED, 2)
+    assert len(found.shares) == 6
+    assert found.shares == tuple(found.shares)
+
+
+@pytest.mark.parametrize("health", list(GpuHealth))
+def test_counts_are_those_of_the_shares(health: GpuHealth) -> None:
+    """A resource's counts, which are made without the shares, say the same; every state is there."""
+    entry = make.entry(0, make.SLICED, range(6), {4: 1.0, 5: 1.0}, health=health)
+    found = shares_of(entry, DRAINS, 0, 2, 3, 4)
+    (resource,) = resource_statuses([found], [LIVE], {"GPU-0": 5.0})
+    states = [one.state for one in found.shares]
+    assert resource.counts == {state: states.count(state) for state in ShareState}
+    assert (resource.resource, resource.registration, resource.draining_since) == (make.SHARED, LIVE, 5.0)
+
+
+def test_a_resource_is_told_while_it_is_served_or_advertised() -> None:
+    """Served with nothing advertised, and advertised before it is served."""
+    found = resource_statuses([shares_of(HAVE.gpus["GPU-0"], Plan())], [RegistrationStatus("a", LIVE.state)], {})
+    assert [(one.resource, sum(one.counts.values())) for one in found] == [("a", 0), (make.SHARED, 6)]
+    assert found[1].registration is None
+
+
+def test_a_gpu_of_which_nothing_is_wanted_or_known_is_told_too() -> None:
+    """By what is applied of it alone."""
+    (first, second) = gpu_statuses(HAVE, None, Plan(), (), PodResourcesStatus())
+    assert (first.rule, first.wanted, first.contract) == (None, None, make.SLICED)
+    assert (second.contract, len(second.shares)) == (None, 0)

@@ -1,0 +1,72 @@
+"""What a document does to the node, in one line."""
+
+from __future__ import annotations
+
+import pytest
+
+from nodeagent.model.config import Rule
+from nodeagent.model.snapshot import ChangeClass
+from nodeagent.state.summary import Change, change, gpus
+from tests.state import make
+
+GPUS = [make.gpu(index) for index in range(3)]
+HAVE = make.applied(*(make.entry(index, make.SLICED, range(4)) for index in range(3)))
+X4 = "time-sliced nvidia.com/gpu.shared x4"
+
+
+@pytest.mark.parametrize(
+    ("rules", "held", "expected"),
+    [
+        ([make.sliced(4)], (0, 1), Change(ChangeClass.NONE, "nothing changes")),
+        (
+            [make.sliced(6)],
+            (0, 1, 2, 3),
+            Change(ChangeClass.LIVE, f"GPUs 0-2: {X4} -> time-sliced nvidia.com/gpu.shared x6"),
+        ),
+        (
+            [make.sliced(2, 0, 2), make.whole(1)],
+            (3,),
+            Change(
+                ChangeClass.LIVE,
+                f"GPUs 0, 2: {X4} -> time-sliced nvidia.com/gpu.shared x2; GPU 1: {X4} -> exclusive nvidia.com/gpu",
+            ),
+        ),
+        (
+            [make.withheld(0), make.sliced(4)],
+            (0, 3),
+            Change(ChangeClass.DRAINED, f"GPU 0: {X4} -> withheld; held shares drain: 2 on GPU 0", 2),
+        ),
+        (
+            [make.sliced(1, 0), make.sliced(4)],
+            (1, 3),
+            Change(
+                ChangeClass.DRAINED,
+                f"GPU 0: {X4} -> time-sliced nvidia.com/gpu.shared; held shares drain: 1 on GPU 0",
+                1,
+            ),
+        ),
+    ],
+    ids=["nothing", "more", "fewer and another mode", "withheld while held", "fewer than are held"],
+)
+def test_a_change_has_a_class_and_words(rules: list[Rule], held: tuple[int, ...], expected: Change) -> None:
+    """GPUs that change alike are named together; what must drain first is counted."""
+    moment = make.seen(HAVE, held=make.keys(make.SHARED, 0, *held))
+    assert change(make.wanted(GPUS, *rules), moment) == expected
+
+
+def test_new_gpus_are_part_of_the_change() -> None:
+    """A fresh node: from nothing to what is wanted."""
+    assert change(make.wanted(GPUS, make.sliced(4)), make.seen(make.applied(), gpus=tuple(GPUS))) == Change(
+        ChangeClass.LIVE, f"GPUs 0-2: nothing -> {X4}"
+    )
+
+
+def test_without_a_desired_state_nothing_changes() -> None:
+    """Suspended."""
+    assert change(None, make.seen(HAVE)).kind is ChangeClass.NONE
+
+
+def test_gpus_are_named_in_runs() -> None:
+    """In any order."""
+    assert gpus([6, 0, 2, 1]) == "GPUs 0-2, 6"
+    assert gpus([3]) == "GPU 3"
