@@ -160,6 +160,7 @@ class Reconciler:
         self._judge_by = now + INVENTORY_SECONDS
         self._pressed: frozenset[ShareKey] = frozenset()
         self._looked_at = float("-inf")
+        self._looked_for: frozenset[str] = frozenset()
         self._retry = RETRY_FIRST
 
         self._listings: dict[str, Listing] = {}
@@ -238,9 +239,10 @@ class Reconciler:
         self._pressed |= notes.pressed
         for key, at in notes.granted.items():
             self._holds = holds.grant(self._holds, (key,), at)
-        if pods.listing is not None and pods.listing.begun_at > self._looked_at:
-            self._looked_at = pods.listing.begun_at
-            uuids = {gpu.uuid for gpu in gpus} | self._applied.gpus.keys()
+        # A look counts for the GPUs that were known then: of one that the driver finds later it says who has what, too.
+        uuids = frozenset({gpu.uuid for gpu in gpus} | self._applied.gpus.keys())
+        if pods.listing is not None and (pods.listing.begun_at > self._looked_at or not uuids <= self._looked_for):
+            self._looked_at, self._looked_for = pods.listing.begun_at, uuids
             self._holds = holds.observe(self._holds, pods.listing, uuids, now)
 
     def _observe(self, gpus: tuple[Gpu, ...], pods: PodResourcesStatus) -> Observed:

@@ -166,9 +166,10 @@ async def test_an_agent_that_cannot_start_says_why(node: Node) -> None:
         await node.agent(state_dir=node.directory / "file")
 
 
-async def test_taking_over_from_another_plugin(node: Node) -> None:
+@pytest.mark.parametrize("late", [False, True], ids=["driver", "late driver"])
+async def test_taking_over_from_another_plugin(node: Node, late: bool) -> None:
     """Pods hold ids of NVIDIA's plugin before our first start: the ids stay on the list, those that Git does not want
-    drain, and a GPU that pods hold in another mode changes when they have left.
+    drain, and a GPU that pods hold in another mode changes when they have left; also where the driver comes last.
     """
     node.simulate(2)
     theirs, whole = await node.foreign(SHARED), await node.foreign(GPU)
@@ -192,7 +193,12 @@ async def test_taking_over_from_another_plugin(node: Node) -> None:
     await whole.stop()
 
     node.commit(shares(10))
+    if late:
+        node.simulation.unlink()
     agent = await node.agent()
+    await eventually(lambda: agent.says("PodResourcesReady").status)
+    if late:
+        node.simulate(2)
     await node.advertises({SHARED: 10, GPU: 1})
     assert node.kubelet.devices(SHARED).keys() == {high, *(f"{uuid(0)}::{number}" for number in range(9))}
     await eventually(lambda: agent.says("Draining").status)
