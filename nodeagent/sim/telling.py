@@ -1,0 +1,186 @@
+"""How the demo's story is told: commits and syncs, waits that show what happens meanwhile, and checks.
+
+Nothing here is pretended. A commit is made by git, the synced file is what git has, what is shown is what the kubelet
+has, and a sentence that begins with `ok` has been compared with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nodeagent.model.shares import split_share_id
+from nodeagent.model.snapshot import DocumentInfo, Reload
+from nodeagent.sim.git_mount import MountedConfigMap
+from nodeagent.sim.git_repo import Commit, GitRepo
+from nodeagent.sim.node import Node
+from nodeagent.sim.pods import Pod
+from nodeagent.sim.screen import Screen
+from nodeagent.sim.strips import LEGEND, Strip
+
+
+class NotAsTold(Exception):
+    """Something in the story did not come out as it says. The message tells what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """A commit that is in the mount: `at` is when the swap began, in monotonic seconds."""
+
+    commit: Commit
+    at: float
+
+
+class Teller:
+    """Tells a story on `screen` about one node that follows one repository; `speed` divides the pauses for reading."""
+
+    def __init__(self, screen: Screen, node: Node, repo: GitRepo, mount: MountedConfigMap, *, speed: float) -> None:
+        self.screen = screen
+        self.node = node
+        self.kubelet = node.kubelet
+        self._repo = repo
+        self._mount = mount
+        self._speed = speed
+
+    async def pause(self, seconds: float) -> None:
+        """Time to read what stands there."""
+        await asyncio.sleep(seconds / self._speed)
+
+    async def chapter(self, title: str, text: str) -> None:
+        """Begin a part, with what it is about."""
+        self.screen.heading(title)
+        self.screen.say(text)
+        self.screen.line()
+        await self.pause(2)
+
+    # --- git and the mount ---
+
+    async def commit(self, content: str, message: str) -> Synced:
+        """Commit the file, show what that changes, and sync it."""
+        commit = await asyncio.to_thread(self._repo.commit, content, message)
+        return await self._sync(f'git commit -m "{message}"', commit)
+
+    async def revert(self) -> Synced:
+        """Take the newest commit back with another one, and sync that."""
+        commit = await asyncio.to_thread(self._repo.revert)
+        return await self._sync("git revert HEAD", commit)
+
+    async def _sync(self, command: str, commit: Commit) -> Synced:
+        """Do what Argo CD and the kubelet do: the committed file is swapped into the mount."""
+        self.screen.line(f"  $ {command}", "bold")
+        for line in await asyncio.to_thread(self._repo.changed_lines):
+            self.screen.say(line, lead="    ", style="green" if line.startswith("+") else "red")
+        self.screen.labelled("git", f"commit {commit.short}; {self._repo.file} is blob {commit.blob[:12]}", "cyan")
+        await self.pause(1)
+        at = time.monotonic()
+        self._mount.write({self._repo.file: commit.content, "revision": commit.id.encode()})
+        self.screen.labelled("sync", f"the mounted file is swapped for that of commit {commit.short}", "cyan")
+        return Synced(commit, at)
+
+    # --- the agent ---
+
+    async def reloaded(self, synced: Synced) -> Reload:
+        """Wait until the agent has dealt with a synced commit, and show what it says."""
+
+        def found() -> list[Reload]:
+            return [entry for entry in self.node.snapshot.reloads if _is(entry.document, synced.commit)]
+
+        await self.node.until(f"the agent tells of commit {synced.commit.short}", lambda: bool(found()))
+        reload = found()[0]
+        # Which held shares drain is told by a condition, once the agent has asked the kubelet anew.
+        message = reload.message.partition("; held shares drain")[0].replace(f"{self._mount.directory}/", "")
+        kind = f" ({reload.change.value})" if reload.change is not None else ""
+        style = "cyan" if reload.change is not None else "red"
+        self.screen.labelled("agent", f"{reload.result.value}{kind}: {message}", style)
+        return reload
+
+    async def applied(self, synced: Synced) -> None:
+        """Check that the node has become what the commit says, and knows which one it is."""
+        await self.node.until(
+            f"the node is in sync with commit {synced.commit.short}",
+            lambda: self.node.snapshot.in_sync and _is(self.node.snapshot.config.applied, synced.commit),
+        )
+        applied = self.node.snapshot.config.applied
+        blob = applied.git_blob if applied is not None else None
+        self.check(
+            f"in sync, and the agent names the blob that git has: {synced.commit.blob[:12]}",
+            holds=blob == synced.commit.blob,
+            got=blob,
+        )
+
+    # --- what the kubelet sees ---
+
+    def show(self) -> None:
+        """All of it."""
+        self.screen.line()
+        for strip in self.node.strips():
+            self.screen.line("  " + strip.line(self.screen, room=self.screen.width - 2))
+        self.screen.line()
+
+    def legend(self) -> None:
+        """What the characters of a strip mean."""
+        self.screen.line(f"  {LEGEND}", "dim")
+
+    def strip(self, index: int) -> Strip:
+        """One GPU."""
+        return next(strip for strip in self.node.strips() if strip.index == index)
+
+    async def follow(self, index: int, since: float, what: str, check: Callable[[Strip], bool]) -> None:
+        """Wait until one GPU is as it should be, and show each change of it, in milliseconds after `since`."""
+        last: Strip | None = None
+
+        def look() -> bool:
+            nonlocal last
+            strip = self.strip(index)
+            if strip != last:
+                last = strip
+                lead = f"{milliseconds(since):>10}  "
+                self.screen.line(lead + strip.line(self.screen, room=self.screen.width - len(lead), resource=False))
+            return check(strip)
+
+        await self.node.until(what, look)
+
+    def allocatable(self, resource: str) -> int:
+        return self.kubelet.allocatable(resource)
+
+    # --- pods ---
+
+    async def start(self, name: str, resource: str) -> Pod:
+        """Start a pod that asks for one share. Raises AdmissionError and ContainerError, KubeletCrash."""
+        return await self.kubelet.admit(name, containers={"main": {resource: 1}})
+
+    async def end(self, pod: Pod) -> float:
+        """A pod finishes by itself; when, in monotonic seconds."""
+        self.screen.labelled("pods", f"{pod.name} on GPU {self.gpu(pod)} ends", "cyan")
+        at = time.monotonic()
+        await self.kubelet.end(pod)
+        return at
+
+    def gpu(self, pod: Pod) -> int:
+        """The index of the GPU that a pod got."""
+        indices = {status.gpu.uuid: status.gpu.index for status in self.node.snapshot.gpus}
+        return next(indices[split_share_id(share)[0]] for share in pod.ids())
+
+    # --- checks ---
+
+    def check(self, told: str, *, holds: bool, got: object) -> None:
+        """Say something that has been found to hold. Raises NotAsTold where it does not."""
+        if not holds:
+            raise NotAsTold(f"{told}: got {got}")
+        self.screen.labelled("ok", told, "green")
+
+    def count(self, resource: str, count: int) -> None:
+        """Check how many the kubelet could give away and has given away."""
+        got = self.allocatable(resource)
+        self.check(f"{resource}: {count} allocatable", holds=got == count, got=got)
+
+
+def milliseconds(since: float, until: float | None = None) -> str:
+    """`41 ms`, from one monotonic second to another or to now."""
+    return f"{((time.monotonic() if until is None else until) - since) * 1000:.0f} ms"
+
+
+def _is(document: DocumentInfo | None, commit: Commit) -> bool:
+    return document is not None and document.revision == commit.id
