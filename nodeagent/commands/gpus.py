@@ -65,12 +65,12 @@ def faults(loaded: Loaded, nodes: Sequence[Sequence[Gpu]]) -> tuple[Violation, .
 
 
 def idle_rules(config: SharingConfig, gpus: Sequence[Gpu]) -> tuple[str, ...]:
-    """A note for each rule that decides nothing on a node with exactly these GPUs."""
+    """A note for each rule that decides nothing on a node with exactly these GPUs; one for all the rest may."""
     deciding = {config.rule_for(gpu).name for gpu in gpus}
     return tuple(
         f'rule "{rule.name}" decides for none of these {len(gpus)} GPUs'
         for rule in config.rules
-        if rule.name not in deciding
+        if rule.name not in deciding and not rule.match.takes_all
     )
 
 

@@ -121,7 +121,7 @@ def _gpu(gpu: GpuPreview, terminal: Terminal) -> Iterator[str]:
     yield _move(gpu.before, gpu.after)
     if gpu.before.limit != gpu.after.limit and gpu.before.contract == gpu.after.contract:
         yield f"    requests: {_limit(gpu.before)} -> {_limit(gpu.after)} per container"
-    signs = (("+", gpu.added, "green", "added"), ("-", gpu.removed, "red", "removed"), ("=", gpu.kept, "dim", "kept"))
+    signs = (("-", gpu.removed, "red", "removed"), ("+", gpu.added, "green", "added"), ("=", gpu.kept, "dim", "kept"))
     for sign, ids, style, verb in signs:
         if ids:
             yield "    " + terminal.paint(f"{sign} {len(ids)} {verb}{_numbers(ids)}", style)
