@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import http.client
+import json
 import os
 import re
 import signal
@@ -50,7 +53,7 @@ spec:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What a process takes, in MiB. `pss` counts a page that two processes map by half."""
+    """What a process takes, in MiB. In `pss` a page that two processes map counts by half, in `rss` it counts whole."""
 
     pss: float
     rss: float
@@ -80,6 +83,18 @@ class AgentProcess:
             re.findall(r"^(\w+): +(\d+) kB", Path(f"/proc/{self.pid}/smaps_rollup").read_text("ascii"), re.MULTILINE)
         )
         return Memory(int(found["Pss"]) / 1024, int(found["Rss"]) / 1024)
+
+    async def reload_seconds(self) -> float:
+        """How long the last reload took from the watcher's wake-up on, as the agent says itself."""
+        answer = await asyncio.to_thread(self._get, "/status")
+        seconds: float = json.loads(answer)["reloads"][0]["durationSeconds"]
+        return seconds
+
+    def _get(self, path: str) -> bytes:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10.0)
+        with contextlib.closing(connection):
+            connection.request("GET", path)
+            return connection.getresponse().read()
 
     async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal and wait until the process is gone. Returns its status; nothing is sent to one that is gone."""
@@ -124,18 +139,32 @@ class Node:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env=_environment(),
             )
         return AgentProcess(process, started_at, port)
 
-    def listed(self, count: int) -> bool:
-        """Whether the newest list has exactly this many healthy shares, whatever else leaves it."""
-        newest = self.kubelet.record.newest(RESOURCE)
-        return newest is not None and len(newest.healthy) == count
-
-    def converged(self, count: int) -> bool:
+    def _converged(self, count: int) -> bool:
         """Whether the newest list is exactly this many healthy shares, and the kubelet has it."""
         devices = self.kubelet.devices(RESOURCE)
         return len(devices) == count and all(devices.values())
+
+    async def reload(self, replicas: int) -> float:
+        """Commit, and wait until nothing leaves the list any more. Returns the seconds from the swap until the list
+        came.
+        """
+        at = self.commit(replicas)
+        arrival = 0.0
+
+        def arrived() -> bool:
+            nonlocal arrival
+            newest = self.kubelet.record.newest(RESOURCE)
+            if not arrival and newest is not None and len(newest.healthy) == replicas * GPUS:
+                arrival = newest.at
+            return bool(arrival)
+
+        await self.until(arrived)
+        await self.until(lambda: self._converged(replicas * GPUS))
+        return arrival - at
 
     async def until(self, condition: Callable[[], bool], within: float = 30.0) -> None:
         """Wait for a condition. Raises TimeoutError, with the end of the agent's log."""
@@ -158,15 +187,28 @@ async def node(*, calls_per_second: float | None = 100.0) -> AsyncIterator[Node]
 
 @contextlib.asynccontextmanager
 async def serving(replicas: int) -> AsyncIterator[tuple[Node, AgentProcess]]:
-    """A node whose agent has made this many shares of every GPU."""
+    """A node whose agent has made this many shares of every GPU, and has taken some away before: for a while after its
+    start an agent takes nothing away.
+    """
     async with node() as found:
-        found.commit(replicas)
         agent = await found.start_agent()
         try:
-            await found.until(lambda: found.converged(replicas * GPUS), within=60.0)
+            for count in (replicas, replicas - 1, replicas):
+                await found.reload(count)
             yield found, agent
         finally:
             await agent.end(signal.SIGKILL)
+
+
+@functools.cache
+def _bytecode() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="bytecode-")
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with a place for bytecode: it is warm from the second agent on, whatever the installation allows."""
+    ours = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**ours, "PYTHONPYCACHEPREFIX": _bytecode().name}
 
 
 def _free_port() -> int:

@@ -73,8 +73,10 @@ class DirectoryWatch:
         self._stopping = False
 
         def wake(directories: Iterable[str]) -> None:
-            with suppress(RuntimeError):  # the loop has been closed: nobody is left to be woken
-                loop.call_soon_threadsafe(self._wake, frozenset(directories))
+            touched = frozenset(directories)
+            if touched:  # a look that found nothing costs the loop nothing
+                with suppress(RuntimeError):  # the loop has been closed: nobody is left to be woken
+                    loop.call_soon_threadsafe(self._wake, touched)
 
         thread = threading.Thread(target=self._watch_all, args=(wake,), name="directory-watch", daemon=True)
         thread.start()
