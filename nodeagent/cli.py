@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import os
 import sys
 import traceback
@@ -53,9 +54,10 @@ _INTERRUPTED, _BROKEN_PIPE = 130, 141
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command (`arguments`: those of the process) and return its exit code. Never raises."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    _take_any_text()
     try:
         code = _dispatch(given)
-        sys.stdout.flush()
+        _flush()
     except SystemExit as left:
         return left.code if isinstance(left.code, int) else INTERNAL
     except KeyboardInterrupt:
@@ -82,10 +84,23 @@ def _dispatch(given: Sequence[str]) -> int:
     try:
         code: int = import_module(f"nodeagent.commands.{parsed.command}").execute(parsed)
     except Failure as failure:
-        sys.stdout.flush()
+        _flush()
         print(f"nodeagent {parsed.command}: {failure}", file=sys.stderr)
         return failure.code
     return code
+
+
+def _take_any_text() -> None:
+    """A file name that is no text, or a terminal that knows ASCII only, must not end a command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _flush() -> None:
+    """Have the reader's refusal, if any, now. A process may have been started without stdout."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 
 def _parser(name: str | None) -> argparse.ArgumentParser:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,28 +82,42 @@ def with_violations(checked: Checked, violations: Sequence[Violation], notes: Se
 
 def _check_directory(directory: Path) -> Iterator[Checked]:
     checked_any = False
-    for path in sorted(_files_in(directory)):
+    files, closed = _files_in(directory)
+    yield from closed
+    for path in files:
         checked = _check_file(path, named=False)
         checked_any |= checked.skipped is None
         yield checked
-    if not checked_any:
+    if not checked_any and not closed:
         message = "expected a sharing config in this directory, got no file with one"
         yield Checked(str(directory), violations=(Violation(str(directory), Where(), message, Stage.READ),))
 
 
-def _files_in(directory: Path) -> Iterator[Path]:
-    """YAML files; hidden ones are left out, since a mounted ConfigMap has each of its files there once more."""
-    for path in directory.rglob("*"):
-        inside = path.relative_to(directory)
-        if path.suffix in _SUFFIXES and not any(part.startswith(".") for part in inside.parts) and path.is_file():
-            yield path
+def _files_in(directory: Path) -> tuple[list[Path], list[Checked]]:
+    """YAML files, and directories that cannot be looked into.
+
+    Hidden ones are left out, since a mounted ConfigMap has each of its files there once more.
+    """
+    closed: list[Checked] = []
+    files: list[Path] = []
+    for folder, folders, names in os.walk(directory, onerror=lambda error: closed.append(_unreadable(error))):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = (Path(folder, name) for name in names if not name.startswith("."))
+        files.extend(path for path in paths if path.suffix in _SUFFIXES and path.is_file())
+    return sorted(files), closed
+
+
+def _unreadable(error: OSError) -> Checked:
+    file = str(error.filename)
+    return Checked(file, problem=f"cannot read {file}: {(error.strerror or str(error)).lower()}")
 
 
 def _check_file(path: Path, *, named: bool = True) -> Checked:
     try:
         data = path.read_bytes()
     except OSError as error:
-        return Checked(str(path), problem=f"cannot read {path}: {(error.strerror or str(error)).lower()}")
+        error.filename = path
+        return _unreadable(error)
     return check_bytes(data, str(path), named=named)
 
 

@@ -10,18 +10,20 @@ from nodeagent.commands.exits import EXITS_ALWAYS
 
 DESCRIPTION: Final = """\
 Start a simulated node with 8 GPUs, a stand-in kubelet and an agent in one
-process. The sharing config is a file in a real git repository; edit it and
-watch the node follow. Needs no GPU, no cluster and no privilege; needs git.
+process, and watch the node follow its sharing config: with --once through a
+story of commits to a real git repository, else through your own edits of
+sharing.yaml and node.yaml. Needs no GPU, no cluster and no privilege.
 """
 
 EPILOG: Final = f"""\
 examples:
   nodeagent demo --once       a story of commits, about a minute, then exit
   nodeagent demo              stay up, so that you can edit the file
-  nodeagent demo --dir ./try  the same, with the repository in ./try
+  nodeagent demo --dir ./try  the same, with the files in ./try
 
 exit codes:
-  0 the story went as told, or stopped with Ctrl-C; 1 it did not;
+  0 the story went as told, or you have stopped it; 1 it did not, or could not
+  start; 130 the story was interrupted;
   {EXITS_ALWAYS}
 """
 
@@ -30,16 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """How the demo is played."""
     parser.add_argument("--once", action="store_true", help="play the story and exit instead of staying up")
     parser.add_argument(
-        "--dir", type=Path, metavar="DIR", help="where repository and state are kept (a temporary directory)"
+        "--dir", type=Path, metavar="DIR", help="where the repository, or the files to edit, are kept (a temporary directory)"
     )
     parser.add_argument(
         "--listen",
         metavar="HOST:PORT",
         default="127.0.0.1:9400",
-        help="address of the agent's status page, metrics and status (default: 127.0.0.1:9400)",
+        help="address of the agent's status page, metrics and status (default: 127.0.0.1:9400, or any free port)",
     )
     parser.add_argument(
-        "--speed", type=_speed, metavar="N", default=1.0, help="play the story N times as fast (default: 1)"
+        "--speed", type=_speed, metavar="N", default=1.0, help="divide the pauses for reading by N (default: 1)"
     )
 
 

@@ -92,8 +92,12 @@ class _Asked:
 
 def _load(path: str) -> Loaded:
     """The one config that a path holds."""
+    document: Document | Unreadable
     if path == STDIN:
-        document: Document | Unreadable = Document(STDIN_NAME, sys.stdin.buffer.read())
+        document = Document(STDIN_NAME, sys.stdin.buffer.read())
+    elif Path(path).is_fifo():
+        # The shell's `--config <(kubectl kustomize ...)`; the agent itself takes files only.
+        document = Document(path, Path(path).read_bytes())
     else:
         document = read_document(Path(path))
     if isinstance(document, Unreadable):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -101,6 +103,18 @@ def test_a_reader_that_leaves_is_no_fault() -> None:
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout == "{\n"
     assert done.stderr == ""
+
+
+def test_any_text_can_be_told(tmp_path: Path) -> None:
+    """Names that are no text, an ASCII terminal and a closed stdout are no faults of ours."""
+    folder = os.fsencode(tmp_path)
+    with open(folder + b"/\xff.yaml", "wb") as file:  # noqa: PTH123 - a path of bytes
+        file.write(b"version: v2\n")
+    done = nodeagent("validate", tmp_path, PYTHONIOENCODING="ascii")
+    assert done.returncode == 1, done.stderr
+    assert "1 file: 1 invalid (1 mistake)" in done.stdout
+    shell = f"{sys.executable} -m nodeagent validate {tmp_path} >&-"
+    assert subprocess.run(["bash", "-c", shell], timeout=60, check=False).returncode == 1
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["status", "--help"], ["validate", "--help"]])

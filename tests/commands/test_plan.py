@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -227,6 +229,13 @@ def test_the_config_may_come_from_a_pipe(serve: Serve) -> None:
     done = nodeagent("plan", "--config", "-", "--agent", agent.address, stdin=f"{one}---\n{config_map(NVIDIAS, 'two')}")
     assert done.returncode == 1
     assert "cannot plan with 2 sharing configs at once" in done.stderr
+
+
+def test_the_config_may_be_what_a_shell_makes_of_a_pipe(serve: Serve, good: Path) -> None:
+    """`--config <(…)` is read as well."""
+    command = f"{sys.executable} -m nodeagent plan --config <(cat {good}) --agent {serve(builders.snapshot()).address}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2, done.stderr
 
 
 def test_json_names_every_share(tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
