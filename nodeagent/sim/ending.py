@@ -50,7 +50,7 @@ async def tell_metrics(teller: Teller) -> None:
         got = values.get(f"nodeagent_{series}")
         if got != value:
             raise NotAsTold(f"nodeagent_{series} is {value}: got {got}")
-    await teller.pause(4)
+    await teller.pause(3)
 
 
 def conclude(teller: Teller, began: float) -> None:

@@ -84,7 +84,7 @@ class Story:
         teller.show()
         await teller.applied(synced)
         teller.count(WHOLE, 8)
-        await teller.pause(4)
+        await teller.pause(3)
 
     async def _shared(self) -> None:
         teller = self._teller
@@ -105,7 +105,7 @@ class Story:
         teller.show()
         await teller.applied(synced)
         teller.count(SHARED, 80)
-        await teller.pause(4)
+        await teller.pause(3)
 
     async def _pods_come_and_go(self) -> None:
         teller = self._teller
@@ -126,7 +126,7 @@ class Story:
             holds=spread == dict.fromkeys(range(len(_STAY)), _PODS_PER_GPU),
             got=spread,
         )
-        await teller.pause(4)
+        await teller.pause(3)
 
     async def _typo(self) -> None:
         teller, record = self._teller, self._kubelet.record
@@ -154,7 +154,7 @@ class Story:
         failing = "nodeagent_config_last_reload_successful 0.0"
         metrics = (await self._node.metrics()).splitlines()
         teller.check(f"an alert can see it: {failing}", holds=failing in metrics, got="another value")
-        await teller.pause(4)
+        await teller.pause(3)
         teller.show()
         teller.check(
             "nothing has happened: no list was sent, no stream ended, no share changed",
@@ -190,7 +190,7 @@ class Story:
         await teller.applied(synced)
         fewest = self._kubelet.fewest(SHARED)
         teller.check("at no moment were there fewer than 32 healthy shares", holds=fewest >= 32, got=fewest)
-        await teller.pause(4)
+        await teller.pause(3)
         return synced
 
     async def _pod_leaves(self, left: int) -> float:
@@ -225,7 +225,7 @@ class Story:
         teller.check("2 whole GPUs, and 24 shares of the other six", holds=counts == (2, 24), got=counts)
         fewest = self._kubelet.fewest(SHARED)
         teller.check("the six were never touched: always at least 24 shares", holds=fewest >= 24, got=fewest)
-        await teller.pause(4)
+        await teller.pause(3)
 
     async def _reverted(self, earlier: Synced) -> None:
         teller = self._teller

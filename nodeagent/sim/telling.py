@@ -53,7 +53,7 @@ class Teller:
         self.screen.heading(title)
         self.screen.say(text)
         self.screen.line()
-        await self.pause(2)
+        await self.pause(1.5)
 
     # --- git and the mount ---
 
@@ -130,13 +130,16 @@ class Teller:
     async def follow(self, index: int, since: float, what: str, check: Callable[[Strip], bool]) -> None:
         """Wait until one GPU is as it should be, and show each change of it, in milliseconds after `since`."""
         last: Strip | None = None
+        seen = since
 
         def look() -> bool:
-            nonlocal last
+            nonlocal last, seen
             strip = self.strip(index)
             if strip != last:
-                last = strip
-                lead = f"{milliseconds(since):>10}  "
+                listed = max(map(self.node.listed_at, self.kubelet.resources()), default=since)
+                # A list came at its own time, which is a little before we looked; a pod comes and goes without one.
+                last, seen = strip, listed if listed > seen else time.monotonic()
+                lead = f"{milliseconds(since, seen):>10}  "
                 self.screen.line(lead + strip.line(self.screen, room=self.screen.width - len(lead), resource=False))
             return check(strip)
 
