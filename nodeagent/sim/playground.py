@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from nodeagent.model.shares import ShareState
 from nodeagent.model.snapshot import Condition, Reload
-from nodeagent.sim.node import Node
+from nodeagent.sim.node import Node, NotInTime
 from nodeagent.sim.pods import AdmissionError, ContainerError, Pod
 from nodeagent.sim.screen import Screen
 from nodeagent.sim.strips import LEGEND, Strip
@@ -40,6 +41,7 @@ _TOLD_CONDITIONS = ("InventoryReady", "StateDirWritable", "Stalled")
 """Those that the rest of what is shown does not tell."""
 
 _WHOLE = "nvidia.com/gpu"
+_FIRST = 1.0
 _LOOK = 0.1
 
 
@@ -85,11 +87,13 @@ class Playground:
         screen.line()
 
     async def run(self) -> None:
-        """Until cancelled. Raises NotInTime."""
-        await self._node.until("a first look at the file", lambda: bool(self._node.snapshot.reloads))
+        """Until cancelled."""
+        # What the first file does is told at once, and not from nothing: unless it does nothing at all.
+        with suppress(NotInTime):
+            await self._node.until("a first list", lambda: bool(self._kubelet.resources()), within=_FIRST)
         while True:
-            await self._keep_pods()
             self._tell_reload()
+            await self._keep_pods()
             self._tell_conditions()
             self._tell_strips()
             await asyncio.sleep(_LOOK)
