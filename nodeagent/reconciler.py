@@ -24,7 +24,7 @@ from nodeagent.model.config import DEFAULT_TRANSITION_TIMEOUT, Loaded, Unreadabl
 from nodeagent.model.holds import Holds, ShareKey
 from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason
 from nodeagent.model.kubelet import PodResourcesStatus, RegistrationState, RegistrationStatus
-from nodeagent.model.plan import Drop, Plan, ShareAction, WaitReason
+from nodeagent.model.plan import Drop, Plan, Reconnect, Resend, ShareAction, WaitReason
 from nodeagent.model.shares import Applied, Listing
 from nodeagent.model.snapshot import ChangeClass, Snapshot
 from nodeagent.reloads import Counters, Reloads
@@ -43,6 +43,11 @@ LOOK_WHILE_WAITING = 0.5
 """Seconds between two looks at PodResources while something drains or leaves."""
 
 LOOK_SELDOM = 30.0
+
+STEPS = 3
+"""Plans that one turn performs, at most. What one makes possible at once (the free shares of a GPU, after those that
+pods have from another plugin) is done before anybody is shown a list that lacks it.
+"""
 
 RETRY_FIRST, RETRY_MOST = 1.0, 30.0
 """Seconds before a failed action is tried again without an event: at first, and at most (it doubles)."""
@@ -208,8 +213,18 @@ class Reconciler:
             self._tell_of_gpus(view)
 
         plan = planning.plan(self._desired, view)
-        await self._perform(plan, view)
-        plan = planning.plan(self._desired, self._observe(gpus, pods))
+        healing = [action for action in kubelet_actions(plan.actions) if isinstance(action, Resend | Reconnect)]
+        for _ in range(STEPS):
+            before = self._applied
+            await self._perform(plan, view)
+            view = self._observe(gpus, pods)
+            plan = planning.plan(self._desired, view)
+            if self._applied is before or not share_actions(plan.actions):
+                break
+        if registrations := [*healing, *kubelet_actions(plan.actions)]:
+            # Nothing may be awaited from here until the lists are shown: a stream that opens sends what it finds.
+            self._executor.register(registrations)
+            plan = planning.plan(self._desired, self._observe(gpus, pods))
         self._publish(plan)
         draining = status.draining_since(plan, self._holds.draining, self._wall())
         self._holds = replace(self._holds, draining=draining)
@@ -271,7 +286,7 @@ class Reconciler:
     # --- act --------------------------------------------------------------------------------------------------------
 
     async def _perform(self, plan: Plan, view: Observed) -> None:
-        """Do what the plan says. What fails is still to be done in the next plan."""
+        """Do to the shares what the plan says. What fails is still to be done in the next plan."""
         shares = share_actions(plan.actions)
         after = await self._executor.apply(self._applied, shares, view.now)
         if self._desk.given(self._dropped(shares)):
@@ -280,7 +295,6 @@ class Reconciler:
             return
         self._applied = after
         self._pressed -= view.pressed
-        self._executor.register(kubelet_actions(plan.actions))
 
     def _dropped(self, actions: Sequence[ShareAction]) -> frozenset[ShareKey]:
         return frozenset(
@@ -317,7 +331,7 @@ class Reconciler:
     def _begin_reload(self, verdict: Verdict, view: Observed) -> None:
         reading = self._source.newest
         event_at = reading.event_at if reading is not None else view.now
-        self._reloads.begin(self._acceptance, verdict, event_at, summary.change(self._desired, view))
+        self._reloads.begin(self._acceptance, verdict, event_at, self._desired, view)
 
     def _tell_of_gpus(self, view: Observed) -> None:
         """The desired state changed without a document: the GPUs did."""
@@ -334,7 +348,14 @@ class Reconciler:
     def _sum_up(self, plan: Plan, inventory: Inventory, pods: PodResourcesStatus) -> None:
         """Replace the snapshot."""
         registrations = self._plugins.statuses()
-        self._reloads.end(plan, self._listings, registrations, self._keeper.problem)
+        held = holds.held(self._holds, self._clock())
+        self._reloads.end(
+            plan=plan,
+            held=held,
+            listings=self._listings,
+            registrations=registrations,
+            problem=self._keeper.problem,
+        )
         if plan.converged and self._desired is not None:
             self._converge()
         newest = self._acceptance.newest
@@ -359,9 +380,9 @@ class Reconciler:
             looked=newest is not None,
             disk_problem=self._keeper.problem,
         )
-        held = holds.held(self._holds, self._clock())
         turn = Turn(facts, self._desired, held, self._views, self._listings, self._reloads.history)
-        self.snapshot = summarize(self._identity, turn, self.snapshot)
+        before, self.snapshot = self.snapshot, summarize(self._identity, turn, self.snapshot)
+        _tell_of_conditions(before, self.snapshot)
 
     def _converge(self) -> None:
         """Every GPU is as the config in force wants it."""
@@ -410,3 +431,14 @@ class Reconciler:
         due = self._clock() + self._retry
         self._retry = min(self._retry * 2, RETRY_MOST)
         return due
+
+
+def _tell_of_conditions(before: Snapshot | None, after: Snapshot) -> None:
+    """Conditions that nobody else tells of: their own rooms log what the kubelet, the disk and the document do."""
+    for name in ("InventoryReady", "Stalled"):
+        known = before.condition(name) if before is not None else None
+        now = after.condition(name)
+        if now is not None and known is not None and (now.status, now.reason) != (known.status, known.reason):
+            good = now.status is not (name == "Stalled")
+            told = f": {now.message}" if now.message else ""
+            logger.log(logging.INFO if good else logging.WARNING, "%s is %s: %s%s", name, now.status, now.reason, told)

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from nodeagent.model.config import Loaded, Unreadable
+from nodeagent.model.holds import ShareKey
 from nodeagent.model.kubelet import RegistrationState, RegistrationStatus
 from nodeagent.model.plan import Plan, WaitReason
 from nodeagent.model.shares import Listing
 from nodeagent.model.snapshot import ChangeClass, Reload, ReloadResult
+from nodeagent.state import summary
 from nodeagent.state.acceptance import Acceptance, Verdict, info
-from nodeagent.state.summary import Change
+from nodeagent.state.desired import Desired
+from nodeagent.state.observed import Observed
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +40,8 @@ class _Pending:
     acceptance: Acceptance
     verdict: Verdict
     event_at: float
-    change: Change
+    desired: Desired | None
+    view: Observed
 
 
 class Reloads:
@@ -50,15 +54,19 @@ class Reloads:
         self._pending: _Pending | None = None
         self.history: tuple[Reload, ...] = ()
 
-    def begin(self, acceptance: Acceptance, verdict: Verdict, event_at: float, change: Change) -> None:
+    def begin(
+        self, acceptance: Acceptance, verdict: Verdict, event_at: float, desired: Desired | None, view: Observed
+    ) -> None:
         """A document has been judged. One that has not been told yet is overtaken: told as it stands."""
         if self._pending is not None:
-            self._end(self._pending, None)
-        self._pending = _Pending(acceptance, verdict, event_at, change)
+            self._end(self._pending, view.held, None)
+        self._pending = _Pending(acceptance, verdict, event_at, desired, view)
 
     def end(
         self,
+        *,
         plan: Plan,
+        held: frozenset[ShareKey],
         listings: Mapping[str, Listing],
         registrations: tuple[RegistrationStatus, ...],
         problem: str | None,
@@ -76,61 +84,67 @@ class Reloads:
         elif pending.verdict.result is not ReloadResult.UNCHANGED:
             problem = None
         self._pending = None
-        self._end(pending, problem)
+        self._end(pending, held, problem)
 
-    def _end(self, pending: _Pending, problem: str | None) -> None:
+    def _end(self, pending: _Pending, held: frozenset[ShareKey], problem: str | None) -> None:
         result, stage = pending.verdict.result, pending.verdict.stage
         stage_name = stage.value if stage is not None else None
         if result is ReloadResult.ACCEPTED and problem is not None:
             result, stage_name = ReloadResult.FAILED, "apply"
         accepted = result is ReloadResult.ACCEPTED
-        change = pending.change.kind if accepted else None
-        duration = self._clock() - pending.event_at
-        reload = self._tell(pending, result, change, duration, problem)
-        self.history = (reload, *self.history)[:KEPT]
-        self._counters.reload(result, stage_name, change, duration if accepted else None)
-
-    def _tell(
-        self, pending: _Pending, result: ReloadResult, change: ChangeClass | None, duration: float, problem: str | None
-    ) -> Reload:
+        # For pods as they are by now: the look at them that the document asked for has come since.
+        change = summary.change(pending.desired, replace(pending.view, held=held))
         newest = pending.acceptance.newest
-        document = info(newest) if isinstance(newest, Loaded) else None
-        message = _message(pending, result, problem)
-        source = f"blob {document.git_blob}" if document is not None else "no document"
-        if document is not None and document.revision:
-            source = f"{source}, revision {document.revision}"
-        good = result in (ReloadResult.ACCEPTED, ReloadResult.UNCHANGED)
-        logger.log(
-            logging.INFO if good else logging.ERROR,
-            "config %s: %s: %s (%s%.0f ms)",
-            result.value,
-            source,
-            message.replace("\n", "; "),
-            f"{change.value}, " if change is not None else "",
-            duration * 1000,
-            extra={
-                "result": result.value,
-                "git_blob": document.git_blob if document is not None else None,
-                "revision": document.revision if document is not None else None,
-                "change": change.value if change is not None else None,
-                "draining": pending.change.draining if change is not None else 0,
-                "duration_seconds": round(duration, 4),
-            },
+        reload = Reload(
+            at=self._wall(),
+            document=info(newest) if isinstance(newest, Loaded) else None,
+            result=result,
+            change=change.kind if accepted else None,
+            message=_message(pending.acceptance, result, change.text, problem),
+            duration=self._clock() - pending.event_at,
         )
-        return Reload(self._wall(), document, result, change, message, duration)
+        _log(reload, change.draining if accepted else 0)
+        self.history = (reload, *self.history)[:KEPT]
+        self._counters.reload(result, stage_name, reload.change, reload.duration if accepted else None)
 
 
-def _message(pending: _Pending, result: ReloadResult, problem: str | None) -> str:
-    newest = pending.acceptance.newest
-    if isinstance(newest, Unreadable):
-        return newest.message
-    if pending.acceptance.violations:
-        return "\n".join(str(violation) for violation in pending.acceptance.violations)
+def _log(reload: Reload, draining: int) -> None:
+    """The whole story in one line."""
+    document = reload.document
+    source = f"blob {document.git_blob}" if document is not None else "no document"
+    if document is not None and document.revision:
+        source = f"{source}, revision {document.revision}"
+    good = reload.result in (ReloadResult.ACCEPTED, ReloadResult.UNCHANGED)
+    kind = f"{reload.change.value}, " if reload.change is not None else ""
+    logger.log(
+        logging.INFO if good else logging.ERROR,
+        "config %s: %s: %s (%s%.0f ms)",
+        reload.result.value,
+        source,
+        reload.message.replace("\n", "; "),
+        kind,
+        reload.duration * 1000,
+        extra={
+            "result": reload.result.value,
+            "git_blob": document.git_blob if document is not None else None,
+            "revision": document.revision if document is not None else None,
+            "change": reload.change.value if reload.change is not None else None,
+            "draining": draining,
+            "duration_seconds": round(reload.duration, 4),
+        },
+    )
+
+
+def _message(acceptance: Acceptance, result: ReloadResult, change: str, problem: str | None) -> str:
+    if isinstance(acceptance.newest, Unreadable):
+        return acceptance.newest.message
+    if acceptance.violations:
+        return "\n".join(str(violation) for violation in acceptance.violations)
     if result is ReloadResult.FAILED:
-        return f"{pending.change.text}: {problem}"
-    if pending.acceptance.suspended:
+        return f"{change}: {problem}"
+    if acceptance.suspended:
         return "spec.suspend is true: what is applied is kept"
-    return pending.change.text
+    return change
 
 
 def _sent(listings: Mapping[str, Listing], registrations: tuple[RegistrationStatus, ...]) -> bool:

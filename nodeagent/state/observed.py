@@ -14,7 +14,7 @@ from nodeagent.model.shares import Applied, AppliedGpu, split_share_id
 FENCE_SECONDS = 1.0
 """How long a share is sent Unhealthy before it may be dropped, at least (DESIGN section 5, rule 4)."""
 
-MENTION_SECONDS = 2.0
+MENTION_SECONDS = 1.0
 """How long a GetPreferredAllocation that named an id concerns it: the kubelet's Allocate of that id may still
 follow."""
 

@@ -35,7 +35,7 @@ def change(desired: Desired | None, observed: Observed) -> Change:
         offered = share_count(entry)
         if (entry.contract, offered) == (contract, count):
             continue
-        before = describe(entry.contract, offered) if entry.contract is not None else "nothing"
+        before = describe(entry.contract, offered) if entry.contract is not None and offered else "nothing"
         moves.setdefault((before, describe(contract, count)), []).append(index)
         own = holdings(entry, held.get(uuid, ())).own if observed.readable else entry.numbers
         if drain := divide(entry, own, count if contract == entry.contract else 0).drain:
