@@ -102,10 +102,25 @@ class Node(RuleBasedStateMachine):
             self.kubelet.disconnect(resource)
         if holds_lost:
             self.disk.holds = None
+        self._agent_starts()
+
+    def _agent_starts(self) -> None:
         self.begun = None
-        most = self.agent.most
+        most, earlier_boot = self.agent.most, self.agent.earlier_boot
         self.agent = ModelAgent(self.kubelet, self.clock, self.disk, self.inventory)
-        self.agent.config, self.agent.most = self.config, most
+        self.agent.config, self.agent.most, self.agent.earlier_boot = self.config, most, earlier_boot
+
+    @rule(taken_out=st.none() | st.integers(0, GPUS - 1))
+    def node_reboots(self, taken_out: int | None) -> None:
+        """Pods come back with what they had, but those whose GPU is gone; what is known of pods is of another boot."""
+        self.kubelet.restart()
+        self.disk.holds = None
+        if taken_out is not None:
+            self.gpu_drops_out(taken_out, complete=True)
+            for pod in self.kubelet.pods.values():
+                pod.finished |= any(share.partition("::")[0] == make.uuid_of(taken_out) for share in pod.ids)
+        self._agent_starts()
+        self.agent.earlier_boot = frozenset(self.disk.applied.gpus)
 
     # --- looks at the kubelet ---
 

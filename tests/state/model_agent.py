@@ -71,6 +71,7 @@ class ModelAgent:
         self.disk = disk
         self.inventory = inventory
         self.config: SharingConfig | None = None
+        self.earlier_boot: frozenset[str] = frozenset()
         self.applied = disk.load(clock.now)
         self.holds = disk.holds or Holds()
         self.cautious_until = clock.now + holds.GRANT_GRACE if self.applied.gpus else clock.now
@@ -125,7 +126,8 @@ class ModelAgent:
 
     def decide(self) -> tuple[Gpu, ...]:
         """What is wanted now, of which GPUs."""
-        gpus = node_gpus(self.inventory, self.applied)
+        self.earlier_boot -= self.inventory.by_uuid().keys()
+        gpus = node_gpus(self.inventory, self.applied, self.earlier_boot)
         desired = None
         if self.config is not None and not self.config.suspend:
             desired = resolve(self.config, gpus)
@@ -223,8 +225,7 @@ class ModelAgent:
                 self._examine_drop(view, action, really)
         for uuid, entry in view.applied.gpus.items():
             have = after.gpus.get(uuid)
-            held = [key for key in really if key[1].partition("::")[0] == uuid]
-            if held:
+            if holdings(entry, [key for key in really if key[1].partition("::")[0] == uuid]).own:
                 assert have is not None, "a GPU was forgotten that a pod has"
                 assert have.contract == entry.contract, "the contract of a held share changed"
             if self.desired is None:
@@ -237,6 +238,7 @@ class ModelAgent:
                 want is not None
                 and (entry.contract, len(entry.numbers), bool(entry.fences)) == (want.contract, want.count, False)
                 and holdings(entry, known).own <= entry.numbers
+                and not (known and entry.contract is None)
             )
             if in_place:
                 touched = [one for one in shares if uuid_of(one) == uuid and not isinstance(one, Remember | Limit)]
@@ -247,7 +249,7 @@ class ModelAgent:
             out = len((have.numbers - have.fences.keys()) | own)
             before = (entry.numbers - entry.fences.keys()) | holdings(entry, known).own
             wanted = self._wanted(uuid, have.contract)
-            assert out <= max(wanted, len(before)), f"{out} shares can be handed out where {wanted} are wanted"
+            assert out <= max(wanted, len(before), len(own)), f"{out} can be handed out where {wanted} are wanted"
             offered_now = (have.numbers - have.fences.keys()) - (entry.numbers - entry.fences.keys())
             if out > wanted:
                 assert offered_now <= own, "a free share was offered although there are too many already"
@@ -270,9 +272,9 @@ class ModelAgent:
             assert entry.contract.resource == resource, f"{share} is held as {resource}, not {entry.contract}"
             assert share in set(entry.ids(entry.numbers)), f"{share} is held and not on the list"
         for (uuid, contract), count in self.most.items():
-            entry = self.applied.gpus[uuid]
-            if entry.contract == contract:
-                assert len(entry.numbers) <= max(count, 1), "more shares on the list than were ever wanted"
+            have = self.applied.gpus.get(uuid)
+            if have is not None and have.contract == contract:
+                assert len(have.numbers) <= max(count, 1), "more shares on the list than were ever wanted"
 
 
 def share_actions(actions: Sequence[Action]) -> list[ShareAction]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 from hypothesis import HealthCheck, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
@@ -12,7 +10,7 @@ from tests.conftest import Soak
 from tests.state.machine import Node
 
 QUICK = settings(
-    max_examples=int(os.environ.get("NODE_EXAMPLES", "60")),
+    max_examples=200,
     stateful_step_count=40,
     deadline=None,
     print_blob=True,

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent.model.config import Document, Loaded, Rule, Stage, Unreadable, Violation, Where
+from nodeagent.model.holds import ShareKey
 from nodeagent.model.inventory import GpuHealth
 from nodeagent.model.plan import Advertise, Drop, Plan, Release, Remember, Restore, WaitReason
 from nodeagent.model.shares import AppliedGpu
@@ -24,7 +25,7 @@ from nodeagent.state.nodegpus import node_gpus
 from nodeagent.state.plan import plan
 from tests.state import make
 from tests.state.model_agent import share_actions
-from tests.state.worlds import GPUS, World, entries, is_as_wanted, rules, world, worlds
+from tests.state.worlds import GPUS, World, entries, give, is_as_wanted, rules, world, worlds
 
 CUTS = st.lists(st.integers(0, 5), max_size=12)
 
@@ -258,6 +259,52 @@ def test_a_restart_at_any_moment_changes_nothing_in_the_end(node: World, rounds:
     node.agent = agent
     assert node.rests().converged
     assert is_as_wanted(agent)
+
+
+Keys = frozenset[ShareKey]
+
+GIVEN = [
+    make.keys(make.SHARED, 0, 0, 1, 5),
+    make.keys(make.SHARED, 0, 3),
+    make.keys("nvidia.com/gpu", 0, 2),
+    make.keys("nvidia.com/gpu", 0),
+]
+
+
+def of(keys: Keys, index: int) -> Keys:
+    """The same shares of another GPU."""
+    return frozenset((resource, share.replace("GPU-0", make.uuid_of(index))) for resource, share in keys)
+
+
+@given(st.lists(st.none() | st.sampled_from(GIVEN), max_size=GPUS), rules())
+def test_what_another_plugin_gave_is_taken_over(given_: list[Keys | None], wish: tuple[Rule, ...]) -> None:
+    """With the first look every share that a pod has is served as it was given, and it goes on from there."""
+    node = world()
+    for index, keys in enumerate(given_):
+        give(node, index, of(keys or frozenset(), index))
+    node.follow(*wish)
+    node.works()
+    assert {wait.reason for wait in node.rests().waits} <= {WaitReason.PODS}
+    node.pods_end()
+    assert node.rests().converged
+    assert is_as_wanted(node.agent)
+
+
+@given(st.lists(st.sets(st.sampled_from(GIVEN)), max_size=GPUS), rules())
+def test_pods_of_several_contracts_leave_one_after_the_other(given_: list[set[Keys]], wish: tuple[Rule, ...]) -> None:
+    """However another plugin mixed its contracts on a GPU, it ends with what is wanted."""
+    node = world()
+    node.checked = False
+    for index, groups in enumerate(given_):
+        give(node, index, of(frozenset().union(*groups), index))
+    node.follow(*wish)
+    node.rests()
+    for uid in sorted(node.kubelet.pods):
+        node.kubelet.pods[uid].finished = True
+        node.works(4)
+    node.pods_end()
+    assert node.rests().converged
+    assert is_as_wanted(node.agent)
 
 
 @pytest.mark.parametrize("complete", [True, False])
