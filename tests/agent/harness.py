@@ -66,8 +66,10 @@ class Http:
         return await asyncio.to_thread(self._get, path)
 
     async def status(self) -> Any:  # noqa: ANN401 - JSON
-        """The status document."""
-        return (await self.get("/status")).json
+        """The status document; the agent must have one."""
+        response = await self.get("/status")
+        assert response.code == 200, response
+        return response.json
 
     async def metric(self, name: str, **labels: str) -> float | None:
         """The value of `nodeagent_<name>` with these labels among others; None where there is none."""
@@ -303,7 +305,7 @@ class Node:
     async def spawn(self, **changes: Any) -> Process:  # noqa: ANN401 - fields of Settings
         """Start an agent as a process, and wait for nothing."""
         port = free_port()
-        settings = self.settings(listen=f"127.0.0.1:{port}", **changes)
+        settings = self.settings(**{"listen": f"127.0.0.1:{port}", **changes})
         log = self.directory / f"agent-{len(self._agents)}.log"
         with log.open("wb") as output:
             process = await asyncio.create_subprocess_exec(

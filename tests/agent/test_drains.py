@@ -43,7 +43,7 @@ async def test_held_shares_stay_and_nothing_new_lands() -> None:
         left = frozenset[str]().union(*(pod.ids() for pod in pods[2:]))
         assert node.of_gpu(0) == dict.fromkeys(sorted(left), True)
         await eventually(lambda: agent.snapshot.in_sync)
-        assert not agent.says("Draining").status
+        await eventually(lambda: not agent.says("Draining").status)
 
 
 async def test_a_drain_that_is_no_longer_wanted(node: Node) -> None:
@@ -60,7 +60,7 @@ async def test_a_drain_that_is_no_longer_wanted(node: Node) -> None:
     await node.advertises({SHARED: 80})
 
     assert node.kubelet.devices(SHARED) == before
-    assert not agent.says("Draining").status
+    await eventually(lambda: not agent.says("Draining").status)
 
 
 async def test_a_drain_that_lasts_too_long_is_stalled() -> None:

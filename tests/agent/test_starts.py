@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from enum import Enum
 
 import pytest
 
 from nodeagent.errors import CannotStart
 from tests.agent.documents import GPU, SHARED, exclusive, shares, sharing
-from tests.agent.harness import GPUS, Node, uuid
+from tests.agent.harness import GPUS, Node, Process, uuid
 from tests.waiting import eventually
 
 BAD = b"kind: [\n"
@@ -98,24 +99,32 @@ async def test_a_bare_node_without_a_config_advertises_nothing(node: Node) -> No
     await eventually(agent.ready)
 
 
+class Restart(Enum):
+    """How an agent ends before another one starts."""
+
+    STOPPED = "stopped"
+    KILLED = "killed"
+    WITH_THE_KUBELET = "stopped, and the kubelet restarted"
+
+
 async def test_a_restart_goes_on_where_it_was() -> None:
-    """An agent that starts anew, be it together with the kubelet, shows the list of the one before it, drains included,
-    takes nothing away before it knows who holds what, and converges.
+    """An agent that starts after another was stopped or killed in the middle of a drain, be it together with the
+    kubelet, shows the list of the one before it, takes nothing away before it knows who holds what, and converges.
     """
-    await asyncio.gather(*(_restart(both=both) for both in (False, True)))
+    await asyncio.gather(*(_restart(how) for how in Restart))
 
 
-async def _restart(*, both: bool) -> None:
+async def _restart(how: Restart) -> None:
     async with Node(gpus=1) as node:
         node.commit(shares(10))
-        first = await node.agent()
+        first = await (node.process() if how is Restart.KILLED else node.agent())
         await node.advertises({SHARED: 10})
         pods = await node.hold(6)
         node.commit(shares(4))
         await node.allocatable(6)
         before = node.kubelet.devices(SHARED)
-        await first.stop()
-        if both:
+        await (first.kill() if isinstance(first, Process) else first.stop())
+        if how is Restart.WITH_THE_KUBELET:
             await node.kubelet.restart()
 
         agent = await node.agent()
@@ -128,6 +137,7 @@ async def _restart(*, both: bool) -> None:
         await node.advertises({SHARED: 4}, within=20.0)
         assert node.kubelet.devices(SHARED) == dict.fromkeys(sorted(node.kubelet.held(SHARED)), True)
         await eventually(lambda: agent.snapshot.in_sync)
+        assert len(list(node.kubelet.device_plugins.glob("nodeagent-*"))) == 1
 
 
 async def test_a_second_agent_waits_and_takes_over(node: Node) -> None:
