@@ -36,7 +36,7 @@ bench: $(READY) ## what the speed and size promises measure here; QUICK=1 is sho
 
 soak: SEED ?= $(shell od -An -N3 -tu4 /dev/urandom | tr -d ' ')
 soak: $(READY) ## the full counts, many minutes; SCALE=0.1 does a tenth, SEED=N repeats a run
-	NODEAGENT_SOAK_SCALE=$(or $(SCALE),1) NODEAGENT_SOAK_SEED=$(SEED) $(BIN)/pytest -m soak tests/soak $(ARGS)
+	NODEAGENT_SOAK_SCALE=$(or $(SCALE),1) NODEAGENT_SOAK_SEED=$(SEED) $(BIN)/pytest -m soak $(ARGS)
 
 lock: $(READY) ## write requirements-dev.lock anew from pyproject.toml; UPGRADE=1 takes newer versions
 	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --extra dev --strip-extras \

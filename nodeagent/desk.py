@@ -48,7 +48,7 @@ class FrontDesk:
         for ids in requests:
             for share in ids:
                 self._notes.granted[resource, share] = now
-                if share in offer.avoid:
+                if share in offer.leaving:
                     self._notes.pressed.add((resource, share))
         # The next pod may be here before the loop has seen this one.
         self._offers = {**self._offers, resource: allocation.given(offer, requests)}

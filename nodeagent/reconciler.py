@@ -404,20 +404,25 @@ class Reconciler:
     def _look_soon(self, plan: Plan) -> None:
         """Ask for the look at the kubelet that the plan, or the comparison with the kubelet's view, needs next."""
         self._pods.set_interval(LOOK_WHILE_WAITING if plan.waits else LOOK_SELDOM)
-        due = kubelet_view.next_due(self._views, self._live())
         stale = bool(plan.waits) and self._looked_at < self._decided_at
-        if stale or (due is not None and due <= self._clock()):
+        if stale or any(due <= self._clock() for due in self._looks_due()):
             self._pods.request()
+
+    def _looks_due(self) -> list[float]:
+        """When a look at the kubelet is needed though nothing waits for it, in monotonic seconds."""
+        due = (kubelet_view.next_due(self._views, self._live()), holds.look_due(self._holds, self._looked_at))
+        return [at for at in due if at is not None]
 
     def _next_turn(self, plan: Plan) -> float | None:
         """The earliest moment at which time alone changes anything."""
         now = self._clock()
-        due = [self._judge_by, kubelet_view.next_due(self._views, self._live())]
+        due = [self._judge_by, *self._looks_due()]
         if any(wait.reason is not WaitReason.PODS for wait in plan.waits) or (plan.waits and self._holds.granted):
             # Fences, grants and mentions grow old without an event, and so does a look that brings nothing new.
             due.append(now + LOOK_WHILE_WAITING)
         if plan.waits:
-            due += [observed.drop_due(self._applied, now), holds.next_change(self._holds)]
+            late = (observed.drop_due(self._applied, now), holds.next_change(self._holds, now))
+            due += [at for at in late if at is not None]
             ends = (since + self._transition_timeout() - self._wall() for since in self._holds.draining.values())
             due += [now + end for end in ends]
         if self._keeper.problem is not None:
@@ -425,7 +430,7 @@ class Reconciler:
         else:
             self._retry = RETRY_FIRST
         # What is due already has been asked for: its answer is an event.
-        return min((at for at in due if at is not None and at > now), default=None)
+        return min((at for at in due if at > now), default=None)
 
     def _back_off(self) -> float:
         due = self._clock() + self._retry

@@ -23,22 +23,26 @@ VISIBLE_DEVICES = "NVIDIA_VISIBLE_DEVICES"
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One resource as the answers need it: its GPUs by uuid, how many shares of each are held, and which shares should
-    rather not be handed out.
+    """One resource as the answers need it: its GPUs by uuid, how many shares of each are held, which shares should
+    rather not be handed out, and which of those drain or are fenced already.
     """
 
     resource: str
     gpus: Mapping[str, AppliedGpu] = field(default_factory=dict)
     used: Mapping[str, int] = field(default_factory=dict)
     avoid: frozenset[str] = frozenset()
+    leaving: frozenset[str] = frozenset()
 
 
 def offers(applied: Applied, resources: Iterable[str], plan: Plan, held: Iterable[ShareKey]) -> dict[str, Offer]:
     """The offer of each resource. What `plan` waits for, and what is fenced, should rather not be handed out."""
     leaving: dict[str, frozenset[int]] = {}
+    surplus: dict[str, frozenset[int]] = {}
     for wait in plan.waits:
         if wait.reason in (WaitReason.PODS, WaitReason.KUBELET):
             leaving[wait.uuid] = leaving.get(wait.uuid, frozenset()) | wait.numbers
+        elif wait.reason is not WaitReason.LIST_SIZE:
+            surplus[wait.uuid] = surplus.get(wait.uuid, frozenset()) | wait.numbers
     used = {uuid: len(keys) for uuid, keys in by_gpu(held).items()}
     found = {}
     for resource in resources:
@@ -47,12 +51,15 @@ def offers(applied: Applied, resources: Iterable[str], plan: Plan, held: Iterabl
             for uuid, entry in applied.gpus.items()
             if entry.contract is not None and entry.contract.resource == resource
         }
-        avoid = frozenset(
+        going = frozenset(
             share
             for uuid, entry in gpus.items()
             for share in entry.ids(entry.fences.keys() | leaving.get(uuid, frozenset()))
         )
-        found[resource] = Offer(resource, gpus, used, avoid)
+        rather_not = frozenset(
+            share for uuid, entry in gpus.items() for share in entry.ids(surplus.get(uuid, frozenset()))
+        )
+        found[resource] = Offer(resource, gpus, used, avoid=going | rather_not, leaving=going)
     return found
 
 
@@ -152,7 +159,7 @@ def _spread(offer: Offer, free: AbstractSet[str], chosen: Sequence[str], size: i
     avoid = offer.avoid
     for share in free:
         uuid, _, number = share.partition("::")
-        queues.setdefault(uuid, []).append((share in avoid, int(number) if number.isdigit() else 0, share))
+        queues.setdefault(uuid, []).append((share in avoid, int(number) if number.isdecimal() else 0, share))
     heap = []
     for uuid, queue in queues.items():
         queue.sort(reverse=True)

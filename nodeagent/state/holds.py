@@ -74,12 +74,22 @@ def observe(holds: Holds, listing: PodListing, uuids: AbstractSet[str], now: flo
     )
 
 
-def next_change(holds: Holds) -> float | None:
-    """When `held` or `observe` would say something else of the same kubelet: the earliest end of a grace, in monotonic
-    seconds.
+def next_change(holds: Holds, now: float) -> float | None:
+    """When time alone makes `held` say something else, in monotonic seconds."""
+    ends = (since + UNLISTED_GRACE for since in holds.unlisted.values())
+    return min((end for end in ends if end > now), default=None)
+
+
+def look_due(holds: Holds, looked_at: float) -> float | None:
+    """When the next `List` must begin, at the earliest, to say more of the grants than the one begun at `looked_at`.
+
+    A pod that comes and goes between two looks would be known from the checkpoint alone, and so count as running until
+    the next admission: a look follows each grant as soon as it can speak for it.
     """
-    ends = [at + GRANT_GRACE for at in holds.granted.values()] + [at + UNLISTED_GRACE for at in holds.unlisted.values()]
-    return min(ends, default=None)
+    return min(
+        (at + (GRANT_SETTLED if looked_at < at + GRANT_SETTLED else GRANT_GRACE) for at in holds.granted.values()),
+        default=None,
+    )
 
 
 def _still_granted(key: ShareKey, at: float, begun_at: float, listed: AbstractSet[ShareKey]) -> bool:

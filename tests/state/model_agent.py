@@ -99,7 +99,7 @@ class ModelAgent:
         grants = allocation.allocate(offer, requests)
         found = [(resource, share) for ids in requests for share in ids]
         self.holds = holds.grant(self.holds, found, self.clock.now)
-        self.pressed |= {key for key in found if key[1] in offer.avoid}
+        self.pressed |= {key for key in found if key[1] in offer.leaving}
         return grants
 
     def prefer(self, resource: str, requests: Sequence[PreferenceRequest]) -> list[list[str]]:

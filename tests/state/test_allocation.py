@@ -104,6 +104,19 @@ def test_draining_and_fenced_shares_come_last() -> None:
     assert set(prefer(busy, ask(5, *available))[0]) == set(available)
 
 
+def test_surplus_that_cannot_be_fenced_yet_comes_last_too() -> None:
+    """Whether or not it is known who holds it; but to be granted one of these is not to be granted it once more."""
+    plan = Plan(
+        waits=(
+            Wait("GPU-0", WaitReason.FRESH_LIST, frozenset({0})),
+            Wait("GPU-1", WaitReason.POD_RESOURCES, frozenset({1})),
+        )
+    )
+    blind = offer(HAVE, make.SHARED, plan)
+    assert blind.avoid - blind.leaving == {"GPU-0::0", "GPU-1::1"}
+    assert prefer(blind, ask(1, "GPU-0::0", "GPU-1::1", "GPU-1::2")) == [["GPU-1::2"]]
+
+
 def test_what_must_be_included_comes_first_and_counts() -> None:
     """In its order, and the rest is spread around it."""
     found = prefer(offer(), ask(2, "GPU-0::0", "GPU-0::1", "GPU-1::0", must=("GPU-0::1",)))

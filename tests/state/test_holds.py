@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,16 @@ from hypothesis import strategies as st
 
 from nodeagent.model.holds import Holds, ShareKey
 from nodeagent.model.kubelet import CheckpointEntry
-from nodeagent.state.holds import GRANT_GRACE, GRANT_SETTLED, UNLISTED_GRACE, grant, held, next_change, observe
+from nodeagent.state.holds import (
+    GRANT_GRACE,
+    GRANT_SETTLED,
+    UNLISTED_GRACE,
+    grant,
+    held,
+    look_due,
+    next_change,
+    observe,
+)
 from tests.state import make
 
 UUIDS = frozenset({"GPU-0", "GPU-1"})
@@ -162,16 +172,22 @@ def test_an_agent_that_starts_has_seen_no_kubelet_restart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("holds", "expected"),
-    [
-        (Holds(), None),
-        (Holds(granted={KEY: 5.0}, unlisted={ENTRY: 1.0}), 5.0 + GRANT_GRACE),
-        (Holds(unlisted={ENTRY: 1.0}), 1.0 + UNLISTED_GRACE),
-    ],
+    ("now", "expected"), [(0.0, 1.0 + UNLISTED_GRACE), (1.0 + UNLISTED_GRACE, 2.0 + UNLISTED_GRACE), (9e9, None)]
 )
-def test_the_next_change_is_the_first_grace_to_end(holds: Holds, expected: float | None) -> None:
-    """Of all that ends by time, the earliest is told."""
-    assert next_change(holds) == expected
+def test_the_next_change_is_the_first_grace_to_end(now: float, expected: float | None) -> None:
+    """Of the entries of the checkpoint that stop to count by time alone, the earliest that still counts is told."""
+    later = replace(ENTRY, container="another")
+    assert next_change(Holds(unlisted={ENTRY: 1.0, later: 2.0}), now) == expected
+
+
+@pytest.mark.parametrize(
+    ("looked_at", "expected"),
+    [(0.0, 5.0 + GRANT_SETTLED), (5.0 + GRANT_SETTLED, 5.0 + GRANT_GRACE)],
+)
+def test_a_grant_asks_for_a_look_as_soon_as_one_can_speak_for_it(looked_at: float, expected: float) -> None:
+    """A look is due when `List` can show the pod, and when it shows none, when the grant is taken for failed."""
+    assert look_due(Holds(granted={KEY: 5.0}), looked_at) == expected
+    assert look_due(Holds(), looked_at) is None
 
 
 LOOKS = st.lists(
