@@ -40,6 +40,9 @@ from tests.waiting import eventually
 NODE_NAME = "node-a"
 GPUS = 8
 
+CALLS_OF_A_LOOK = 2
+"""List and GetAllocatableResources."""
+
 _ANSWERS_WITHIN = 10.0
 _STOPS_WITHIN = 8.0
 
@@ -362,6 +365,13 @@ class Node:
         for pod in others:
             await self.kubelet.end(pod)
         return kept
+
+    async def looked(self) -> None:
+        """Wait until an agent with something to drain has looked at the pods twice more, so that it no longer takes a
+        young grant for one whose pod `List` cannot show yet.
+        """
+        before = self.kubelet.pod_resources_calls
+        await eventually(lambda: self.kubelet.pod_resources_calls >= before + 2 * CALLS_OF_A_LOOK)
 
     def of_gpu(self, index: int, resource: str = SHARED) -> dict[str, bool]:
         """The shares of one GPU on the kubelet's list, healthy or not."""

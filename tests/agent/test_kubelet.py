@@ -56,6 +56,7 @@ async def test_a_kubelet_restart() -> None:
         await eventually(lambda: agent.says("Draining").message == "2 held shares drain on GPU 0")
         assert {pod.phase for pod in pods} == {Phase.RUNNING}
 
+        await node.looked()
         for pod in pods:
             await node.kubelet.end(pod)
         await node.advertises({SHARED: 4, GPU: 1})

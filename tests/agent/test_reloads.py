@@ -127,6 +127,7 @@ async def test_another_mode_waits_for_its_pods(node: Node) -> None:
     assert await agent.metric("in_sync") == 0
     assert node.kubelet.streams_ended == []
 
+    await node.looked()
     await node.kubelet.end(holder)
     await node.allocatable(8, GPU)
     await eventually(lambda: agent.snapshot.in_sync)
