@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 
 from tests.agent.documents import GPU, SHARED, exclusive, shares, sharing, time_sliced, withheld
 from tests.agent.harness import Node
@@ -84,6 +85,45 @@ async def test_rules_stand_side_by_side(node: Node) -> None:
     )
 
 
+async def test_nvidias_file_is_followed(node: Node) -> None:
+    """The file that NVIDIA's plugin reads gives the resources that it would give, and can be left for ours."""
+    theirs = """\
+        version: v1
+        sharing:
+          timeSlicing:
+            renameByDefault: true
+            resources: [{name: nvidia.com/gpu, replicas: 4}]
+    """
+    node.commit(textwrap.dedent(theirs).encode())
+    agent = await node.agent()
+    await node.advertises({SHARED: 32})
+    sent = node.kubelet.record.message_count
+
+    node.commit(shares(4))
+    await eventually(lambda: agent.snapshot.in_sync and len(agent.snapshot.reloads) == 2)
+    assert node.kubelet.record.message_count == sent
+
+
+async def test_one_name_goes_over_to_another_mode(node: Node) -> None:
+    """Where whole GPUs are to be shared under the name they have, the free ones are, and the one that a pod holds
+    follows when it has ended.
+    """
+    node.commit(sharing(exclusive()))
+    agent = await node.agent()
+    await node.advertises({GPU: 8})
+    (holder,) = await node.hold(1, GPU)
+
+    node.commit(sharing(time_sliced(2, GPU)))
+    await node.advertises({GPU: 15})
+    assert node.of_gpu(0, GPU) == dict.fromkeys(holder.ids(), True)
+    await node.looked()
+    await node.kubelet.end(holder)
+    await node.advertises({GPU: 16})
+    await eventually(lambda: agent.snapshot.in_sync)
+    assert node.kubelet.streams_ended == []
+    assert len(node.kubelet.registrations) == 1
+
+
 async def test_suspended_keeps_what_is_applied(node: Node) -> None:
     """While `suspend` is true nothing that Git says is done, whatever follows; then the newest is."""
     node.commit(shares(4))
@@ -109,16 +149,17 @@ async def test_suspended_keeps_what_is_applied(node: Node) -> None:
 
 async def test_another_mode_waits_for_its_pods(node: Node) -> None:
     """A GPU whose shares are held changes its mode when the last has left; its free shares go at once, what is held
-    stays Healthy, and no other GPU notices. The old resource stays registered until nobody holds any of it.
+    stays Healthy, and no other GPU notices. The old resource stays registered until nobody holds any of it; then no
+    series of it is left.
     """
-    node.commit(sharing(time_sliced(4, at=[0]), exclusive()))
+    node.commit(sharing(time_sliced(4, at=[0]), exclusive()), revision="r1")
     agent = await node.agent()
     await node.advertises({SHARED: 4, GPU: 7})
     (holder,) = await node.hold(1)
     (held,) = holder.ids()
     node.kubelet.reset_fewest(GPU)
 
-    node.commit(sharing(exclusive()))
+    node.commit(sharing(exclusive()), revision="r2")
     await node.advertises({SHARED: 1, GPU: 7})
     assert node.kubelet.devices(SHARED) == {held: True}
     assert agent.says("Draining").status
@@ -135,7 +176,9 @@ async def test_another_mode_waits_for_its_pods(node: Node) -> None:
     assert node.kubelet.devices(SHARED) == {}
     assert node.kubelet.fewest(GPU) == 7
     assert [entry.resource for entry in agent.snapshot.resources] == [GPU]
-    assert await agent.metric("shares", resource=SHARED) is None
+    metrics = (await agent.get("/metrics")).body.decode()
+    assert SHARED not in metrics
+    assert 'revision="r1"' not in metrics
 
     node.commit(sharing(time_sliced(4, at=[0]), exclusive()))
     await node.allocatable(4, SHARED)
