@@ -40,7 +40,7 @@ STOP_SECONDS = 5.0
 """Within this time of SIGTERM the process is gone, whatever hangs."""
 
 _STREAMS_END = 1.0
-_HEARTBEAT = 1.0
+_HEARTBEAT = 2.0
 _BEAT_MISSED = 10.0
 _LOCK_RETRY = 0.5
 _ANSWER_FIRST = 0.01

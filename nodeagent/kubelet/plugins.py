@@ -22,7 +22,7 @@ from nodeagent.model.kubelet import RegistrationStatus
 
 logger = logging.getLogger(__name__)
 
-LOOK_EVERY: Final = 1.0
+LOOK_EVERY: Final = 2.0
 """Seconds between two looks at the sockets, should an event get lost."""
 
 _RESTART_AFTER: Final = (1.0, 60.0)
