@@ -2,22 +2,31 @@
 
 A disk that cannot be written degrades one thing, the agent's memory: nothing new is advertised (DESIGN section 5, rule
 9), everything that is advertised stays, and writing is tried again at every turn. Writes run off the loop, since a slow
-disk must not hold up an Allocate.
+disk must not hold up an Allocate, and one that hangs is a disk that cannot be written. A write cannot be called back:
+until it has returned, whatever became of its caller, no other begins and the state directory is not given up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
+from nodeagent.errand import Errand, Hangs
 from nodeagent.model.config import Document
 from nodeagent.model.holds import Holds
-from nodeagent.model.shares import Applied
+from nodeagent.model.shares import Applied, AppliedGpu
 
 logger = logging.getLogger(__name__)
+
+WRITE_SECONDS = 5.0
+"""A write that takes longer is a failure until it returns."""
+
+_APPLIED, _HOLDS, _DOCUMENT = "applied.json", "holds.json", "last-known-good"
 
 T = TypeVar("T")
 
@@ -30,13 +39,45 @@ class Store(Protocol):
     def save_last_known_good(self, document: Document) -> None: ...
 
 
-class Keeper:
-    """Writes what differs from what is on disk. `document` is the last known good one that is there."""
+@dataclass(slots=True)
+class _Write:
+    """One write, in the thread and after it: `kept` is called on the loop when the file is on disk."""
 
-    def __init__(self, store: Store, *, applied: Applied, holds: Holds, document: Document | None) -> None:
+    file: str
+    save: Callable[[], None]
+    kept: Callable[[], None]
+    error: Exception | None = None
+
+    def perform(self) -> None:
+        try:
+            self.save()
+        except Exception as error:  # noqa: BLE001 - raised again on the loop, if it is a fault of ours
+            self.error = error
+
+
+class Keeper:
+    """Writes what differs from what is on disk. `document` is the last known good one that is there.
+
+    `wake` is called on the loop when a write returns that had been given up after `deadline` seconds.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        applied: Applied,
+        holds: Holds,
+        document: Document | None,
+        wake: Callable[[], None] = lambda: None,
+        deadline: float = WRITE_SECONDS,
+    ) -> None:
         self._store = store
-        self._applied = applied
+        self._applied = _timeless(applied)
         self._holds = _durable(holds)
+        self._wake = wake
+        self._deadline = deadline
+        self._errand = Errand("state-dir", on_late=self._take_late)
+        self._newest: _Write | None = None
         self._failures: dict[str, str] = {}
         self.document = document
 
@@ -47,37 +88,130 @@ class Keeper:
 
     async def keep_applied(self, applied: Applied) -> bool:
         """Have the applied contract on disk, synced. False when it could not be written."""
-        if applied == self._applied and "applied" not in self._failures:
+        durable = _timeless(applied)
+        if durable == self._applied and _APPLIED not in self._failures:
             return True
-        if not await self._write("applied", self._store.save_applied, applied):
-            return False
-        self._applied = applied
-        return True
+
+        def kept() -> None:
+            self._applied = durable
+
+        return await self._write(_Write(_APPLIED, lambda: self._store.save_applied(applied), kept))
 
     async def keep_holds(self, holds: Holds) -> None:
         """Have what is known of who holds what on disk."""
         durable = _durable(holds)
-        if durable != self._holds and await self._write("holds", self._store.save_holds, holds):
+
+        def kept() -> None:
             self._holds = durable
+
+        # What failed is written though it is moot by now: only a write shows that the disk can be written.
+        if durable != self._holds or _HOLDS in self._failures:
+            await self._write(_Write(_HOLDS, lambda: self._store.save_holds(holds), kept))
 
     async def keep_document(self, document: Document) -> None:
         """Have the last known good document on disk."""
-        if document != self.document and await self._write("document", self._store.save_last_known_good, document):
+
+        def kept() -> None:
             self.document = document
 
-    async def _write(self, what: str, save: Callable[[T], None], value: T) -> bool:
+        if document != self.document or _DOCUMENT in self._failures:
+            await self._write(_Write(_DOCUMENT, lambda: self._store.save_last_known_good(document), kept))
+
+    async def _write(self, write: _Write) -> bool:
+        """Whether it is on disk. A caller that is cancelled is held until the write has returned."""
         try:
-            await asyncio.to_thread(save, value)
-        except OSError as error:
-            if not self._failures:
-                logger.error("%s; nothing new is advertised until it can be written", error)
-            self._failures[what] = str(error)
+            if not self._errand.busy:
+                self._newest = write
+            await self._errand.run(write.perform, self._deadline)
+        except Hangs:
+            hanging = self._newest.file if self._newest is not None else write.file
+            self._fail(write.file, f"no answer from the disk: {hanging} is being written for over {self._deadline:g} s")
             return False
-        if self._failures.pop(what, None) is not None and not self._failures:
+        except asyncio.CancelledError:
+            await self._errand.idle()
+            raise
+        return self._settle(write)
+
+    def _take_late(self) -> None:
+        if self._newest is not None:
+            self._settle(self._newest)
+        self._wake()
+
+    def _settle(self, write: _Write) -> bool:
+        """Take note of how a write that has returned went. Raises what is a fault of ours and not the disk's."""
+        if write.error is not None:
+            self._fail(write.file, str(write.error))
+            if not isinstance(write.error, OSError):
+                raise write.error
+            return False
+        write.kept()
+        if self._failures.pop(write.file, None) is not None and not self._failures:
             logger.info("the state directory can be written again")
+        return True
+
+    def _fail(self, file: str, message: str) -> None:
+        if not self._failures:
+            logger.error("%s; nothing new is advertised until it can be written", message)
+        self._failures[file] = message
+
+
+class Gate:
+    """The way to a state directory, to be shut when the agent ends: `release` gives the directory up once no write is
+    under way, so that none lands on what the next agent has written. A write that hangs keeps it until the process
+    ends. For several threads at once.
+    """
+
+    def __init__(self, store: Store, release: Callable[[], None]) -> None:
+        self._store = store
+        self._release = release
+        self._lock = threading.Lock()
+        self._writing = 0
+        self._is_shut = False
+
+    def save_applied(self, applied: Applied) -> None:
+        self._pass(self._store.save_applied, applied)
+
+    def save_holds(self, holds: Holds) -> None:
+        self._pass(self._store.save_holds, holds)
+
+    def save_last_known_good(self, document: Document) -> None:
+        self._pass(self._store.save_last_known_good, document)
+
+    def shut(self) -> bool:
+        """Let no more writes in. Whether the directory has been given up; else the write under way does it."""
+        with self._lock:
+            self._is_shut = True
+            return self._leave()
+
+    def _pass(self, save: Callable[[T], None], value: T) -> None:
+        with self._lock:
+            if self._is_shut:
+                raise OSError(errno.ECANCELED, "cannot write file: the agent ends")
+            self._writing += 1
+        try:
+            save(value)
+        finally:
+            with self._lock:
+                self._writing -= 1
+                self._leave()
+
+    def _leave(self) -> bool:
+        """With the lock: give the directory up, if the gate is shut and nobody is behind it any more."""
+        if not self._is_shut or self._writing:
+            return False
+        self._release()
         return True
 
 
 def _durable(holds: Holds) -> Holds:
     """Grants are not worth a write: an agent that restarts takes all shares for granted for a while."""
     return replace(holds, granted={})
+
+
+def _timeless(applied: Applied) -> Applied:
+    """The times of fences are not on disk: for an agent that restarts they begin anew."""
+    return Applied({uuid: _without_times(entry) for uuid, entry in applied.gpus.items()})
+
+
+def _without_times(entry: AppliedGpu) -> AppliedGpu:
+    return replace(entry, fences=dict.fromkeys(entry.fences, 0.0)) if entry.fences else entry
