@@ -6,13 +6,13 @@ advertised (DESIGN section 5, rule 9), and a list is sent once, not per action.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from nodeagent.keeper import Keeper
 from nodeagent.model.plan import (
     Action,
-    Fence,
+    Adopt,
     KubeletAction,
     Limit,
     Reconnect,
@@ -26,7 +26,7 @@ from nodeagent.model.plan import (
 from nodeagent.model.shares import Applied
 from nodeagent.state.effect import perform
 
-SAFE_UNWRITTEN = (Remember, Limit, Fence, Restore)
+SAFE_UNWRITTEN = (Remember, Adopt, Limit, Restore)
 """Actions that an agent which restarts without knowing of them would simply decide once more: what a disk that cannot
 be written does not hold up."""
 
@@ -53,18 +53,25 @@ def kubelet_actions(actions: Iterable[Action]) -> list[KubeletAction]:
 class Executor:
     """Performs plans. One at a time: the reconciler is its only caller."""
 
-    def __init__(self, keeper: Keeper, registrations: Registrations) -> None:
+    def __init__(
+        self, keeper: Keeper, registrations: Registrations, *, clock: Callable[[], float], owes: bool = False
+    ) -> None:
         self._keeper = keeper
         self._registrations = registrations
+        self._clock = clock
+        self._owes = owes
+        """Whether what is applied is not what is on disk."""
 
-    async def apply(self, applied: Applied, actions: Sequence[ShareAction], now: float) -> Applied:
+    async def apply(self, applied: Applied, actions: Sequence[ShareAction]) -> Applied:
         """The applied contract after the actions, on disk; after those of them that need no disk, when it cannot be
-        written.
+        written. New fences are as old as the end of the write: nobody has been shown one before.
         """
-        after = perform(applied, actions, now)
-        if await self._keeper.keep_applied(after):
-            return after
-        return perform(applied, [action for action in actions if isinstance(action, SAFE_UNWRITTEN)], now)
+        if not actions and not self._owes:
+            return applied
+        self._owes = not await self._keeper.keep_applied(perform(applied, actions, self._clock()))
+        if self._owes:
+            actions = [action for action in actions if isinstance(action, SAFE_UNWRITTEN)]
+        return perform(applied, actions, self._clock())
 
     def register(self, actions: Sequence[KubeletAction]) -> None:
         """Ask the kubelet's room for what the plan says of registrations."""

@@ -23,7 +23,7 @@ from nodeagent.keeper import Keeper, Store
 from nodeagent.model.config import DEFAULT_TRANSITION_TIMEOUT, Loaded, Unreadable
 from nodeagent.model.holds import Holds, ShareKey
 from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason
-from nodeagent.model.kubelet import PodResourcesStatus, RegistrationState, RegistrationStatus
+from nodeagent.model.kubelet import PodResourcesReason, PodResourcesStatus, RegistrationState, RegistrationStatus
 from nodeagent.model.plan import Drop, Plan, Reconnect, Resend, ShareAction, WaitReason
 from nodeagent.model.shares import Applied, Listing
 from nodeagent.model.snapshot import ChangeClass, Snapshot
@@ -103,12 +103,15 @@ class Plugins(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """What an earlier agent left on this node. `same_boot` is False when the node has been restarted since."""
+    """What an earlier agent left on this node. `same_boot` is False when the node has been restarted since, `cautious`
+    True when not all that it left could be read.
+    """
 
     applied: Applied = field(default_factory=Applied)
     holds: Holds = field(default_factory=Holds)
     last_known_good: Loaded | None = None
     same_boot: bool = True
+    cautious: bool = False
 
 
 class Reconciler:
@@ -148,18 +151,19 @@ class Reconciler:
             holds=remembered.holds,
             document=stored.document if stored is not None else None,
         )
-        self._executor = Executor(self._keeper, plugins)
+        self._executor = Executor(self._keeper, plugins, clock=clock, owes=not remembered.same_boot)
         self._acceptance = Acceptance()
         self._last_known_good = stored
         self._converged: Loaded | None = None
         self._observed_generation = 0
 
         now = clock()
-        self._applied = remembered.applied
+        self._applied = remembered.applied if remembered.same_boot else nodegpus.unseen(remembered.applied)
         self._holds = remembered.holds
         # What the agent before this one granted in its last moments is on no disk.
-        self._cautious_until = now + holds.GRANT_GRACE if remembered.applied.gpus else now
-        self._earlier_boot = frozenset() if remembered.same_boot else frozenset(remembered.applied.gpus)
+        cautious = remembered.cautious or bool(remembered.applied.gpus)
+        self._cautious_until = now + holds.GRANT_GRACE if cautious else now
+        self._blind_since: float | None = None
         self._desired: Desired | None = None
         self._decided_at = now
         self._judge_by = now + INVENTORY_SECONDS
@@ -196,8 +200,7 @@ class Reconciler:
         """Look, decide, act, sum up. Returns when the next turn is due without an event, in monotonic seconds."""
         now = self._clock()
         inventory, pods = self._devices.inventory, self._pods.status
-        self._earlier_boot -= inventory.by_uuid().keys()
-        gpus = nodegpus.node_gpus(inventory, self._applied, self._earlier_boot)
+        gpus = nodegpus.node_gpus(inventory, self._applied)
 
         waiting = inventory.reason is InventoryReason.PENDING and now < self._judge_by
         verdict = None if waiting else self._judge(gpus)
@@ -207,10 +210,11 @@ class Reconciler:
             self._desired, self._decided_at = desired, now
         self._take_in(gpus, pods, now)
         view = self._observe(gpus, pods)
+        _tell_of_health(view)
         if verdict is not None:
             self._begin_reload(verdict, view)
-        elif decided:
-            self._tell_of_gpus(view)
+        elif decided and (change := summary.change(self._desired, view)).kind is not ChangeClass.NONE:
+            logger.info("GPUs changed: %s", change.text)
 
         plan = planning.plan(self._desired, view)
         healing = [action for action in kubelet_actions(plan.actions) if isinstance(action, Resend | Reconnect)]
@@ -221,17 +225,16 @@ class Reconciler:
             plan = planning.plan(self._desired, view)
             if self._applied is before or not share_actions(plan.actions):
                 break
-        if registrations := [*healing, *kubelet_actions(plan.actions)]:
+        # For what has been reached, not for what the plan would reach if everything could be done.
+        if registrations := [*healing, *planning.registrations(self._desired, self._applied, view)]:
             # Nothing may be awaited from here until the lists are shown: a stream that opens sends what it finds.
             self._executor.register(registrations)
             plan = planning.plan(self._desired, self._observe(gpus, pods))
         self._publish(plan)
-        draining = status.draining_since(plan, self._holds.draining, self._wall())
-        self._holds = replace(self._holds, draining=draining)
-        self._drain_began = min(draining.values(), default=None) if self._drain_began is None else self._drain_began
+        self._look_soon(plan)
+        self._note_drains(plan)
         await self._keep()
         self._sum_up(plan, inventory, pods)
-        self._look_soon(plan)
         return self._next_turn(plan)
 
     # --- look -------------------------------------------------------------------------------------------------------
@@ -252,8 +255,13 @@ class Reconciler:
         """Who holds what: what the desk gave away, and what the kubelet says if it has said anything new."""
         notes = self._desk.take_notes()
         self._pressed |= notes.pressed
-        for key, at in notes.granted.items():
-            self._holds = holds.grant(self._holds, (key,), at)
+        for at in set(notes.granted.values()):
+            keys = [key for key, granted_at in notes.granted.items() if granted_at == at]
+            self._holds = holds.grant(self._holds, keys, at)
+        if pods.reason not in {PodResourcesReason.TIMEOUT, PodResourcesReason.UNAVAILABLE}:
+            self._blind_since = None
+        elif self._blind_since is None:
+            self._blind_since = now
         # A look counts for the GPUs that were known then: of one that the driver finds later it says who has what, too.
         uuids = frozenset({gpu.uuid for gpu in gpus} | self._applied.gpus.keys())
         if pods.listing is not None and (pods.listing.begun_at > self._looked_at or not uuids <= self._looked_for):
@@ -267,6 +275,7 @@ class Reconciler:
         return Observed(
             now=now,
             gpus=gpus,
+            listed=frozenset(self._devices.inventory.by_uuid()),
             applied=self._applied,
             held=holds.held(self._holds, now),
             pods=pods,
@@ -274,6 +283,7 @@ class Reconciler:
             cautious_until=self._cautious_until,
             pressed=self._pressed,
             mentions=self._desk.mentions(lists.fenced(self._applied)),
+            blind_since=self._blind_since,
             registered=frozenset(entry.resource for entry in self._plugins.statuses()),
             resend=comparison.resend(),
             reconnect=comparison.reconnect(),
@@ -288,7 +298,7 @@ class Reconciler:
     async def _perform(self, plan: Plan, view: Observed) -> None:
         """Do to the shares what the plan says. What fails is still to be done in the next plan."""
         shares = share_actions(plan.actions)
-        after = await self._executor.apply(self._applied, shares, view.now)
+        after = await self._executor.apply(self._applied, shares)
         if self._desk.given(self._dropped(shares)):
             # A pod got a share that was about to leave the list. Nobody was shown anything of this plan: plan anew.
             self._wake.set()
@@ -333,17 +343,13 @@ class Reconciler:
         event_at = reading.event_at if reading is not None else view.now
         self._reloads.begin(self._acceptance, verdict, event_at, self._desired, view)
 
-    def _tell_of_gpus(self, view: Observed) -> None:
-        """The desired state changed without a document: the GPUs did."""
-        for gpu in view.gpus:
-            known = view.applied.gpus.get(gpu.uuid)
-            if known is not None and known.gpu.health is not gpu.health:
-                level = logging.INFO if gpu.health is GpuHealth.OK else logging.ERROR
-                told = f": {gpu.message}" if gpu.message else ""
-                logger.log(level, "GPU %d (%s) is %s%s", gpu.index, gpu.uuid, gpu.health.value, told)
-        change = summary.change(self._desired, view)
-        if change.kind is not ChangeClass.NONE:
-            logger.info("GPUs changed: %s", change.text)
+    def _note_drains(self, plan: Plan) -> None:
+        """Since when what drains. What cannot be seen for a while, before a document has been read, keeps its age."""
+        if self._desired is None:
+            return
+        draining = status.draining_since(plan, self._holds.draining, self._wall())
+        self._holds = replace(self._holds, draining=draining)
+        self._drain_began = min(draining.values(), default=None) if self._drain_began is None else self._drain_began
 
     def _sum_up(self, plan: Plan, inventory: Inventory, pods: PodResourcesStatus) -> None:
         """Replace the snapshot."""
@@ -447,3 +453,12 @@ def _tell_of_conditions(before: Snapshot | None, after: Snapshot) -> None:
             good = now.status is not (name == "Stalled")
             told = f": {now.message}" if now.message else ""
             logger.log(logging.INFO if good else logging.WARNING, "%s is %s: %s%s", name, now.status, now.reason, told)
+
+
+def _tell_of_health(view: Observed) -> None:
+    for gpu in view.gpus:
+        known = view.applied.gpus.get(gpu.uuid)
+        if known is not None and known.gpu.health is not gpu.health:
+            level = logging.INFO if gpu.health is GpuHealth.OK else logging.ERROR
+            told = f": {gpu.message}" if gpu.message else ""
+            logger.log(level, "GPU %d (%s) is %s%s", gpu.index, gpu.uuid, gpu.health.value, told)

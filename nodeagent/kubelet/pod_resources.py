@@ -166,7 +166,7 @@ class PodResources:
         self._begun = time.monotonic()
         channel = await self._connect(kubelet)
         if kubelet is None or channel is None:
-            raise Failed(PodResourcesReason.UNAVAILABLE, f"no {self._socket}: waiting for the kubelet")
+            raise Failed(PodResourcesReason.KUBELET_ABSENT, f"no {self._socket}: waiting for the kubelet")
         begun = self._begun
         try:
             listed = await self._call(channel, names.LIST_POD_RESOURCES)

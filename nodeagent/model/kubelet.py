@@ -49,6 +49,7 @@ class PodResourcesReason(Enum):
 
     LISTED = "Listed"
     PENDING = "Pending"
+    KUBELET_ABSENT = "KubeletAbsent"
     TIMEOUT = "Timeout"
     UNAVAILABLE = "Unavailable"
 

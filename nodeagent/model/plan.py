@@ -14,9 +14,13 @@ from nodeagent.model.inventory import Gpu
 
 @dataclass(frozen=True, slots=True)
 class Remember:
-    """Take a GPU into the applied contract, or take over its newest facts and health; its shares stay as they are."""
+    """Take a GPU into the applied contract, or take over its newest facts and health; its shares stay as they are.
+
+    `seen` is False for a GPU that the driver does not list: the verdict is ours.
+    """
 
     gpu: Gpu
+    seen: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,15 @@ class Forget:
 @dataclass(frozen=True, slots=True)
 class Advertise:
     """Put shares on the list, under a contract that the GPU has already or, with no share left, takes now."""
+
+    uuid: str
+    contract: Contract
+    numbers: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Put shares that pods have and that are not on the list back on it, under the contract that their ids tell."""
 
     uuid: str
     contract: Contract
@@ -74,7 +87,7 @@ class Limit:
     max_shares_per_container: int | None
 
 
-ShareAction = Remember | Forget | Advertise | Fence | Restore | Drop | Release | Limit
+ShareAction = Remember | Forget | Adopt | Advertise | Fence | Restore | Drop | Release | Limit
 
 
 @dataclass(frozen=True, slots=True)

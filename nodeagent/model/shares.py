@@ -48,6 +48,7 @@ class ShareState(Enum):
 class AppliedGpu:
     """What the agent has told the kubelet of one GPU: durable, written before it is advertised.
 
+    `unseen` is True while a GPU remembered from before a reboot has not been listed by the driver again.
     `gpu` are the facts last seen, its index the remembered one. `contract` None means that nothing is advertised.
     `numbers` are the shares on the list; `fences` maps those that are sent Unhealthy on their way out to the
     monotonic second in which that was published. `health` is the verdict that the list carries.
@@ -58,6 +59,7 @@ class AppliedGpu:
     numbers: frozenset[int] = frozenset()
     fences: Mapping[int, float] = field(default_factory=dict)
     max_shares_per_container: int | None = None
+    unseen: bool = False
 
     @property
     def healthy(self) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 
 from nodeagent.model.plan import (
     Action,
+    Adopt,
     Advertise,
     Drop,
     Fence,
@@ -49,6 +50,8 @@ def describe_action(action: Action, names: Names) -> str:  # noqa: C901, PLR0911
             return f"take note of GPU {gpu.index} ({gpu.model}, {gpu.health.value})"
         case Forget(uuid):
             return f"forget {names.gpu(uuid)}, which is gone"
+        case Adopt(uuid, contract, numbers):
+            return f"list {count(numbers, 'share')} of {names.gpu(uuid)} that pods have as {contract}"
         case Advertise(uuid, contract, numbers):
             return f"offer {count(numbers, 'share')} of {names.gpu(uuid)} as {contract}"
         case Fence(uuid, numbers):

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from nodeagent.model.plan import (
+    Adopt,
     Advertise,
     Drop,
     Fence,
@@ -43,14 +44,14 @@ def perform(applied: Applied, actions: Iterable[ShareAction], now: float) -> App
 
 def _perform(gpus: dict[str, AppliedGpu], action: ShareAction, now: float) -> None:
     match action:
-        case Remember(gpu):
-            entry = gpus.get(gpu.uuid)
-            gpus[gpu.uuid] = AppliedGpu(gpu) if entry is None else replace(entry, gpu=gpu)
+        case Remember(gpu, seen):
+            entry = gpus.get(gpu.uuid, AppliedGpu(gpu))
+            gpus[gpu.uuid] = replace(entry, gpu=gpu, unseen=entry.unseen and not seen)
         case Forget(uuid):
             entry = _entry(gpus, uuid)
             _demand(entry.contract is None, "forget a GPU that has a contract", entry)
             del gpus[uuid]
-        case Advertise(uuid, contract, numbers):
+        case Adopt(uuid, contract, numbers) | Advertise(uuid, contract, numbers):
             entry = _entry(gpus, uuid)
             _demand(entry.contract in (None, contract), f"advertise {contract}", entry)
             _demand(not numbers & entry.numbers, "advertise shares twice", entry)

@@ -16,16 +16,17 @@ from nodeagent.model.shares import Applied
 UNLISTED = "the driver no longer lists it"
 
 
-def node_gpus(inventory: Inventory, applied: Applied, earlier_boot: AbstractSet[str] = frozenset()) -> tuple[Gpu, ...]:
+def node_gpus(inventory: Inventory, applied: Applied) -> tuple[Gpu, ...]:
     """The node's GPUs by index: those that the driver lists, with their remembered indices, and those it has lost.
 
     Without a driver no GPU can be used; while the driver has merely not answered yet, each is as it was.
 
-    `earlier_boot` are the uuids remembered from before a reboot and not seen since: once the driver has listed
-    everything, one that is still missing was taken out of the node, and is not a GPU of this node any more.
+    One that is remembered from before a reboot and has not been seen since was taken out of the node, and is not a GPU
+    of this node any more, once the driver has listed everything without a fault: a GPU that hangs or is lost may be it.
     """
     listed = inventory.by_uuid()
-    gone = {uuid for uuid in applied.gpus if inventory.complete and uuid not in listed and uuid in earlier_boot}
+    whole = inventory.complete and inventory.reason is InventoryReason.FOUND
+    gone = {uuid for uuid, entry in applied.gpus.items() if whole and entry.unseen and uuid not in listed}
     remembered = {uuid: entry.gpu.index for uuid, entry in applied.gpus.items() if uuid not in gone}
     taken = set(remembered.values())
     gpus = []
@@ -43,6 +44,11 @@ def node_gpus(inventory: Inventory, applied: Applied, earlier_boot: AbstractSet[
             gpu = replace(gpu, health=GpuHealth.LOST, message=inventory.message)
         gpus.append(gpu)
     return tuple(sorted(gpus, key=lambda gpu: (gpu.index, gpu.uuid)))
+
+
+def unseen(applied: Applied) -> Applied:
+    """The applied contract after a reboot: no GPU of it is known to be there still."""
+    return Applied({uuid: replace(entry, unseen=True) for uuid, entry in applied.gpus.items()})
 
 
 def _lowest_free(taken: AbstractSet[int]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from nodeagent.model.config import Mode
@@ -14,6 +15,9 @@ from nodeagent.model.shares import Applied, AppliedGpu, split_share_id
 FENCE_SECONDS = 1.0
 """How long a share is sent Unhealthy before it may be dropped, at least (DESIGN section 5, rule 4)."""
 
+BLIND_SECONDS = 5.0
+"""How long a kubelet that is there may fail to say what pods have before GPUs are offered without knowing."""
+
 MENTION_SECONDS = 1.0
 """How long a GetPreferredAllocation that named an id concerns it: the kubelet's Allocate of that id may still
 follow."""
@@ -23,16 +27,19 @@ follow."""
 class Observed:
     """What is true now. `now` and all other times are monotonic seconds.
 
-    `gpus` are the node's GPUs as `nodegpus` lays them out. `held` are the shares that pods have or may have. `pods` is
-    how PodResources stands. `decided_at` is when the desired state last changed: a `List` begun before that is too old
-    to take anything away by. `cautious_until` is the same for an agent that has just started: what the one before it
-    granted in its last moments is on no disk, and `List` may not know of it yet. `pressed` are draining shares that the
-    kubelet handed out once more. `mentions` maps ids that a GetPreferredAllocation named lately to when. `registered`
-    are the resources being served; `resend` and `reconnect` those whose view at the kubelet asks for healing.
+    `gpus` are the node's GPUs as `nodegpus` lays them out, `listed` the uuids among them that the driver lists. `held`
+    are the shares that pods have or may have. `pods` is how PodResources stands. `decided_at` is when the desired state
+    last changed: a `List` begun before that is too old to take anything away by. `cautious_until` is the same for an
+    agent that has just started: what the one before it granted in its last moments is on no disk, and `List` may not
+    know of it yet. `pressed` are draining shares that the kubelet handed out once more. `mentions` maps ids that a
+    GetPreferredAllocation named lately to when. `blind_since` is since when a kubelet has been there whose PodResources
+    cannot be read, None while they can. `registered` are the resources being served; `resend` and `reconnect` those
+    whose view at the kubelet asks for healing.
     """
 
     now: float
     gpus: tuple[Gpu, ...] = ()
+    listed: frozenset[str] = frozenset()
     applied: Applied = field(default_factory=Applied)
     held: frozenset[ShareKey] = frozenset()
     pods: PodResourcesStatus = field(default_factory=PodResourcesStatus)
@@ -40,6 +47,7 @@ class Observed:
     cautious_until: float = float("-inf")
     pressed: frozenset[ShareKey] = frozenset()
     mentions: Mapping[str, float] = field(default_factory=dict)
+    blind_since: float | None = None
     registered: frozenset[str] = frozenset()
     resend: frozenset[str] = frozenset()
     reconnect: frozenset[str] = frozenset()
@@ -51,8 +59,16 @@ class Observed:
 
     @property
     def looked(self) -> bool:
-        """Whether a first look at PodResources has ended, well or not."""
-        return self.pods.reason is not PodResourcesReason.PENDING
+        """Whether all has been done to learn what pods have: a look has succeeded, or a kubelet that is there has not
+        let one succeed for a while. Without a kubelet there is nobody to serve, so nothing is lost by waiting.
+        """
+        return self.readable or (self.blind_since is not None and self.now >= self.blind_since + BLIND_SECONDS)
+
+    def lists(self, keys: AbstractSet[ShareKey]) -> bool:
+        """Whether PodResources itself names any of the shares: not a grant, and not the checkpoint alone."""
+        if not keys or not self.readable or self.pods.listing is None:
+            return False
+        return any((holder.resource, share) in keys for holder in self.pods.listing.holders for share in holder.ids)
 
     @property
     def fresh(self) -> bool:

@@ -17,14 +17,17 @@ GPUs, then fences, then
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from nodeagent.model.config import Contract
+from nodeagent.model.inventory import GpuHealth
 from nodeagent.model.plan import (
-    Action,
+    Adopt,
     Advertise,
     Drop,
     Fence,
     Forget,
+    KubeletAction,
     Limit,
     Plan,
     Reconnect,
@@ -44,7 +47,9 @@ from nodeagent.state.effect import InvariantBroken, perform
 from nodeagent.state.observed import Holdings, Observed, by_gpu, droppable, holdings
 from nodeagent.state.transition import Step, adopt, transition
 
-_ORDER: tuple[type[ShareAction], ...] = (Fence, Drop, Release, Restore, Advertise)
+REMOVED = "it was taken out of the node"
+
+_ORDER: tuple[type[ShareAction], ...] = (Adopt, Fence, Drop, Release, Restore, Advertise)
 """Order of what `transition` gives; what is known of the GPUs comes before it, limits after it."""
 
 
@@ -65,7 +70,7 @@ def plan(desired: Desired | None, observed: Observed) -> Plan:
     fitting, crowded = _fit(applied, actions)
     after = verify(observed, desired, (*known, *fitting))
     return Plan(
-        actions=(*known, *fitting, *_limits(after, desired), *_registrations(desired, after, observed)),
+        actions=(*known, *fitting, *_limits(after, desired), *registrations(desired, after, observed)),
         waits=(*(wait for step in steps for wait in step.waits), *crowded),
     )
 
@@ -102,18 +107,21 @@ def _demand_room(entry: AppliedGpu, offered: frozenset[int], desired: Desired | 
 
 def _know(observed: Observed) -> tuple[ShareAction, ...]:
     """Take over the GPUs' newest facts and verdicts, and forget those that are gone."""
+    known = observed.applied.gpus
     news = [
-        Remember(gpu)
+        Remember(gpu, seen=gpu.uuid in observed.listed)
         for gpu in observed.gpus
-        if gpu.uuid not in observed.applied.gpus or observed.applied.gpus[gpu.uuid].gpu != gpu
+        if (entry := known.get(gpu.uuid)) is None or entry.gpu != gpu or (entry.unseen and gpu.uuid in observed.listed)
     ]
     here = {gpu.uuid for gpu in observed.gpus}
-    held = {share.partition("::")[0] for _, share in observed.held}
-    gone = [
-        Forget(entry.gpu.uuid)
-        for entry in observed.applied.ordered()
-        if entry.gpu.uuid not in here and entry.contract is None and entry.gpu.uuid not in held
+    away = [entry for entry in observed.applied.ordered() if entry.gpu.uuid not in here]
+    news += [
+        Remember(replace(entry.gpu, health=GpuHealth.LOST, message=REMOVED), seen=False)
+        for entry in away
+        if entry.contract is not None and entry.healthy
     ]
+    held = {share.partition("::")[0] for _, share in observed.held}
+    gone = [Forget(entry.gpu.uuid) for entry in away if entry.contract is None and entry.gpu.uuid not in held]
     return (*news, *gone)
 
 
@@ -175,17 +183,17 @@ def _bytes(uuid: str, contract: Contract, numbers: frozenset[int]) -> int:
     return sum(device_bytes(share_id(uuid, contract.mode, number)) for number in numbers)
 
 
-def _registrations(desired: Desired | None, after: Applied, observed: Observed) -> tuple[Action, ...]:
-    """A resource is served while it is wanted, while anything of it is on the list, and while a pod holds anything of
-    it. Before the first look at who holds what, wanting alone is not enough: the list would be empty, and take away
-    what pods have from another plugin.
+def registrations(desired: Desired | None, applied: Applied, observed: Observed) -> tuple[KubeletAction, ...]:
+    """A resource is registered once anything of it is on the list or held, so that no empty list takes away what pods
+    have from another plugin. It stays as long as any of it is there or wanted.
     """
-    needed = after.resources() | (desired.resources() if desired is not None and observed.looked else frozenset())
-    needed |= {resource for resource, share in observed.held if share.partition("::")[0] in after.gpus}
-    retire = observed.registered - needed if observed.readable else frozenset[str]()
+    there = applied.resources()
+    there |= {resource for resource, share in observed.held if share.partition("::")[0] in applied.gpus}
+    wanted = desired.resources() if desired is not None else frozenset[str]()
+    retire = observed.registered - there - wanted if observed.readable else frozenset[str]()
     return (
-        *(Register(resource) for resource in sorted(needed - observed.registered)),
+        *(Register(resource) for resource in sorted(there - observed.registered)),
         *(Retire(resource) for resource in sorted(retire)),
-        *(Resend(resource) for resource in sorted(observed.resend & needed)),
-        *(Reconnect(resource) for resource in sorted(observed.reconnect & needed)),
+        *(Resend(resource) for resource in sorted(observed.resend & (there | wanted))),
+        *(Reconnect(resource) for resource in sorted(observed.reconnect & (there | wanted))),
     )

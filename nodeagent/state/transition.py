@@ -22,7 +22,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from nodeagent.model.config import Contract, Mode
-from nodeagent.model.plan import Advertise, Drop, Fence, Release, Restore, ShareAction, Wait, WaitReason
+from nodeagent.model.plan import Adopt, Advertise, Drop, Fence, Release, Restore, ShareAction, Wait, WaitReason
 from nodeagent.model.shares import AppliedGpu, split_share_id
 from nodeagent.state.observed import Holdings, Observed, droppable
 
@@ -59,7 +59,9 @@ def transition(
         return _begin(uuid, contract, count, observed)
 
     held = holdings.own if observed.readable else entry.numbers
-    same = entry.contract == contract
+    # In use under another contract, and by nobody under this one: this one was begun without knowing, and makes room.
+    taken = not holdings.own and observed.lists(holdings.others)
+    same = entry.contract == contract and not taken
     split = divide(entry, held, count if same else 0, holdings.own)
     actions: list[ShareAction] = []
 
@@ -105,7 +107,7 @@ def divide(entry: AppliedGpu, held: AbstractSet[int], count: int, known: Abstrac
     return Split(keep, drain, free - entry.fences.keys(), free & entry.fences.keys())
 
 
-def adopt(entry: AppliedGpu, holdings: Holdings) -> Advertise | None:
+def adopt(entry: AppliedGpu, holdings: Holdings) -> Adopt | None:
     """Shares that pods have and that are not on the list, under the contract that their ids tell; None where there is
     none.
 
@@ -115,7 +117,7 @@ def adopt(entry: AppliedGpu, holdings: Holdings) -> Advertise | None:
     uuid = entry.gpu.uuid
     if entry.contract is not None:
         missing = holdings.own - entry.numbers
-        return Advertise(uuid, entry.contract, missing) if missing else None
+        return Adopt(uuid, entry.contract, missing) if missing else None
     groups: dict[Contract, set[int]] = {}
     for resource, share in holdings.others:
         _, number = split_share_id(share)
@@ -124,7 +126,7 @@ def adopt(entry: AppliedGpu, holdings: Holdings) -> Advertise | None:
     if not groups:
         return None
     contract = min(groups, key=lambda group: (-len(groups[group]), group.resource, group.mode.value))
-    return Advertise(uuid, contract, frozenset(groups[contract]))
+    return Adopt(uuid, contract, frozenset(groups[contract]))
 
 
 def lowest_unused(numbers: AbstractSet[int], count: int) -> frozenset[int]:

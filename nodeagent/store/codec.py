@@ -49,6 +49,7 @@ def _encode_gpu(entry: AppliedGpu) -> dict[str, object]:
         "numbers": pack(entry.numbers),
         "fenced": pack(entry.fences),
         "maxSharesPerContainer": entry.max_shares_per_container,
+        "unseen": entry.unseen,
     }
 
 
@@ -83,6 +84,7 @@ def _decode_gpu(item: Mapping[str, object], now: float) -> AppliedGpu:
         numbers=unpack(member(item, "numbers", str)),
         fences=dict.fromkeys(sorted(unpack(member(item, "fenced", str))), now),
         max_shares_per_container=optional(item, "maxSharesPerContainer", int),
+        unseen=member(item, "unseen", bool),
     )
     _check(entry)
     return entry

@@ -18,6 +18,7 @@ from nodeagent.model.inventory import GpuHealth, Inventory
 from nodeagent.model.kubelet import PodListing
 from nodeagent.model.snapshot import ConfigState
 from nodeagent.state.drift import drift
+from nodeagent.state.nodegpus import unseen
 from nodeagent.state.observed import MENTION_SECONDS
 from tests.state import make
 from tests.state.model_agent import Clock, Disk, ModelAgent
@@ -106,9 +107,9 @@ class Node(RuleBasedStateMachine):
 
     def _agent_starts(self) -> None:
         self.begun = None
-        most, earlier_boot = self.agent.most, self.agent.earlier_boot
+        most = self.agent.most
         self.agent = ModelAgent(self.kubelet, self.clock, self.disk, self.inventory)
-        self.agent.config, self.agent.most, self.agent.earlier_boot = self.config, most, earlier_boot
+        self.agent.config, self.agent.most = self.config, most
 
     @rule(taken_out=st.none() | st.integers(0, GPUS - 1))
     def node_reboots(self, taken_out: int | None) -> None:
@@ -119,8 +120,8 @@ class Node(RuleBasedStateMachine):
             self.gpu_drops_out(taken_out, complete=True)
             for pod in self.kubelet.pods.values():
                 pod.finished |= any(share.partition("::")[0] == make.uuid_of(taken_out) for share in pod.ids)
+        self.disk.applied = unseen(self.disk.applied)
         self._agent_starts()
-        self.agent.earlier_boot = frozenset(self.disk.applied.gpus)
 
     # --- looks at the kubelet ---
 

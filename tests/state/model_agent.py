@@ -71,7 +71,6 @@ class ModelAgent:
         self.disk = disk
         self.inventory = inventory
         self.config: SharingConfig | None = None
-        self.earlier_boot: frozenset[str] = frozenset()
         self.applied = disk.load(clock.now)
         self.holds = disk.holds or Holds()
         self.cautious_until = clock.now + holds.GRANT_GRACE if self.applied.gpus else clock.now
@@ -126,8 +125,7 @@ class ModelAgent:
 
     def decide(self) -> tuple[Gpu, ...]:
         """What is wanted now, of which GPUs."""
-        self.earlier_boot -= self.inventory.by_uuid().keys()
-        gpus = node_gpus(self.inventory, self.applied, self.earlier_boot)
+        gpus = node_gpus(self.inventory, self.applied)
         desired = None
         if self.config is not None and not self.config.suspend:
             desired = resolve(self.config, gpus)
@@ -144,6 +142,7 @@ class ModelAgent:
         return Observed(
             now=now,
             gpus=gpus,
+            listed=frozenset(self.inventory.by_uuid()),
             applied=self.applied,
             held=self.known(),
             pods=self.pods,
@@ -239,6 +238,7 @@ class ModelAgent:
                 and (entry.contract, len(entry.numbers), bool(entry.fences)) == (want.contract, want.count, False)
                 and holdings(entry, known).own <= entry.numbers
                 and not (known and entry.contract is None)
+                and not view.lists(holdings(entry, known).others)
             )
             if in_place:
                 touched = [one for one in shares if uuid_of(one) == uuid and not isinstance(one, Remember | Limit)]

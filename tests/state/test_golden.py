@@ -48,7 +48,7 @@ FOLDER = Path(__file__).parent / "golden"
 FILES = sorted(FOLDER.glob("*.yaml"))
 KEYS = {
     "at", "config", "held", "lost", "gone", "healthy", "allocatable", "pods", "listed_at", "decided_at", "pressed",
-    "mentioned", "registered", "resend", "reconnect", "actions", "waits", "again",
+    "mentioned", "registered", "resend", "reconnect", "blind_for", "actions", "waits", "again",
 }  # fmt: skip
 
 FOLLOWS = "follows"
@@ -81,7 +81,9 @@ class Story:
                 if index not in self.gone
             )
         )
-        gpus = node_gpus(driver, self.applied, frozenset(make.uuid_of(index) for index in self.gone))
+        gone = {make.uuid_of(index) for index in self.gone}
+        self.applied = Applied({uuid: replace(entry, unseen=uuid in gone) for uuid, entry in self.applied.gpus.items()})
+        gpus = node_gpus(driver, self.applied)
         self.desired = None if self.config is None or self.config.suspend else resolve(self.config, gpus)
         assert self.desired is None or not check(self.desired, "config")
         follows = make.followed(self.applied)
@@ -95,6 +97,7 @@ class Story:
         return Observed(
             now=now,
             gpus=gpus,
+            listed=frozenset(driver.by_uuid()),
             applied=self.applied,
             held=self.held,
             pods=pods,
@@ -104,6 +107,7 @@ class Story:
             registered=self.registered,
             resend=frozenset(step.get("resend", ())),
             reconnect=frozenset(step.get("reconnect", ())),
+            blind_since=now - float(step["blind_for"]) if "blind_for" in step else None,
         )
 
     def perform(self, made: Plan, now: float) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason
 from nodeagent.model.shares import Applied, AppliedGpu
-from nodeagent.state.nodegpus import UNLISTED, node_gpus
+from nodeagent.state.nodegpus import UNLISTED, node_gpus, unseen
 from tests.state import make
 
 NOWHERE = make.applied()
@@ -57,13 +57,23 @@ def test_without_a_driver_every_gpu_is_lost() -> None:
 
 def test_a_gpu_that_did_not_come_through_a_reboot_is_gone() -> None:
     """What is remembered from an earlier boot and missing from a complete list was taken out; its index is free."""
-    have = make.applied(make.entry(0), make.entry(1))
-    earlier = frozenset({"GPU-0", "GPU-1"})
+    have = unseen(make.applied(make.entry(0), make.entry(1)))
     new = replace(make.gpu(7), index=0)
-    found = node_gpus(make.inventory(new, make.gpu(1)), have, earlier)
+    found = node_gpus(make.inventory(new, make.gpu(1)), have)
     assert indices(found) == {"GPU-7": 0, "GPU-1": 1}
-    unsure = node_gpus(make.inventory(make.gpu(1), complete=False), have, earlier)
+    unsure = node_gpus(make.inventory(make.gpu(1), complete=False), have)
     assert indices(unsure) == {"GPU-0": 0, "GPU-1": 1}
+
+
+def test_a_gpu_that_cannot_be_named_after_a_reboot_is_lost_not_gone() -> None:
+    """While the driver reports a fault of a GPU that it cannot identify, one that is missing may be that one."""
+    have = unseen(make.applied(make.entry(0), make.entry(1)))
+    driver = replace(make.inventory(make.gpu(1)), reason=InventoryReason.GPU_HANGS, message="index 0 does not answer")
+    found = node_gpus(driver, have)
+    assert [(gpu.uuid, gpu.index, gpu.health) for gpu in found] == [
+        ("GPU-0", 0, GpuHealth.LOST),
+        ("GPU-1", 1, GpuHealth.OK),
+    ]
 
 
 @given(st.permutations(range(5)), st.sets(st.integers(0, 4)), st.sets(st.integers(0, 4)))

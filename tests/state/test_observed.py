@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from nodeagent.model.kubelet import PodResourcesStatus
-from nodeagent.state.observed import MENTION_SECONDS, Observed, by_gpu, drop_due, droppable, holdings, pods_of
+from nodeagent.state.observed import (
+    BLIND_SECONDS,
+    MENTION_SECONDS,
+    Observed,
+    by_gpu,
+    drop_due,
+    droppable,
+    holdings,
+    pods_of,
+)
 from tests.state import make
 
 FENCED = make.entry(0, make.SLICED, range(4), {2: 99.0, 3: 99.0})
@@ -92,16 +103,24 @@ def test_the_next_drop_is_due_when_the_youngest_fence_that_counts_is_old() -> No
     ("pods", "expected"),
     [
         (PodResourcesStatus(), (False, False, False)),
-        (make.unreadable(), (False, True, False)),
+        (make.unreadable(), (False, False, False)),
         (make.listed(make.look(99.9)), (True, True, False)),
         (make.listed(make.look(100.0)), (True, True, True)),
     ],
     ids=["pending", "unreadable", "stale", "fresh"],
 )
 def test_readable_looked_and_fresh(pods: PodResourcesStatus, expected: tuple[bool, bool, bool]) -> None:
-    """A look is fresh when it began no earlier than the last decision."""
+    """A look is fresh when it began no earlier than the last decision; one that failed tells nothing."""
     moment = Observed(now=101, pods=pods, decided_at=100.0)
     assert (moment.readable, moment.looked, moment.fresh) == expected
+
+
+def test_a_kubelet_that_does_not_say_what_pods_have_is_not_waited_for_for_ever() -> None:
+    """After a while all has been done that can be done to learn it; without any kubelet nobody is kept waiting."""
+    blind = Observed(now=100.0 + BLIND_SECONDS, pods=make.unreadable(), blind_since=100.0)
+    assert blind.looked
+    assert not replace(blind, now=99.9 + BLIND_SECONDS).looked
+    assert not replace(blind, blind_since=None).looked
 
 
 def test_the_holder_of_a_share_is_named() -> None:

@@ -53,7 +53,7 @@ def test_a_limit_comes_with_its_contract() -> None:
     """No limit is set on a GPU that has another contract, or none: it would outlive the wish for it."""
     have = make.applied(make.entry(0), make.entry(1, make.WHOLE, {0}))
     desired = make.wanted(GPUS[:2], make.sliced(2, most=1))
-    made = plan(desired, make.seen(have, held=make.keys("nvidia.com/gpu", 1), pods=make.unreadable()))
+    made = plan(desired, make.seen(have, held=make.keys("nvidia.com/gpu", 1)))
     assert [one for one in made.actions if isinstance(one, Limit)] == [Limit("GPU-0", 1)]
     waiting = plan(desired, make.seen(have, pods=PodResourcesStatus()))
     assert not [one for one in waiting.actions if isinstance(one, Limit)]

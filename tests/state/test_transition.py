@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from nodeagent.model.config import Contract, Mode
 from nodeagent.model.holds import ShareKey
 from nodeagent.model.kubelet import PodResourcesStatus
-from nodeagent.model.plan import Advertise, Drop, Fence, Release, Restore, ShareAction, Wait, WaitReason
+from nodeagent.model.plan import Adopt, Advertise, Drop, Fence, Release, Restore, ShareAction, Wait, WaitReason
 from nodeagent.model.shares import AppliedGpu
-from nodeagent.state.observed import Holdings, holdings
+from nodeagent.state.observed import BLIND_SECONDS, Holdings, holdings
 from nodeagent.state.transition import Step, adopt, divide, lowest_unused, transition
 from tests.state import make
 
@@ -132,36 +132,47 @@ def test_the_new_contract_does_not_come_while_a_pod_has_the_gpu_under_another() 
 def test_a_held_share_that_is_missing_comes_back_first() -> None:
     """Before anything else is done to its GPU, even where another contract is wanted."""
     held = make.keys(make.SHARED, 0, 2, 9)
-    assert step(FOUR, make.WHOLE, 1, held) == acts(Advertise(UUID, make.SLICED, some(9)))
+    assert step(FOUR, make.WHOLE, 1, held) == acts(Adopt(UUID, make.SLICED, some(9)))
+
+
+def test_a_contract_begun_without_knowing_makes_room() -> None:
+    """Where PodResources names a pod that has the GPU under another contract, and nobody has it under this one."""
+    other = make.keys("nvidia.com/gpu", 0)
+    assert step(FOUR, make.SLICED, 4, other).actions == (Fence(UUID, some(0, 1, 2, 3)),)
+    unlisted = make.listed(make.look(100.0, (), make.followed(make.applied(FOUR))))
+    assert step(FOUR, make.SLICED, 4, other, pods=unlisted) == Step()
+    assert step(FOUR, make.SLICED, 4, other | make.keys(make.SHARED, 0, 1)) == Step()
 
 
 def test_a_gpu_without_shares_waits_for_the_first_look() -> None:
-    """Another plugin's pods may have it; with PodResources that do not answer there is nothing to wait for."""
+    """Another plugin's pods may have it; a kubelet that does not say so is not waited for for ever."""
     empty = make.entry(0)
     waiting = step(empty, make.SLICED, 2, pods=PodResourcesStatus())
     assert waiting == Step((), (Wait(UUID, WaitReason.FRESH_LIST),))
-    assert step(empty, make.SLICED, 2, pods=make.unreadable()) == acts(Advertise(UUID, make.SLICED, some(0, 1)))
+    assert step(empty, make.SLICED, 2, pods=make.unreadable()) == waiting
+    blind = step(empty, make.SLICED, 2, pods=make.unreadable(), blind_since=100.0 - BLIND_SECONDS)
+    assert blind == acts(Advertise(UUID, make.SLICED, some(0, 1)))
     assert step(empty, None, 0, pods=PodResourcesStatus()) == Step()
 
 
 @pytest.mark.parametrize(
     ("held", "expected"),
     [
-        (make.keys("nvidia.com/gpu", 0), Advertise(UUID, make.WHOLE, some(0))),
-        (make.keys(make.SHARED, 0, 3, 7), Advertise(UUID, make.SLICED, some(3, 7))),
+        (make.keys("nvidia.com/gpu", 0), Adopt(UUID, make.WHOLE, some(0))),
+        (make.keys(make.SHARED, 0, 3, 7), Adopt(UUID, make.SLICED, some(3, 7))),
         (
             make.keys(make.SHARED, 0, 3, 7) | make.keys("nvidia.com/gpu", 0),
-            Advertise(UUID, make.SLICED, some(3, 7)),
+            Adopt(UUID, make.SLICED, some(3, 7)),
         ),
         (
             make.keys(make.SHARED, 0, 3) | make.keys("nvidia.com/gpu", 0),
-            Advertise(UUID, make.WHOLE, some(0)),
+            Adopt(UUID, make.WHOLE, some(0)),
         ),
         (frozenset(), None),
     ],
     ids=["whole", "shared", "the larger group", "as many: by name", "nobody"],
 )
-def test_the_ids_tell_the_contract(held: frozenset[ShareKey], expected: Advertise | None) -> None:
+def test_the_ids_tell_the_contract(held: frozenset[ShareKey], expected: Adopt | None) -> None:
     """A share that pods have of a GPU without a contract is taken over as what its id and resource say."""
     entry = make.entry(0)
     assert adopt(entry, holdings(entry, held)) == expected

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from nodeagent.model.inventory import GpuHealth
 from nodeagent.model.plan import (
     Action,
+    Adopt,
     Advertise,
     Drop,
     Fence,
@@ -67,6 +68,8 @@ def action(one: Action) -> str:  # noqa: PLR0911  # one per action
             return said if gpu.health is GpuHealth.OK else f"{said} {gpu.health.value}"
         case Forget(uuid):
             return f"forget {_gpu(uuid)}"
+        case Adopt(uuid, contract, adopted):
+            return f"adopt {_gpu(uuid)} {contract} {ranges(adopted)}"
         case Advertise(uuid, contract, offered):
             return f"advertise {_gpu(uuid)} {contract} {ranges(offered)}"
         case Fence(uuid, fenced):
