@@ -27,7 +27,7 @@ async def measure(*, quick: bool) -> list[Row]:
         Row("start to first list, p50", percentile(starts, 50) * 1000, "ms", 600, f"{len(starts)} starts"),
         Row("start to first list, longest", max(starts) * 1000, "ms"),
         Row("PSS", memory.pss, "MiB", 50, "after 10 reloads, 1,000 Allocates"),
-        Row("RSS", memory.rss, "MiB", None, "the PSS where nothing else maps the libraries"),
+        Row("RSS", memory.rss, "MiB", None, "shared pages counted whole"),
         Row("idle CPU", statistics.median(idle), "%", 0.4, f"median of {len(idle)} x {window:g} s, 80 shares"),
     ]
 
