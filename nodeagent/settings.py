@@ -14,18 +14,21 @@ from pathlib import Path
 
 ENVIRONMENT_PREFIX = "NODEAGENT_"
 
-_TRUE, _FALSE = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One flag of `run`. `default` None: it must be given, or follows from something that `help` names."""
+    """One flag of `run`. `default` None: it must be given, or follows from something that `help` names. `can_be_empty`:
+    an empty value means that there is none.
+    """
 
     flag: str
     default: str | None
     help: str
     choices: tuple[str, ...] = ()
     switch: bool = False
+    can_be_empty: bool = False
     metavar: str | None = None
 
     @property
@@ -61,8 +64,16 @@ OPTIONS: Sequence[Option] = (
         "address of /metrics, /status, /livez, /readyz and the status page",
         metavar="HOST:PORT",
     ),
-    Option("--node-name", None, "name of this node ($NODE_NAME, else the host name)", metavar="NAME"),
-    Option("--pool", None, "name of the node pool, for metrics and the last known good config (none)", metavar="NAME"),
+    Option(
+        "--node-name", None, "name of this node ($NODE_NAME, else the host name)", can_be_empty=True, metavar="NAME"
+    ),
+    Option(
+        "--pool",
+        None,
+        "name of the node pool, for metrics and the last known good config (none)",
+        can_be_empty=True,
+        metavar="NAME",
+    ),
     Option("--log-format", "text", "format of the log", choices=("text", "json")),
     Option("--log-level", "info", "least level that is logged", choices=("debug", "info", "warning", "error")),
     Option(
@@ -111,7 +122,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read(arguments: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> Settings:
-    """Flags before environment before defaults. Raises BadSetting."""
+    """Flags before environment before defaults; an empty variable counts as not set. Raises BadSetting."""
     values = {option.name: _value(option, arguments, environment) for option in OPTIONS}
     if not values["config"]:
         raise BadSetting(
@@ -136,9 +147,11 @@ def read(arguments: argparse.Namespace, environment: Mapping[str, str] = os.envi
 def _value(option: Option, arguments: argparse.Namespace, environment: Mapping[str, str]) -> str | None:
     given: str | None = getattr(arguments, option.name, None)
     if given is not None:
+        if not given and not option.can_be_empty:
+            raise BadSetting(f"{option.flag} (or {option.environment}) must not be empty")
         return given
     found = environment.get(option.environment)
-    if found is None:
+    if not found:
         return option.default
     if option.switch:
         if found.lower() in _TRUE:
