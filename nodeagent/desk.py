@@ -36,7 +36,7 @@ class FrontDesk:
         self._listings: Mapping[str, Listing] = {}
         self._offers: Mapping[str, allocation.Offer] = {}
         self._notes = Notes()
-        self._named: tuple[tuple[float, Sequence[str]], ...] = ()
+        self._named: dict[str, float] = {}
 
     def listing(self, resource: str) -> Listing:
         return self._listings.get(resource) or Listing(resource, 0, ())
@@ -57,7 +57,8 @@ class FrontDesk:
 
     def prefer(self, resource: str, requests: Sequence[PreferenceRequest]) -> list[list[str]]:
         now = self._clock()
-        self._named = (*self._recent(now), *((now, request.available) for request in requests))
+        for request in requests:
+            self._named.update(dict.fromkeys(request.available, now))
         return allocation.prefer(self._offers.get(resource) or allocation.Offer(resource), requests)
 
     def show(self, listings: Mapping[str, Listing], offers: Mapping[str, allocation.Offer]) -> None:
@@ -65,8 +66,12 @@ class FrontDesk:
         self._listings, self._offers = listings, offers
 
     def take_notes(self) -> Notes:
-        """What was given away since the last call."""
+        """What was given away since the last call. To be called every turn: old mentions are forgotten here."""
         notes, self._notes = self._notes, Notes()
+        if self._named:
+            # Made anew, since a dict that has been large stays so: one call may name all of 40,000 ids.
+            now = self._clock()
+            self._named = {share: at for share, at in self._named.items() if _recent(at, now)}
         return notes
 
     def given(self, keys: frozenset[ShareKey]) -> bool:
@@ -75,9 +80,12 @@ class FrontDesk:
 
     def mentions(self, among: AbstractSet[str]) -> dict[str, float]:
         """Which of the ids a GetPreferredAllocation named lately, and when."""
-        if not among:
+        if not self._named:
             return {}
-        return {share: at for at, shares in self._recent(self._clock()) for share in among & set(shares)}
+        now = self._clock()
+        found = {share: self._named[share] for share in among if share in self._named}
+        return {share: at for share, at in found.items() if _recent(at, now)}
 
-    def _recent(self, now: float) -> tuple[tuple[float, Sequence[str]], ...]:
-        return tuple(entry for entry in self._named if entry[0] > now - MENTION_SECONDS)
+
+def _recent(at: float, now: float) -> bool:
+    return at > now - MENTION_SECONDS
