@@ -7,7 +7,6 @@ import errno
 import logging
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -226,9 +225,8 @@ def test_a_gate_that_is_shut(lock: FileLock) -> None:
     assert (len(disk.files), lock.held) == (3, True)
     assert gate.shut()
     assert (lock.held, gate.shut()) == (False, True)
-    for save in (lambda: gate.save_applied(applied(2)), lambda: gate.save_holds(SOMEBODY)):
-        with pytest.raises(OSError, match="the agent ends"):
-            save()
+    with pytest.raises(OSError, match="the agent ends"):
+        gate.save_applied(applied(2))
     assert disk.files["applied.json"] == applied(1)
 
 
@@ -244,6 +242,3 @@ async def test_the_lock_outlives_a_write(lock: FileLock, full: bool) -> None:
     disk.go.set()
     await eventually(lambda: not lock.held)
     assert disk.files == ({} if full else {"applied.json": applied(2)})
-    with suppress(OSError):
-        gate.save_holds(SOMEBODY)
-    assert "holds.json" not in disk.files
