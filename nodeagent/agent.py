@@ -1,7 +1,8 @@
 """The composition root: makes every part, hands them to one another, starts and stops them in order.
 
 Order of the stop: first the loop, so that nothing changes any more; then the streams, so that the kubelet sees them
-end; then the eyes and the HTTP server; last the lock, so that the next agent finds everything at rest.
+end; then the eyes and the HTTP server; last the lock, so that the next agent finds everything at rest. A write that is
+still under way keeps the lock.
 """
 
 from __future__ import annotations
@@ -14,15 +15,19 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 from nodeagent import __version__
 from nodeagent.config.load import load
 from nodeagent.config.source import ConfigSource
 from nodeagent.desk import FrontDesk
 from nodeagent.devices.driver import open_driver
+from nodeagent.errand import Errand
 from nodeagent.errors import CannotStart
+from nodeagent.keeper import Gate
 from nodeagent.kubelet.plugins import Plugins
 from nodeagent.kubelet.pod_resources import PodResources
+from nodeagent.model.config import Document, Loaded
 from nodeagent.model.holds import Holds
 from nodeagent.model.shares import Applied
 from nodeagent.model.snapshot import Snapshot
@@ -42,11 +47,32 @@ STOP_SECONDS = 5.0
 _STREAMS_END = 1.0
 _HEARTBEAT = 2.0
 _BEAT_MISSED = 10.0
+_TURNS_FAIL = 60.0
+"""Seconds for which every turn may fail before the agent counts as dead: about six tries."""
 _LOCK_RETRY = 0.5
 _ANSWER_FIRST = 0.01
 """Seconds that a turn waits after an Allocate, so that it does not come between the answer and the kubelet."""
 _RESTART_AFTER = (1.0, 30.0)
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+T = TypeVar("T")
+
+
+class Turns(Reconciler):
+    """The loop, which here also says how it fares."""
+
+    failing_since: float | None = None
+    """The monotonic second in which a turn failed, if none has been completed since."""
+
+    async def turn(self) -> float | None:
+        try:
+            due = await super().turn()
+        except Exception:
+            if self.failing_since is None:
+                self.failing_since = time.monotonic()
+            raise
+        self.failing_since = None
+        return due
 
 
 class Agent:
@@ -57,16 +83,18 @@ class Agent:
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
         self._beat = time.monotonic()
-        self._reconciler: Reconciler | None = None
+        self._reconciler: Turns | None = None
+        self._loop: asyncio.Task[None] | None = None
         self._metrics = Metrics(lambda: self.snapshot, version=__version__)
         self._http = HttpServer(
             settings.listen,
             snapshot=lambda: self.snapshot,
-            alive=lambda: time.monotonic() - self._beat < _BEAT_MISSED,
+            alive=lambda: self.alive,
             metrics=self._metrics,
             strict_readiness=settings.strict_readiness,
         )
         self._store = StateDir(settings.state_dir, identity=_identity(settings), boot_id=boot_id())
+        self._gate = Gate(self._store, self._store.release)
         self._watch = DirectoryWatch()
         try:
             self._source = ConfigSource(settings.config, subscribe=self._watch.subscribe, wake=self._wake.set)
@@ -95,6 +123,19 @@ class Agent:
         return self._reconciler.snapshot if self._reconciler is not None else None
 
     @property
+    def alive(self) -> bool:
+        """Whether a restart would not help: the loop beats, turns are taken, and not all of them fail. Nothing but a
+        fault of ours makes it false. For any thread.
+        """
+        now = time.monotonic()
+        if now - self._beat >= _BEAT_MISSED:
+            return False
+        if self._loop is None or self._reconciler is None or self._stop.is_set():
+            return True
+        failing_since = self._reconciler.failing_since
+        return not self._loop.done() and (failing_since is None or now - failing_since < _TURNS_FAIL)
+
+    @property
     def port(self) -> int:
         """Where HTTP is served, once `run` has begun."""
         return self._http.port
@@ -116,7 +157,10 @@ class Agent:
         finally:
             heart.cancel()
             self._http.close()
-            self._store.release()
+            if not self._gate.shut():
+                logger.warning(
+                    "%s is still being used: its lock is kept until that has ended", self._settings.state_dir
+                )
 
     def handle_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         """SIGTERM and SIGINT stop in order, SIGHUP looks at the config and the GPUs again."""
@@ -127,10 +171,12 @@ class Agent:
     # --- running ----------------------------------------------------------------------------------------------------
 
     async def _serve(self) -> None:
-        remembered = await asyncio.to_thread(self._remember)
+        remembered = await self._unless_stopped(self._remember)
+        if remembered is None:
+            return
         for notice in self._store.notices:
             logger.warning("%s", notice)
-        self._reconciler = Reconciler(
+        self._reconciler = Turns(
             Identity(
                 node=self._settings.node_name,
                 pool=self._settings.pool,
@@ -143,7 +189,7 @@ class Agent:
             pods=self._pods,
             plugins=self._plugins,
             desk=self._desk,
-            store=self._store,
+            store=self._gate,
             counters=self._metrics,
             remembered=remembered,
             wake=self._wake,
@@ -157,9 +203,10 @@ class Agent:
             "plugins": self._plugins.run,
         }
         others = [asyncio.create_task(supervise(name, run), name=name) for name, run in parts.items()]
-        loop = asyncio.create_task(self._reconciler.run(), name="reconciler")
+        self._loop = asyncio.create_task(self._reconciler.run(), name="reconciler")
+        self._loop.add_done_callback(_tell_of_end)
         await self._stop.wait()
-        await _end(loop)
+        await _end(self._loop)
         await self._plugins.stop(_STREAMS_END)
         for task in others:
             await _end(task)
@@ -170,7 +217,7 @@ class Agent:
         told = False
         while not self._stop.is_set():
             try:
-                if self._store.acquire():
+                if await self._unless_stopped(self._store.acquire):
                     return True
             except OSError as error:
                 raise CannotStart(str(error)) from error
@@ -184,24 +231,33 @@ class Agent:
                 pass
         return False
 
+    async def _unless_stopped(self, call: Callable[[], T]) -> T | None:
+        """What a call on the state directory returns, which may hang; None when told to stop before."""
+        errand = asyncio.create_task(Errand("start", on_late=lambda: None).run(lambda: self._gate.during(call), None))
+        stop = asyncio.create_task(self._stop.wait())
+        await asyncio.wait((errand, stop), return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if errand.done():
+            return errand.result()
+        errand.cancel()
+        return None
+
     def _remember(self) -> Remembered:
-        """What is on disk. Unreadable files are set aside by the store; a disk that cannot be read is taken for
-        empty.
+        """What is on disk. Each file counts for itself: one that is damaged or cannot be read is taken for absent. The
+        former is set aside by the store.
         """
         now = time.monotonic()
-        try:
-            applied = self._store.load_applied(now)
-            known = self._store.load_holds(now)
-            document = self._store.load_last_known_good()
-        except OSError as error:
-            logger.error("%s; starting without it", error)
-            return Remembered()
-        loaded = load(document) if document is not None else None
+        told = len(self._store.notices)
+        applied, read_applied = _try(lambda: self._store.load_applied(now))
+        known, read_holds = _try(lambda: self._store.load_holds(now))
+        document, read_document = _try(self._store.load_last_known_good)
+        loaded = _load(document) if document is not None else None
         return Remembered(
             applied=applied or Applied(),
             holds=known or Holds(),
             last_known_good=loaded if loaded is not None and loaded.config is not None else None,
             same_boot=self._store.same_boot or applied is None,
+            cautious=not (read_applied and read_holds and read_document) or len(self._store.notices) > told,
         )
 
     async def _keep_beating(self) -> None:
@@ -239,6 +295,29 @@ async def supervise(name: str, run: Callable[[], Awaitable[None]]) -> None:
             return
         wait = _RESTART_AFTER[0] if time.monotonic() - begun > most else min(wait * 2, most)
         await asyncio.sleep(wait)
+
+
+def _try(read: Callable[[], T | None]) -> tuple[T | None, bool]:
+    """What a file holds, and whether it could be read."""
+    try:
+        return read(), True
+    except OSError as error:
+        logger.error("%s; starting without it", error)
+        return None, False
+
+
+def _load(document: Document) -> Loaded | None:
+    try:
+        return load(document)
+    except Exception:
+        # Whatever the last known good does to the reader, the node starts.
+        logger.exception("cannot read the last known good config; starting without it")
+        return None
+
+
+def _tell_of_end(loop: asyncio.Task[None]) -> None:
+    if not loop.cancelled():
+        logger.critical("the loop has ended", exc_info=loop.exception())
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -165,39 +165,40 @@ class Gate:
         self._store = store
         self._release = release
         self._lock = threading.Lock()
-        self._writing = 0
+        self._inside = 0
         self._is_shut = False
 
     def save_applied(self, applied: Applied) -> None:
-        self._pass(self._store.save_applied, applied)
+        self.during(lambda: self._store.save_applied(applied))
 
     def save_holds(self, holds: Holds) -> None:
-        self._pass(self._store.save_holds, holds)
+        self.during(lambda: self._store.save_holds(holds))
 
     def save_last_known_good(self, document: Document) -> None:
-        self._pass(self._store.save_last_known_good, document)
+        self.during(lambda: self._store.save_last_known_good(document))
+
+    def during(self, call: Callable[[], T]) -> T:
+        """Make a call that needs the directory until it returns. Raises OSError when the gate is shut."""
+        with self._lock:
+            if self._is_shut:
+                raise OSError(errno.ECANCELED, "cannot use the state directory: the agent ends")
+            self._inside += 1
+        try:
+            return call()
+        finally:
+            with self._lock:
+                self._inside -= 1
+                self._leave()
 
     def shut(self) -> bool:
-        """Let no more writes in. Whether the directory has been given up; else the write under way does it."""
+        """Let nobody in any more. Whether the directory has been given up; else whoever is inside does it."""
         with self._lock:
             self._is_shut = True
             return self._leave()
 
-    def _pass(self, save: Callable[[T], None], value: T) -> None:
-        with self._lock:
-            if self._is_shut:
-                raise OSError(errno.ECANCELED, "cannot write file: the agent ends")
-            self._writing += 1
-        try:
-            save(value)
-        finally:
-            with self._lock:
-                self._writing -= 1
-                self._leave()
-
     def _leave(self) -> bool:
         """With the lock: give the directory up, if the gate is shut and nobody is behind it any more."""
-        if not self._is_shut or self._writing:
+        if not self._is_shut or self._inside:
             return False
         self._release()
         return True
