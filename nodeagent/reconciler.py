@@ -385,6 +385,7 @@ class Reconciler:
             missing=isinstance(newest, Unreadable) and newest.missing,
             looked=newest is not None,
             disk_problem=self._keeper.problem,
+            wanted=self._desired.resources() if self._desired is not None else frozenset(),
         )
         turn = Turn(facts, self._desired, held, self._views, self._listings, self._reloads.history)
         before, self.snapshot = self.snapshot, summarize(self._identity, turn, self.snapshot)

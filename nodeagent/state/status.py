@@ -93,8 +93,8 @@ class Facts:
     """What conditions are computed from. `now` and `draining` (by uuid, since when) are in Unix seconds,
     `transition_timeout` in seconds.
 
-    `missing` tells a document that is not there from one that cannot be read. `disk_problem` is the last failed write,
-    None when all is written.
+    `wanted` are the resources that the config in force wants. `missing` tells a document that is not there from one
+    that cannot be read. `disk_problem` is the last failed write, None when all is written.
     """
 
     now: float
@@ -109,12 +109,13 @@ class Facts:
     missing: bool = False
     looked: bool = True
     disk_problem: str | None = None
+    wanted: frozenset[str] = frozenset()
 
 
 def conditions(facts: Facts, before: Iterable[Condition]) -> tuple[Condition, ...]:
     """All conditions, with `since` carried over from `before` where status and reason are the same."""
     config = _config_accepted(facts)
-    registered = _registered(facts.registrations)
+    registered = _registered(facts)
     found = (
         _ready(facts, registered),
         config,
@@ -194,8 +195,13 @@ def _inventory_ready(facts: Facts) -> Condition:
     )
 
 
-def _registered(registrations: Iterable[RegistrationStatus]) -> Condition:
-    waiting = [status for status in registrations if status.state is not RegistrationState.LIVE]
+def _registered(facts: Facts) -> Condition:
+    if facts.wanted and not facts.registrations:
+        names = ", ".join(sorted(facts.wanted))
+        if facts.pods.reason is PodResourcesReason.KUBELET_ABSENT:
+            return Condition("Registered", False, Reason.KUBELET_ABSENT, f"{names}: {facts.pods.message}")
+        return Condition("Registered", False, Reason.PENDING, f"nothing is advertised yet of {names}")
+    waiting = [status for status in facts.registrations if status.state is not RegistrationState.LIVE]
     if not waiting:
         return Condition("Registered", True, Reason.ALL_REGISTERED, "")
     states = {status.state for status in waiting}

@@ -24,7 +24,7 @@ async def test_a_kubelet_that_comes_after_the_agent() -> None:
         node.commit(shares(4))
         agent = await node.agent()
         await eventually(lambda: agent.says("Registered").reason == "KubeletAbsent")
-        assert agent.says("PodResourcesReady").reason == "Unavailable"
+        assert agent.says("PodResourcesReady").reason == "KubeletAbsent"
         assert not await agent.ready()
 
         await node.kubelet.start()

@@ -22,6 +22,7 @@ from tests.kubelet.support import GPU, SHARED
 from tests.waiting import eventually
 
 LISTED, TIMEOUT, UNAVAILABLE = PodResourcesReason.LISTED, PodResourcesReason.TIMEOUT, PodResourcesReason.UNAVAILABLE
+ABSENT = PodResourcesReason.KUBELET_ABSENT
 
 
 @dataclass
@@ -195,17 +196,17 @@ async def test_a_hanging_kubelet_is_a_timeout_and_the_last_listing_stays(books: 
 async def test_an_absent_kubelet_is_waited_for(socket: Path) -> None:
     """Without a socket, or with a stale one, PodResources are unavailable; they are read when the kubelet is there."""
     async with looking(socket) as world:
-        assert "no " in (await world.reaches(UNAVAILABLE)).message
+        assert "no " in (await world.reaches(ABSENT)).message
         async with PodBooks(socket):
             await world.reaches(LISTED)
-        await world.reaches(UNAVAILABLE)
-        assert [status.reason for status in world.woken] == [UNAVAILABLE, LISTED, UNAVAILABLE]
+        await world.reaches(ABSENT)
+        assert [status.reason for status in world.woken] == [ABSENT, LISTED, ABSENT]
 
 
 async def test_requests_do_not_hammer_a_fault(socket: Path) -> None:
     """However often a look is asked for, a failed one is tried again only after a while, and woken for once."""
     async with looking(socket) as world:
-        await world.reaches(UNAVAILABLE)
+        await world.reaches(ABSENT)
         for _ in range(200):
             world.looks.request()
             await asyncio.sleep(0)
