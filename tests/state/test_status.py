@@ -134,6 +134,22 @@ def test_the_worst_registration_gives_the_reason(states: list[RegistrationState]
     assert all((one.resource in found.message) is (one.state is not RegistrationState.LIVE) for one in statuses)
 
 
+@pytest.mark.parametrize(
+    ("pods", "reason"),
+    [
+        (PodResourcesStatus(PodResourcesReason.KUBELET_ABSENT, "no kubelet.sock"), Reason.KUBELET_ABSENT),
+        (make.unreadable(), Reason.PENDING),
+    ],
+    ids=["no kubelet", "not known who has what"],
+)
+def test_nothing_registered_is_not_all_registered(pods: PodResourcesStatus, reason: Reason) -> None:
+    """While nothing is advertised of what the config wants, the node is not ready, and it is said what is waited for."""
+    facts = replace(WELL, registrations=(), wanted=frozenset({make.SHARED}), pods=pods)
+    assert condition(facts, "Registered").reason is reason
+    assert not condition(facts, "Ready").status
+    assert condition(replace(facts, wanted=frozenset()), "Registered").status
+
+
 def test_a_drain_is_told_and_stalls_after_its_time() -> None:
     """Nothing is killed: Stalled only says so. What waits for the kubelet drains nothing."""
     drains = replace(WELL, plan=DRAINS, draining={"GPU-0": 950.0})
