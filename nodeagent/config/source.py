@@ -16,7 +16,8 @@ from typing import Final
 
 from nodeagent.config.load import load
 from nodeagent.config.reading import is_directory, read_document
-from nodeagent.model.config import Loaded, Unreadable
+from nodeagent.errand import Errand, Hangs
+from nodeagent.model.config import Document, Loaded, Unreadable
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +37,8 @@ class ConfigSource:
     """Reads `path`, a file or a directory with `sharing.yaml` in it, whenever something may have changed.
 
     `subscribe` is that of a DirectoryWatch. The file is looked at again every `reread` seconds in any case; one that is
-    missing for less than `missing_grace` seconds is being swapped.
+    missing for less than `missing_grace` seconds is being swapped; one that is not there after `deadline` seconds of
+    reading cannot be read.
     """
 
     def __init__(
@@ -47,11 +49,14 @@ class ConfigSource:
         wake: Callable[[], None],
         reread: float = 60.0,
         missing_grace: float = 1.0,
+        deadline: float = 5.0,
     ) -> None:
         self._path = path
         self._wake = wake
         self._reread = reread
         self._missing_grace = missing_grace
+        self._deadline = deadline
+        self._reader = Errand("config", on_late=self.look_again)
         self._newest: Reading | None = None
         self._again = asyncio.Event()
         self._noticed: float | None = None
@@ -78,7 +83,7 @@ class ConfigSource:
             noticed = time.monotonic() if self._noticed is None else self._noticed
             self._noticed = None
             self._again.clear()
-            found = await asyncio.to_thread(self._look, self._newest)
+            found = await self._look()
             pause = self._take(found, noticed)
             try:
                 async with asyncio.timeout(pause):
@@ -86,19 +91,19 @@ class ConfigSource:
             except TimeoutError:
                 continue
 
-    def _look(self, newest: Reading | None) -> Loaded | Unreadable:
-        """Off the loop: read, and find out what the document means unless that is known."""
-        found = read_document(self._path)
+    async def _look(self) -> Loaded | Unreadable:
+        """Read, and find out what the document means unless that is known; both off the loop."""
+        try:
+            found = await self._reader.run(lambda: read_document(self._path), self._deadline)
+        except Hangs:
+            message = f"cannot read config: no answer from the mount within {self._deadline:g} s"
+            return Unreadable(str(self._path), missing=False, message=message)
         if isinstance(found, Unreadable):
             return found
+        newest = self._newest
         if newest is not None and isinstance(newest.loaded, Loaded) and newest.loaded.document == found:
             return newest.loaded
-        try:
-            return load(found)
-        except Exception:  # noqa: BLE001 - see below
-            # Whatever a document does to the reader, the node keeps its config and the next document is read.
-            _log.exception("cannot read config: the reader failed on %s", found.path)
-            return Unreadable(found.path, missing=False, message="cannot read config: the reader failed, see the log")
+        return await asyncio.to_thread(_load, found)
 
     def _take(self, found: Loaded | Unreadable, noticed: float) -> float:
         """Offer what was found, unless it may be on its way to something else; seconds until the next look."""
@@ -124,3 +129,12 @@ class ConfigSource:
         if isinstance(found, Unreadable):
             return self._missing_grace if found.missing else 0.0
         return EMPTY_GRACE if not found.document.data else 0.0
+
+
+def _load(document: Document) -> Loaded | Unreadable:
+    try:
+        return load(document)
+    except Exception:  # noqa: BLE001 - see below
+        # Whatever a document does to the reader, the node keeps its config and the next document is read.
+        _log.exception("cannot read config: the reader failed on %s", document.path)
+        return Unreadable(document.path, missing=False, message="cannot read config: the reader failed, see the log")

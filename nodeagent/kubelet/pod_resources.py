@@ -20,6 +20,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
+from nodeagent.errand import Errand, Hangs
 from nodeagent.kubelet import names
 from nodeagent.kubelet.checkpoint import parse as parse_checkpoint
 from nodeagent.kubelet.checkpoint import read as read_checkpoint
@@ -101,7 +102,7 @@ class PodResources:
     """The kubelet's PodResources socket and checkpoint, looked at regularly and on request.
 
     `wake` is called on the loop after a look that found something new or was asked for, and when the state of affairs
-    (`status.reason` or `.message`) has changed. `deadline` bounds the two calls of a look together.
+    (`status.reason` or `.message`) has changed. `deadline` bounds what a look waits for: its calls and the disk.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class PodResources:
         self._requested = False
         self._nudged = asyncio.Event()
         self._parsed = _Parsed()
+        self._reader = Errand("checkpoint", on_late=self._nudged.set)
         self._channel: grpc.aio.Channel | None = None
         self._channel_to: str | None = None
         self._begun = 0.0
@@ -173,7 +175,9 @@ class PodResources:
             allocatable = await self._call(channel, names.GET_ALLOCATABLE)
         except grpc.aio.AioRpcError as error:
             raise await self._failure(error) from None
-        meaning = await asyncio.to_thread(self._understand, listed, allocatable)
+        kept = await self._read_checkpoint()
+        # In a thread, since there may be megabytes.
+        meaning = await asyncio.to_thread(self._parsed.meaning, listed, allocatable, kept)
         if identity(self._socket) != kubelet:
             raise Failed(PodResourcesReason.UNAVAILABLE, "the kubelet restarted during a look", passing=True)
         return replace(meaning, begun_at=begun, kubelet=kubelet)
@@ -194,9 +198,14 @@ class PodResources:
         message = f"cannot read PodResources: {error.code().name}: {error.details()}"
         return Failed(PodResourcesReason.UNAVAILABLE, message)
 
-    def _understand(self, listed: bytes, allocatable: bytes) -> PodListing:
-        """In a thread, since there may be megabytes; the checkpoint is read here, after the calls. Raises Failed."""
-        return self._parsed.meaning(listed, allocatable, read_checkpoint(self._checkpoint))
+    async def _read_checkpoint(self) -> bytes | None:
+        """What the checkpoint says after the calls; None where there is none. Raises Failed."""
+        left = self._begun + self._deadline - time.monotonic()
+        try:
+            return await self._reader.run(lambda: read_checkpoint(self._checkpoint), max(left, 0.0))
+        except Hangs:
+            message = f"cannot read {self._checkpoint}: no answer from the disk within {self._deadline:g} s"
+            raise Failed(PodResourcesReason.TIMEOUT, message) from None
 
     async def _connect(self, kubelet: str | None) -> grpc.aio.Channel | None:
         """The channel to this kubelet, made anew for another one; to none: closed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -92,7 +93,9 @@ def missing(reading: Reading) -> bool:
 
 
 @asynccontextmanager
-async def following(path: Path, *, reread: float = 60.0, missing_grace: float = 1.0) -> AsyncIterator[Follower]:
+async def following(
+    path: Path, *, reread: float = 60.0, missing_grace: float = 1.0, deadline: float = 5.0
+) -> AsyncIterator[Follower]:
     """A source over a real watch, both stopped at the end."""
     watch = DirectoryWatch(recheck=0.2)
     follower: Follower
@@ -101,7 +104,14 @@ async def following(path: Path, *, reread: float = 60.0, missing_grace: float = 
         follower.readings.append(follower.newest)
 
     follower = Follower(
-        ConfigSource(path, subscribe=watch.subscribe, wake=wake, reread=reread, missing_grace=missing_grace)
+        ConfigSource(
+            path,
+            subscribe=watch.subscribe,
+            wake=wake,
+            reread=reread,
+            missing_grace=missing_grace,
+            deadline=deadline,
+        )
     )
     tasks = [asyncio.create_task(watch.run()), asyncio.create_task(follower.source.run())]
     try:
@@ -312,3 +322,37 @@ async def test_what_cannot_be_read(tmp_path: Path, make: Callable[[Path], None],
             file.unlink()
         file.write_text(text(4))
         await follower.until(says(4))
+
+
+async def test_a_mount_that_hangs(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mount that does not answer is told, costs one thread however often something seems to change, ends with its
+    watcher, and is read as soon as it answers.
+    """
+    go, waiting = threading.Event(), []
+    really_open = os.open
+
+    def hanging(path: str | Path, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if Path(path).name == "sharing.yaml" and threading.current_thread().name == "config":
+            waiting.append(threading.current_thread())
+            go.wait()
+        return really_open(path, flags, mode, dir_fd=dir_fd)
+
+    async with following(mount.directory, deadline=0.1) as follower:
+        monkeypatch.setattr(os, "open", hanging)
+        mount.swap(sharing=text(2))
+        told = await follower.until(lambda one: isinstance(one.loaded, Unreadable))
+        message = "cannot read config: no answer from the mount within 0.1 s"
+        assert told.loaded == Unreadable(str(mount.directory), missing=False, message=message)
+        for replicas in (3, 4):
+            mount.swap(sharing=text(replicas))
+            follower.source.look_again()
+            await asyncio.sleep(0)
+        assert [thread.daemon for thread in waiting] == [True]
+        assert follower.newest is told
+        go.set()
+        await follower.until(says(4))
+
+        go.clear()
+        mount.swap(sharing=text(5))
+        await eventually(lambda: any(thread.is_alive() for thread in waiting))
+    go.set()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -193,6 +195,26 @@ async def test_a_hanging_kubelet_is_a_timeout_and_the_last_listing_stays(books: 
         assert world.woken[-1].reason is LISTED
 
 
+async def test_a_checkpoint_that_hangs_is_a_timeout(books: PodBooks, socket: Path) -> None:
+    """The disk has no longer than the kubelet: a look without the checkpoint has failed, and while one read of it hangs
+    no other begins.
+    """
+    async with looking(socket, deadline=0.2) as world:
+        await world.reaches(LISTED)
+        os.mkfifo(world.checkpoint)  # opening it hangs until somebody writes to it
+        world.looks.request()
+        assert "no answer from the disk within 0.2 s" in (await world.reaches(TIMEOUT)).message
+        assert str(world.checkpoint) in world.looks.status.message
+        before = books.looks
+        await eventually(lambda: books.looks >= before + 3)
+        readers = [thread for thread in threading.enumerate() if thread.name == "checkpoint"]
+        assert [thread.daemon for thread in readers] == [True]
+        writer = os.open(world.checkpoint, os.O_WRONLY)
+        world.checkpoint.unlink()
+        os.close(writer)
+        await world.reaches(LISTED)
+
+
 async def test_an_absent_kubelet_is_waited_for(socket: Path) -> None:
     """Without a socket, or with a stale one, PodResources are unavailable; they are read when the kubelet is there."""
     async with looking(socket) as world:
@@ -236,7 +258,7 @@ async def test_a_restart_during_a_look_fails_that_look(books: PodBooks, socket: 
         await world.reaches(LISTED)
         books.before = replaced
         listing = await world.look()
-        assert listing.holders == ()        # the new kubelet's; the old one still said that GPU-0 is held
+        assert listing.holders == ()  # the new kubelet's; the old one still said that GPU-0 is held
         assert listing.kubelet == identity(socket)
         assert [status.reason for status in world.woken] == [LISTED, LISTED]
     await replacement.stop()
