@@ -204,7 +204,7 @@ class Agent:
         }
         others = [asyncio.create_task(supervise(name, run), name=name) for name, run in parts.items()]
         self._loop = asyncio.create_task(self._reconciler.run(), name="reconciler")
-        self._loop.add_done_callback(_tell_of_end)
+        self._loop.add_done_callback(self._tell_of_end)
         await self._stop.wait()
         await _end(self._loop)
         await self._plugins.stop(_STREAMS_END)
@@ -260,6 +260,10 @@ class Agent:
             cautious=not (read_applied and read_holds and read_document) or len(self._store.notices) > told,
         )
 
+    def _tell_of_end(self, loop: asyncio.Task[None]) -> None:
+        if not self._stop.is_set():
+            logger.critical("the loop has ended", exc_info=None if loop.cancelled() else loop.exception())
+
     async def _keep_beating(self) -> None:
         while True:
             self._beat = time.monotonic()
@@ -313,11 +317,6 @@ def _load(document: Document) -> Loaded | None:
         # Whatever the last known good does to the reader, the node starts.
         logger.exception("cannot read the last known good config; starting without it")
         return None
-
-
-def _tell_of_end(loop: asyncio.Task[None]) -> None:
-    if not loop.cancelled():
-        logger.critical("the loop has ended", exc_info=loop.exception())
 
 
 async def _end(task: asyncio.Task[None]) -> None:
