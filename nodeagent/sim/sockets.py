@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -48,5 +49,6 @@ class SocketServer:
 def wipe_sockets(directory: Path) -> None:
     """Remove every socket directly in a directory, as the kubelet does at start; files and sub-directories stay."""
     for entry in directory.iterdir():
-        if stat.S_ISSOCK(entry.lstat().st_mode):
-            entry.unlink()
+        with suppress(FileNotFoundError):  # its plugin has removed it meanwhile
+            if stat.S_ISSOCK(entry.lstat().st_mode):
+                entry.unlink()
