@@ -47,8 +47,6 @@ STOP_SECONDS = 5.0
 _STREAMS_END = 1.0
 _HEARTBEAT = 2.0
 _BEAT_MISSED = 10.0
-_TURNS_FAIL = 60.0
-"""Seconds for which every turn may fail before the agent counts as dead: about six tries."""
 _LOCK_RETRY = 0.5
 _ANSWER_FIRST = 0.01
 """Seconds that a turn waits after an Allocate, so that it does not come between the answer and the kubelet."""
@@ -56,23 +54,6 @@ _RESTART_AFTER = (1.0, 30.0)
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 T = TypeVar("T")
-
-
-class Turns(Reconciler):
-    """The loop, which here also says how it fares."""
-
-    failing_since: float | None = None
-    """The monotonic second in which a turn failed, if none has been completed since."""
-
-    async def turn(self) -> float | None:
-        try:
-            due = await super().turn()
-        except Exception:
-            if self.failing_since is None:
-                self.failing_since = time.monotonic()
-            raise
-        self.failing_since = None
-        return due
 
 
 class Agent:
@@ -83,7 +64,7 @@ class Agent:
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
         self._beat = time.monotonic()
-        self._reconciler: Turns | None = None
+        self._reconciler: Reconciler | None = None
         self._loop: asyncio.Task[None] | None = None
         self._metrics = Metrics(lambda: self.snapshot, version=__version__)
         self._http = HttpServer(
@@ -124,16 +105,12 @@ class Agent:
 
     @property
     def alive(self) -> bool:
-        """Whether a restart would not help: the loop beats, turns are taken, and not all of them fail. Nothing but a
-        fault of ours makes it false. For any thread.
+        """Whether a restart would not help. A turn that fails is no reason for one: what is applied is served on, and a
+        fault that is met at every start would take the node's GPUs away again and again. For any thread.
         """
-        now = time.monotonic()
-        if now - self._beat >= _BEAT_MISSED:
+        if time.monotonic() - self._beat >= _BEAT_MISSED:
             return False
-        if self._loop is None or self._reconciler is None or self._stop.is_set():
-            return True
-        failing_since = self._reconciler.failing_since
-        return not self._loop.done() and (failing_since is None or now - failing_since < _TURNS_FAIL)
+        return self._loop is None or not self._loop.done() or self._stop.is_set()
 
     @property
     def port(self) -> int:
@@ -176,7 +153,7 @@ class Agent:
             return
         for notice in self._store.notices:
             logger.warning("%s", notice)
-        self._reconciler = Turns(
+        self._reconciler = Reconciler(
             Identity(
                 node=self._settings.node_name,
                 pool=self._settings.pool,

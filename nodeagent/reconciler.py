@@ -35,7 +35,7 @@ from nodeagent.state.allocation import offers
 from nodeagent.state.desired import Desired
 from nodeagent.state.kubelet_view import Published, View
 from nodeagent.state.observed import Observed
-from nodeagent.state.summarize import Identity, Turn, summarize
+from nodeagent.state.summarize import Identity, Turn, failing, summarize
 
 logger = logging.getLogger(__name__)
 
@@ -186,8 +186,9 @@ class Reconciler:
             self._wake.clear()
             try:
                 due = await self.turn()
-            except Exception:
+            except Exception as error:
                 logger.exception("cannot complete a turn; what is applied is kept")
+                self._tell_of_fault(error)
                 due = self._back_off()
             delay = None if due is None else max(0.0, due - self._clock())
             try:
@@ -390,6 +391,11 @@ class Reconciler:
         turn = Turn(facts, self._desired, held, self._views, self._listings, self._reloads.history)
         before, self.snapshot = self.snapshot, summarize(self._identity, turn, self.snapshot)
         _tell_of_conditions(before, self.snapshot)
+
+    def _tell_of_fault(self, error: Exception) -> None:
+        """A turn that fails leaves no summary: the last one stands, but for what it says of us."""
+        if self.snapshot is not None:
+            self.snapshot = failing(self.snapshot, f"cannot complete a turn: {error!r}", self._wall())
 
     def _converge(self) -> None:
         """Every GPU is as the config in force wants it."""

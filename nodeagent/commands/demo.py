@@ -32,7 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """How the demo is played."""
     parser.add_argument("--once", action="store_true", help="play the story and exit instead of staying up")
     parser.add_argument(
-        "--dir", type=Path, metavar="DIR", help="where the repository, or the files to edit, are kept (a temporary directory)"
+        "--dir",
+        type=Path,
+        metavar="DIR",
+        help="where the repository, or the files to edit, are kept (a temporary directory)",
     )
     parser.add_argument(
         "--listen",

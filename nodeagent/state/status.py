@@ -43,6 +43,7 @@ class Reason(StrEnum):
     NOTHING_ACCEPTED = "NothingAccepted"
     NO_GPUS = "NoGpus"
     NOT_REGISTERED = "NotRegistered"
+    FAILING = "Failing"
     # ConfigAccepted
     PENDING = "Pending"
     ACCEPTED = "Accepted"

@@ -7,15 +7,15 @@ over from the snapshot before, so that a snapshot follows from the facts of its 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nodeagent.model.holds import ShareKey
 from nodeagent.model.shares import Listing
-from nodeagent.model.snapshot import Reload, Snapshot
+from nodeagent.model.snapshot import Condition, Reload, Snapshot
 from nodeagent.state.desired import Desired
 from nodeagent.state.drift import aged, drift
 from nodeagent.state.kubelet_view import View
-from nodeagent.state.status import Facts, conditions, gpu_statuses, resource_statuses
+from nodeagent.state.status import Facts, Reason, conditions, gpu_statuses, resource_statuses
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +73,12 @@ def summarize(identity: Identity, turn: Turn, before: Snapshot | None) -> Snapsh
         listings=turn.listings,
         in_sync=applied and facts.config.newest is not None and facts.config.newest == facts.config.applied,
     )
+
+
+def failing(before: Snapshot, message: str, now: float) -> Snapshot:
+    """The snapshot of an agent whose turns fail: everything as it was, and not ready. `now` in Unix seconds."""
+    known = before.condition("Ready")
+    since = known.since if known is not None and known.reason == Reason.FAILING else now
+    ready = Condition("Ready", False, Reason.FAILING, message, since)
+    others = tuple(entry for entry in before.conditions if entry.type != "Ready")
+    return replace(before, conditions=(ready, *others), in_sync=False)

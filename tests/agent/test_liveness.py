@@ -36,8 +36,8 @@ async def test_a_loop_that_has_ended(node: Node, agent: InProcess) -> None:
 
 
 async def test_turns_that_all_fail(node: Node, agent: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An agent is not alive once no turn of a while could be completed, though it serves its lists; a turn that can be
-    ends that.
+    """An agent whose turns fail is not ready and says so, but alive: it serves its lists, which a restart would take
+    away. A turn that can be completed ends that.
     """
 
     def fail(*_arguments: object) -> None:
@@ -46,12 +46,13 @@ async def test_turns_that_all_fail(node: Node, agent: InProcess, monkeypatch: py
     monkeypatch.setattr("nodeagent.reconciler.summarize", fail)
     node.commit(shares(5))
     await eventually(lambda: node.log.having("cannot complete a turn"))
+    await eventually(lambda: agent.says("Ready").reason == "Failing")
+    assert "a fault of ours" in agent.says("Ready").message
+    assert not await agent.ready()
     assert await agent.live()
-    monkeypatch.setattr("nodeagent.agent._TURNS_FAIL", 0.0)
-    await eventually(lambda: dead(agent))
     assert node.kubelet.streams_ended == []
 
     monkeypatch.undo()
-    await eventually(agent.live)
+    await eventually(agent.ready)
     await eventually(lambda: agent.snapshot.in_sync)
     node.log.records.clear()
