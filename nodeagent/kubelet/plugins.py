@@ -144,7 +144,7 @@ class Plugins:
         while True:
             try:
                 await registration.run()
-            except Exception as error:      # a bug in one resource must not stop the others
+            except Exception as error:  # a bug in one resource must not stop the others
                 if repr(error) != told:
                     told = repr(error)
                     logger.error("cannot keep %s registered: %s", registration.resource, told, exc_info=error)

@@ -223,7 +223,7 @@ class Registration:
         try:
             await register(request, timeout=self._timing.register)
         except grpc.aio.AioRpcError as error:
-            if not server.streams:      # with a stream it is registered, whatever became of the answer
+            if not server.streams:  # with a stream it is registered, whatever became of the answer
                 raise Failed(f"cannot register {self.resource}: {error.code().name}: {error.details()}") from None
 
     def _loss(self, server: PluginServer, kubelet: str, *, socket_there: bool) -> _Loss | None:

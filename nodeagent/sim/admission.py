@@ -85,7 +85,7 @@ class Allocator:
                 f"from {len(existing)} to {count}"
             )
         if not self._pods_known and container in self._pod.running:
-            return set()        # a kubelet that starts anew lets running containers be
+            return set()  # a kubelet that starts anew lets running containers be
         self._require_healthy(resource, existing)
         if existing is not None or count == 0:
             return set()

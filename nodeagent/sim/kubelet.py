@@ -59,7 +59,7 @@ class StandInKubelet(KubeletView):
         self.pods_after = pods_after
         self.hooks = Hooks()
         super().__init__(History(limit=history_limit), self.device_plugins / names.CHECKPOINT, grace=grace)
-        self._admission = asyncio.Lock()        # one pod after the other: a plugin that hangs blocks them all
+        self._admission = asyncio.Lock()  # one pod after the other: a plugin that hangs blocks them all
         self._life: _Life | None = None
         self._starts = 0
         self._pod_resources = PodResourcesService(
@@ -275,7 +275,7 @@ class StandInKubelet(KubeletView):
             raise KubeletCrash(str(crash)) from vanished
         except (Refusal, PluginError, asyncio.CancelledError):
             books.recount()
-            self._alive(life)       # a plugin that could not be asked because the kubelet stopped has refused nothing
+            self._alive(life)  # a plugin that could not be asked because the kubelet stopped has refused nothing
             raise
         self._alive(life)
         if changed:
@@ -319,4 +319,4 @@ class _Life:
             await asyncio.gather(self.arrival, return_exceptions=True)
         await self._registry.close()
         await asyncio.gather(*(server.stop() for server in self._servers))
-        self.pods_known.set()       # whoever waited for it looks again, and finds this life over
+        self.pods_known.set()  # whoever waited for it looks again, and finds this life over

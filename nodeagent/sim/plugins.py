@@ -57,7 +57,7 @@ class PluginClient:
             f"unix:{socket}",
             options=[
                 ("grpc.max_receive_message_length", names.MAX_LIST_BYTES),
-                ("grpc.use_local_subchannel_pool", 1),      # a connection of its own, even to a path seen before
+                ("grpc.use_local_subchannel_pool", 1),  # a connection of its own, even to a path seen before
                 ("grpc.default_authority", "localhost"),
             ],
         )

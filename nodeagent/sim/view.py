@@ -33,7 +33,6 @@ class KubeletView:
         """Every pod that was admitted or refused, and has not been ended."""
         return tuple(self._pods.values())
 
-
     def allocatable(self, resource: str) -> int:
         """Healthy devices, as node.status would say at once."""
         self._forget_expired()
@@ -65,7 +64,6 @@ class KubeletView:
     def free(self, resource: str) -> frozenset[str]:
         """Ids that the next pod could get."""
         return frozenset(self._books.healthy.get(resource, set()) - self.held(resource))
-
 
     @property
     def history(self) -> list[ListMessage]:

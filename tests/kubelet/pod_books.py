@@ -72,7 +72,7 @@ class PodBooks:
     async def restart(self) -> None:
         """As a new kubelet does it: the old one's calls are lost, and the socket is another."""
         await self.stop()
-        await asyncio.sleep(0.01)       # the clock of file systems is coarse
+        await asyncio.sleep(0.01)  # the clock of file systems is coarse
         await self.start()
 
     async def _list(self, _request: pb.ListPodResourcesRequest, context: Context) -> pb.ListPodResourcesResponse:

@@ -75,7 +75,7 @@ async def test_nothing_is_sent_when_nothing_has_changed(served: Served) -> None:
     first = await anext(lists)
     served.server.publish()
     following = asyncio.ensure_future(anext(lists))
-    await served.client.options(pb.Empty())     # the server has been through its loop since
+    await served.client.options(pb.Empty())  # the server has been through its loop since
     assert not following.done()
     served.server.resend()
     assert await following == first

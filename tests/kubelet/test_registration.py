@@ -223,9 +223,7 @@ async def test_a_fault_in_one_resource_leaves_the_others_alone(
     assert agent.status().registrations == 1
 
 
-async def test_a_bug_in_one_task_restarts_that_task(
-    kubelet: StandInKubelet, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_bug_in_one_task_restarts_that_task(kubelet: StandInKubelet, caplog: pytest.LogCaptureFixture) -> None:
     """An unforeseen error ends one resource's task, leaves no socket, is logged once, and the task is started again."""
     await kubelet.start()
     faults = [RuntimeError("a bug")]

@@ -54,9 +54,7 @@ class TinyPlugin:
                 api.PreferredAllocationRequest.FromString,
                 api.PreferredAllocationResponse.SerializeToString,
             ),
-            "Allocate": unary(
-                self._allocate, api.AllocateRequest.FromString, api.AllocateResponse.SerializeToString
-            ),
+            "Allocate": unary(self._allocate, api.AllocateRequest.FromString, api.AllocateResponse.SerializeToString),
             "PreStartContainer": unary(
                 self._pre_start,
                 api.PreStartContainerRequest.FromString,
@@ -76,9 +74,7 @@ class TinyPlugin:
         async with grpc.aio.insecure_channel(
             f"unix:{self.directory / names.KUBELET_SOCKET}", options=[("grpc.use_local_subchannel_pool", 1)]
         ) as channel:
-            register = channel.unary_unary(
-                names.REGISTER, api.RegisterRequest.SerializeToString, api.Empty.FromString
-            )
+            register = channel.unary_unary(names.REGISTER, api.RegisterRequest.SerializeToString, api.Empty.FromString)
             await register(
                 api.RegisterRequest(version=version, endpoint=endpoint or self.endpoint, resource_name=self.resource),
                 timeout=20,

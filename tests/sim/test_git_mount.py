@@ -32,7 +32,8 @@ def test_an_update_swaps_the_data_link_and_leaves_the_files_links(tmp_path: Path
     assert (tmp_path / "..data").readlink() != old
     assert not (tmp_path / old).exists()
     assert sorted(entry.name for entry in tmp_path.iterdir() if not entry.name.startswith("..2")) == [
-        "..data", "sharing.yaml",
+        "..data",
+        "sharing.yaml",
     ]
 
 

@@ -142,7 +142,10 @@ async def test_the_checkpoint_has_the_kubelets_format(kubelet: StandInKubelet, p
     (entry,) = data()["PodDeviceEntries"]
     assert entry.pop("AllocResp")
     assert entry == {
-        "PodUID": pod.uid, "ContainerName": "prepare", "ResourceName": RESOURCE, "DeviceIDs": {"-1": ["a"]},
+        "PodUID": pod.uid,
+        "ContainerName": "prepare",
+        "ResourceName": RESOURCE,
+        "DeviceIDs": {"-1": ["a"]},
     }
     await tiny.send(["b"], node=1)
     await eventually(lambda: kubelet.allocatable(RESOURCE) == 1 and kubelet.free(RESOURCE) == {"b"})
