@@ -150,6 +150,7 @@ class Reconciler:
             applied=remembered.applied,
             holds=remembered.holds,
             document=stored.document if stored is not None else None,
+            wake=wake.set,
         )
         self._executor = Executor(self._keeper, plugins, clock=clock, owes=not remembered.same_boot)
         self._acceptance = Acceptance()

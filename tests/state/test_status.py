@@ -144,7 +144,8 @@ def test_the_worst_registration_gives_the_reason(states: list[RegistrationState]
 )
 def test_nothing_registered_is_not_all_registered(pods: PodResourcesStatus, reason: Reason) -> None:
     """While nothing is advertised of what the config wants, the node is not ready, and it is said what is waited
-    for."""
+    for.
+    """
     facts = replace(WELL, registrations=(), wanted=frozenset({make.SHARED}), pods=pods)
     assert condition(facts, "Registered").reason is reason
     assert not condition(facts, "Ready").status
