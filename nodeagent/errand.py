@@ -1,4 +1,4 @@
-"""One thread at a time for calls that may block for ever: reads and writes of a disk or a mount.
+"""One thread at a time for calls that may block for ever: into a driver, a disk or a mount.
 
 A call that sits in the kernel cannot be interrupted. It gets a daemon thread of its own and a deadline: whoever waits
 goes on after it, the end of the process does not wait for the thread, and until the call has returned no second one is

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import pynvml
 
 from nodeagent.devices.looking import Fault, LookingDriver, assemble
-from nodeagent.devices.probe import Hangs, Probe
+from nodeagent.errand import Errand, Hangs
 from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason
 
 _T = TypeVar("_T")
@@ -66,16 +66,16 @@ class NvmlDriver(LookingDriver):
         self._deadline = deadline
         self._hangs = f"no answer within {deadline:g} s"
         self._library = _Library(sysfs, reopen_after)
-        self._library_probe = Probe("nvml", on_late=self.refresh)
-        self._gpu_probes: dict[int, Probe] = {}
+        self._library_errand = Errand("nvml", on_late=self.refresh)
+        self._gpu_errands: dict[int, Errand] = {}
         self._sysfs = sysfs
 
     async def _look(self, last: Inventory) -> Inventory:
         """All GPUs at once; takes `deadline` seconds at most for the library and as much for the GPUs."""
-        idle = not any(probe.busy for probe in self._gpu_probes.values())
+        idle = not any(errand.busy for errand in self._gpu_errands.values())
         open_ = partial(self._library.open, may_reopen=idle, lost=last.reason is InventoryReason.GPU_LOST)
         try:
-            system = await self._library_probe.ask(open_, self._deadline)
+            system = await self._library_errand.run(open_, self._deadline)
             answers = await asyncio.gather(*(self._ask(index) for index in range(system.count)))
             gone = [answer for answer in answers if isinstance(answer, pynvml.NVMLError)]
             if gone:
@@ -95,11 +95,11 @@ class NvmlDriver(LookingDriver):
 
     async def _ask(self, index: int) -> Gpu | Fault | Exception:
         """One GPU; an NVMLError where it is the driver that is gone."""
-        probe = self._gpu_probes.get(index)
-        if probe is None:
-            probe = self._gpu_probes[index] = Probe(f"nvml-gpu-{index}", on_late=self.refresh)
+        errand = self._gpu_errands.get(index)
+        if errand is None:
+            errand = self._gpu_errands[index] = Errand(f"nvml-gpu-{index}", on_late=self.refresh)
         try:
-            return await probe.ask(partial(_read_gpu, index, self._sysfs), self._deadline)
+            return await errand.run(partial(_read_gpu, index, self._sysfs), self._deadline)
         except Hangs:
             return Fault(index, GpuHealth.HANG, self._hangs)
         except UnicodeError as error:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from nodeagent.devices.driver import Subscribe
 from nodeagent.devices.looking import Fault, LookingDriver, assemble
-from nodeagent.devices.probe import Hangs, Probe
 from nodeagent.devices.simulation_file import SimulatedNode, parse
 from nodeagent.documents.strict import Rejected
+from nodeagent.errand import Errand, Hangs
 from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason
 
 _READ_WITHIN = 5.0
@@ -46,14 +46,14 @@ class SimulatedDriver(LookingDriver):
         self._path = path
         self._node_name = node_name
         self._deadline = deadline
-        self._reader = Probe("simulation-file", on_late=self.refresh)
+        self._reader = Errand("simulation-file", on_late=self.refresh)
         self._read: tuple[bytes, SimulatedNode | Rejected] | None = None
         self._hanging: dict[str, _HangingGpu] = {}
         subscribe(path.parent, self.refresh)
 
     async def _look(self, last: Inventory) -> Inventory:
         try:
-            outcome = await self._reader.ask(self._parse, _READ_WITHIN)
+            outcome = await self._reader.run(self._parse, _READ_WITHIN)
         except OSError as error:
             return self._unread(last, f"cannot read {self._path}: {error.strerror or error}")
         except Hangs:
@@ -91,9 +91,9 @@ class SimulatedDriver(LookingDriver):
             return _answer(gpu)
         hanging = self._hanging.get(gpu.uuid)
         if hanging is None:
-            hanging = self._hanging[gpu.uuid] = _HangingGpu(Probe(f"simulated-{gpu.uuid}", on_late=self.refresh))
+            hanging = self._hanging[gpu.uuid] = _HangingGpu(Errand(f"simulated-{gpu.uuid}", on_late=self.refresh))
         with contextlib.suppress(Hangs):
-            await hanging.probe.ask(hanging.released.wait, self._deadline)
+            await hanging.errand.run(hanging.released.wait, self._deadline)
         return _answer(gpu)
 
 
@@ -101,7 +101,7 @@ class SimulatedDriver(LookingDriver):
 class _HangingGpu:
     """A GPU whose call is stuck until it is released."""
 
-    probe: Probe
+    errand: Errand
     released: threading.Event = field(default_factory=threading.Event)
 
 
