@@ -7,8 +7,8 @@ advertised (DESIGN section 5, rule 9), and a list is sent once, not per action.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
 
+from nodeagent.collaborators import Registrations
 from nodeagent.keeper import Keeper
 from nodeagent.model.plan import (
     Action,
@@ -29,15 +29,6 @@ from nodeagent.state.effect import perform
 SAFE_UNWRITTEN = (Remember, Adopt, Limit, Restore)
 """Actions that an agent which restarts without knowing of them would simply decide once more: what a disk that cannot
 be written does not hold up."""
-
-
-class Registrations(Protocol):
-    """What the executor asks of the kubelet's room."""
-
-    def register(self, resource: str) -> None: ...
-    def retire(self, resource: str) -> None: ...
-    def resend(self, resource: str) -> None: ...
-    def reconnect(self, resource: str) -> None: ...
 
 
 def share_actions(actions: Iterable[Action]) -> list[ShareAction]:

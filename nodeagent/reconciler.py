@@ -15,20 +15,20 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
+from nodeagent.collaborators import Devices, Plugins, Pods, Source
 from nodeagent.desk import FrontDesk
 from nodeagent.executor import Executor, kubelet_actions, share_actions
 from nodeagent.keeper import Keeper, Store
 from nodeagent.model.config import DEFAULT_TRANSITION_TIMEOUT, Loaded, Unreadable
 from nodeagent.model.holds import Holds, ShareKey
 from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason
-from nodeagent.model.kubelet import PodResourcesReason, PodResourcesStatus, RegistrationState, RegistrationStatus
+from nodeagent.model.kubelet import PodResourcesReason, PodResourcesStatus, RegistrationState
 from nodeagent.model.plan import Drop, Plan, Reconnect, Resend, ShareAction, WaitReason
 from nodeagent.model.shares import Applied, Listing
 from nodeagent.model.snapshot import ChangeClass, Snapshot
 from nodeagent.reloads import Counters, Reloads
-from nodeagent.state import acceptance, holds, kubelet_view, lists, nodegpus, observed, status, summary
+from nodeagent.state import acceptance, holds, kubelet_view, lists, nodegpus, observed, overview, status, summary
 from nodeagent.state import plan as planning
 from nodeagent.state.acceptance import Acceptance, Verdict
 from nodeagent.state.allocation import offers
@@ -56,49 +56,6 @@ RETRY_FIRST, RETRY_MOST = 1.0, 30.0
 INVENTORY_SECONDS = 6.0
 """How long the first judgement waits for a first word of the driver: a config is judged, and its story told, on the
 GPUs that it is for."""
-
-
-class Reading(Protocol):
-    """What the config's room read last, and when the change was noticed (monotonic seconds)."""
-
-    @property
-    def loaded(self) -> Loaded | Unreadable: ...
-    @property
-    def event_at(self) -> float: ...
-
-
-class Source(Protocol):
-    """The mounted document."""
-
-    @property
-    def newest(self) -> Reading | None: ...
-
-
-class Devices(Protocol):
-    """The driver."""
-
-    @property
-    def inventory(self) -> Inventory: ...
-
-
-class Pods(Protocol):
-    """PodResources and the kubelet's checkpoint."""
-
-    @property
-    def status(self) -> PodResourcesStatus: ...
-    def request(self) -> None: ...
-    def set_interval(self, seconds: float) -> None: ...
-
-
-class Plugins(Protocol):
-    """Our resources with the kubelet."""
-
-    def register(self, resource: str) -> None: ...
-    def retire(self, resource: str) -> None: ...
-    def resend(self, resource: str) -> None: ...
-    def reconnect(self, resource: str) -> None: ...
-    def publish(self) -> None: ...
-    def statuses(self) -> tuple[RegistrationStatus, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,7 +306,7 @@ class Reconciler:
         """Since when what drains. What cannot be seen for a while, before a document has been read, keeps its age."""
         if self._desired is None:
             return
-        draining = status.draining_since(plan, self._holds.draining, self._wall())
+        draining = overview.draining_since(plan, self._holds.draining, self._wall())
         self._holds = replace(self._holds, draining=draining)
         self._drain_began = min(draining.values(), default=None) if self._drain_began is None else self._drain_began
 

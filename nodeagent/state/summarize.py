@@ -15,7 +15,8 @@ from nodeagent.model.snapshot import Condition, Reload, Snapshot
 from nodeagent.state.desired import Desired
 from nodeagent.state.drift import aged, drift
 from nodeagent.state.kubelet_view import View
-from nodeagent.state.status import Facts, Reason, conditions, gpu_statuses, resource_statuses
+from nodeagent.state.overview import gpu_statuses, resource_statuses
+from nodeagent.state.status import Facts, Reason, conditions
 
 
 @dataclass(frozen=True, slots=True)

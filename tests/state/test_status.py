@@ -12,14 +12,8 @@ from nodeagent.model.kubelet import PodResourcesReason, PodResourcesStatus, Regi
 from nodeagent.model.plan import Plan, Wait, WaitReason
 from nodeagent.model.shares import AppliedGpu, ShareState
 from nodeagent.model.snapshot import Condition, ConfigState, DocumentInfo, GpuStatus
-from nodeagent.state.status import (
-    Facts,
-    Reason,
-    conditions,
-    draining_since,
-    gpu_statuses,
-    resource_statuses,
-)
+from nodeagent.state.overview import draining_since, gpu_statuses, resource_statuses
+from nodeagent.state.status import Facts, Reason, conditions
 from tests.state import make
 
 GOOD = DocumentInfo("c", "sha", "blob", None, "test", 1)

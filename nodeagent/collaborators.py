@@ -1,0 +1,57 @@
+"""What the loop needs of the rooms: small protocols, so that it knows none of them and they do not know it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from nodeagent.model.config import Loaded, Unreadable
+from nodeagent.model.inventory import Inventory
+from nodeagent.model.kubelet import PodResourcesStatus, RegistrationStatus
+
+
+class Reading(Protocol):
+    """What the config's room read last, and when the change was noticed (monotonic seconds)."""
+
+    @property
+    def loaded(self) -> Loaded | Unreadable: ...
+    @property
+    def event_at(self) -> float: ...
+
+
+class Source(Protocol):
+    """The mounted document."""
+
+    @property
+    def newest(self) -> Reading | None: ...
+
+
+class Devices(Protocol):
+    """The driver."""
+
+    @property
+    def inventory(self) -> Inventory: ...
+
+
+class Pods(Protocol):
+    """PodResources and the kubelet's checkpoint."""
+
+    @property
+    def status(self) -> PodResourcesStatus: ...
+    def request(self) -> None: ...
+    def set_interval(self, seconds: float) -> None: ...
+
+
+class Registrations(Protocol):
+    """What a plan may ask for with the kubelet."""
+
+    def register(self, resource: str) -> None: ...
+    def retire(self, resource: str) -> None: ...
+    def resend(self, resource: str) -> None: ...
+    def reconnect(self, resource: str) -> None: ...
+
+
+class Plugins(Registrations, Protocol):
+    """Our resources with the kubelet."""
+
+    def publish(self) -> None: ...
+    def statuses(self) -> tuple[RegistrationStatus, ...]: ...
