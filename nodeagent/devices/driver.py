@@ -7,10 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from nodeagent.devices.looking import Subscribe
 from nodeagent.model.inventory import Inventory
-
-Subscribe = Callable[[Path, Callable[[], None]], None]
-"""`subscribe(directory, wake)`: `wake` is called on the loop whenever something happens in that directory."""
 
 _FORMS = '"nvml" or "simulated:FILE"'
 

@@ -7,8 +7,12 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason
+
+Subscribe = Callable[[Path, Callable[[], None]], None]
+"""`subscribe(directory, wake)`: `wake` is called on the loop whenever something happens in that directory."""
 
 
 class LookingDriver(ABC):

@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nodeagent.devices.driver import Subscribe
-from nodeagent.devices.looking import Fault, LookingDriver, assemble
+from nodeagent.devices.looking import Fault, LookingDriver, Subscribe, assemble
 from nodeagent.devices.simulation_file import SimulatedNode, parse
 from nodeagent.documents.strict import Rejected
 from nodeagent.errand import Errand, Hangs
