@@ -44,23 +44,17 @@ def kubelet_actions(actions: Iterable[Action]) -> list[KubeletAction]:
 class Executor:
     """Performs plans. One at a time: the reconciler is its only caller."""
 
-    def __init__(
-        self, keeper: Keeper, registrations: Registrations, *, clock: Callable[[], float], owes: bool = False
-    ) -> None:
+    def __init__(self, keeper: Keeper, registrations: Registrations, *, clock: Callable[[], float]) -> None:
         self._keeper = keeper
         self._registrations = registrations
         self._clock = clock
-        self._owes = owes
-        """Whether what is applied is not what is on disk."""
 
     async def apply(self, applied: Applied, actions: Sequence[ShareAction]) -> Applied:
         """The applied contract after the actions, on disk; after those of them that need no disk, when it cannot be
-        written. New fences are as old as the end of the write: nobody has been shown one before.
+        written. What is on disk already is not written again; what an earlier step owes to the disk is. New fences are
+        as old as the end of the write: nobody has been shown one before.
         """
-        if not actions and not self._owes:
-            return applied
-        self._owes = not await self._keeper.keep_applied(perform(applied, actions, self._clock()))
-        if self._owes:
+        if not await self._keeper.keep_applied(perform(applied, actions, self._clock())):
             actions = [action for action in actions if isinstance(action, SAFE_UNWRITTEN)]
         return perform(applied, actions, self._clock())
 

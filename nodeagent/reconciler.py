@@ -109,7 +109,7 @@ class Reconciler:
             document=stored.document if stored is not None else None,
             wake=wake.set,
         )
-        self._executor = Executor(self._keeper, plugins, clock=clock, owes=not remembered.same_boot)
+        self._executor = Executor(self._keeper, plugins, clock=clock)
         self._acceptance = Acceptance()
         self._last_known_good = stored
         self._converged: Loaded | None = None

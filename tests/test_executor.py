@@ -23,6 +23,7 @@ from nodeagent.model.plan import (
     ShareAction,
 )
 from nodeagent.model.shares import Applied
+from nodeagent.state.nodegpus import unseen
 from tests.state import make
 
 HAVE = make.applied(make.entry(0, make.SLICED, range(4), {3: 1.0}), make.entry(1))
@@ -71,10 +72,10 @@ class Kubelet:
         self.asked.append(("reconnect", resource))
 
 
-def executor(disk: Disk, kubelet: Kubelet | None = None, *, owes: bool = False) -> Executor:
+def executor(disk: Disk, kubelet: Kubelet | None = None) -> Executor:
     """Return an executor whose disk knows what is applied."""
     keeper = Keeper(disk, applied=HAVE, holds=Holds(), document=None)
-    return Executor(keeper, kubelet or Kubelet(), clock=disk.clock, owes=owes)
+    return Executor(keeper, kubelet or Kubelet(), clock=disk.clock)
 
 
 async def test_what_is_applied_is_on_disk_first() -> None:
@@ -122,6 +123,14 @@ async def test_what_is_owed_to_the_disk_is_written_when_it_can_be() -> None:
     assert disk.written == [after]
     await agent.apply(after, [])
     assert len(disk.written) == 1
+
+
+async def test_what_a_reboot_changed_is_written() -> None:
+    """What is applied differs from what is on disk before anything has been done."""
+    disk = Disk()
+    rebooted = unseen(HAVE)
+    assert await executor(disk).apply(rebooted, []) is rebooted
+    assert disk.written == [rebooted]
 
 
 async def test_a_step_without_actions_writes_nothing() -> None:

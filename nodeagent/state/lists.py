@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from nodeagent.model.holds import ShareKey
 from nodeagent.model.shares import Applied, AppliedGpu, Device, Listing
 
 
@@ -18,16 +17,6 @@ def lists(applied: Applied, resources: Iterable[str], before: Mapping[str, Listi
         if entry.contract is not None:
             devices.setdefault(entry.contract.resource, []).extend(_devices(entry))
     return {resource: _listing(resource, tuple(found), before.get(resource)) for resource, found in devices.items()}
-
-
-def keys(applied: Applied) -> list[ShareKey]:
-    """Every share that is advertised."""
-    return [
-        (entry.contract.resource, share)
-        for entry in applied.ordered()
-        if entry.contract is not None
-        for share in entry.ids(entry.numbers)
-    ]
 
 
 def fenced(applied: Applied) -> frozenset[str]:
