@@ -6,15 +6,19 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help test demo lint format types layers bench soak lock proto tools clean
+.PHONY: help test demo lint format types layers image bench soak lock proto tools clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-test: $(READY) tools ## all tests but the soak; ARGS="-k watch" selects
-	$(BIN)/pytest $(ARGS)
+# Most of the tests' time goes by in waiting: for daemons, file systems, deadlines. The names of sockets in their folders leave little
+# room, so that pytest's own, long ones will not do.
+test: JOBS ?= 3
+test: $(READY) tools ## all tests but soak and image; ARGS="-k watch" selects, JOBS=0 runs them in one process
+	base=$$(mktemp -d -t t.XXXXXX) && trap 'rm -rf "$$base"' EXIT \
+		&& $(BIN)/pytest --numprocesses $(JOBS) --dist worksteal --basetemp "$$base" $(ARGS)
 
-demo: $(READY) ## a simulated 8-GPU node follows a file through a story of commits: about a minute, no GPU needed
+demo: $(READY) ## a simulated 8-GPU node follows a file through a story of commits: a minute and a half, no GPU needed
 	$(BIN)/nodeagent demo --once
 
 lint: $(READY) ## lint, and whether the code is formatted
@@ -31,6 +35,9 @@ types: $(READY) ## mypy, strict
 layers: $(READY) ## who may import whom
 	$(BIN)/lint-imports
 
+image: $(READY) tools ## the container image: built without Docker, started and tested; needs root
+	$(BIN)/pytest -m image $(ARGS)
+
 bench: $(READY) ## what the speed and size promises measure here; QUICK=1 is shorter
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 
@@ -38,15 +45,18 @@ soak: SEED ?= $(shell od -An -N3 -tu4 /dev/urandom | tr -d ' ')
 soak: $(READY) ## the full counts, many minutes; SCALE=0.1 does a tenth, SEED=N repeats a run
 	NODEAGENT_SOAK_SCALE=$(or $(SCALE),1) NODEAGENT_SOAK_SEED=$(SEED) $(BIN)/pytest -m soak $(ARGS)
 
-lock: $(READY) ## write requirements-dev.lock anew from pyproject.toml; UPGRADE=1 takes newer versions
-	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --extra dev --strip-extras \
-		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options \
-		$(if $(UPGRADE),--upgrade) --output-file requirements-dev.lock pyproject.toml
+# The image is made of what is tested: requirements.lock has the versions of requirements-dev.lock, with hashes.
+COMPILE = CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --strip-extras \
+	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options
+lock: $(READY) ## write the locks anew from pyproject.toml and requirements-image.in; UPGRADE=1 takes newer versions
+	$(COMPILE) $(if $(UPGRADE),--upgrade) --extra dev --output-file requirements-dev.lock pyproject.toml
+	$(COMPILE) --generate-hashes --constraint requirements-dev.lock --output-file requirements.lock pyproject.toml
+	$(COMPILE) $(if $(UPGRADE),--upgrade) --generate-hashes --output-file requirements-image.lock requirements-image.in
 
 proto: ## generate the kubelet's messages anew
 	hack/generate-proto
 
-tools: ## what some tests need from Debian: into .tools/, not into the system
+tools: ## what some tests need from Debian and npm: into .tools/, not into the system
 	@hack/debian-tools
 
 clean: ## remove everything that the other targets made

@@ -22,13 +22,13 @@ async def measure(*, quick: bool) -> list[Row]:
     async with serving(REPLICAS) as (used, agent):
         await _use(used, reloads=10, allocates=1000)
         memory = agent.memory()
-        idle = await _idle(agent, window)
+        share = await idle(agent, window)
     return [
         Row("start to first list, p50", percentile(starts, 50) * 1000, "ms", 600, f"{len(starts)} starts"),
         Row("start to first list, longest", max(starts) * 1000, "ms"),
         Row("PSS", memory.pss, "MiB", 50, "after 10 reloads, 1,000 Allocates"),
         Row("RSS", memory.rss, "MiB", None, "shared pages counted whole"),
-        Row("idle CPU", statistics.median(idle), "%", 0.4, f"median of {len(idle)} x {window:g} s, 80 shares"),
+        Row("idle CPU", statistics.median(share), "%", 0.4, f"median of {len(share)} x {window:g} s, 80 shares"),
     ]
 
 
@@ -64,7 +64,7 @@ async def _use(used: Node, *, reloads: int, allocates: int) -> None:
         await used.kubelet.end(pod)
 
 
-async def _idle(agent: AgentProcess, window: float) -> list[float]:
+async def idle(agent: AgentProcess, window: float) -> list[float]:
     """Percent of one core in three windows."""
     await asyncio.sleep(_SETTLE)
     found = []

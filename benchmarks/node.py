@@ -107,13 +107,13 @@ class AgentProcess:
 class Node:
     """A directory with everything an agent needs: a mounted config, GPUs, a kubelet, and a place for its state."""
 
-    def __init__(self, directory: Path, kubelet: StandInKubelet) -> None:
+    def __init__(self, directory: Path, kubelet: StandInKubelet, gpus: str) -> None:
         self.directory = directory
         self.kubelet = kubelet
         self.mount = MountedConfigMap(directory / "config")
         self.gpus = directory / "node" / "gpus.yaml"
         self.gpus.parent.mkdir()
-        self.gpus.write_text(_SIMULATED, encoding="utf-8")
+        self.gpus.write_text(gpus, encoding="utf-8")
         self.log = directory / "log" / "agent.log"  # in no directory that the agent watches
         self.log.parent.mkdir()
 
@@ -123,8 +123,8 @@ class Node:
         self.mount.write({"sharing.yaml": sharing(replicas)})
         return at
 
-    async def start_agent(self) -> AgentProcess:
-        """Start an agent on this node. It has not necessarily done anything when this returns."""
+    async def start_agent(self, *options: str) -> AgentProcess:
+        """Start an agent on this node, with further options. It has not necessarily done anything when this returns."""
         port = _free_port()
         with self.log.open("ab") as log:
             started_at = time.monotonic()
@@ -136,6 +136,7 @@ class Node:
                 f"--state-dir={self.directory / 'state'}",
                 f"--listen=127.0.0.1:{port}",
                 "--node-name=measured",
+                *options,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -177,12 +178,14 @@ class Node:
 
 
 @contextlib.asynccontextmanager
-async def node(*, calls_per_second: float | None = 100.0) -> AsyncIterator[Node]:
-    """A node with a running kubelet and no agent, in a directory that goes when it ends."""
+async def node(*, calls_per_second: float | None = 100.0, gpus: str = _SIMULATED) -> AsyncIterator[Node]:
+    """A node with a running kubelet and no agent, in a directory that goes when it ends. `gpus` is its simulation
+    file.
+    """
     with tempfile.TemporaryDirectory(prefix="node-") as directory:
         kubelet = StandInKubelet(Path(directory) / "k", calls_per_second=calls_per_second, history_limit=100)
         async with kubelet:
-            yield Node(Path(directory), kubelet)
+            yield Node(Path(directory), kubelet, gpus)
 
 
 @contextlib.asynccontextmanager

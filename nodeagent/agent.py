@@ -15,9 +15,11 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from nodeagent import __version__
+from nodeagent.admin import AdminSocket
+from nodeagent.clearing import Clearing
 from nodeagent.config.load import load
 from nodeagent.config.source import ConfigSource
 from nodeagent.desk import FrontDesk
@@ -38,6 +40,11 @@ from nodeagent.settings import Settings
 from nodeagent.state.summarize import Identity
 from nodeagent.store.state_dir import StateDir
 from nodeagent.watcher import DirectoryWatch
+
+if TYPE_CHECKING:
+    from nodeagent.mps.off import NoMps
+    from nodeagent.mps.spawn import SpawnedHost
+    from nodeagent.mps.view import MpsView
 
 logger = logging.getLogger(__name__)
 
@@ -80,8 +87,14 @@ class Agent:
         try:
             self._source = ConfigSource(settings.config, subscribe=self._watch.subscribe, wake=self._wake.set)
             self._driver = open_driver(
-                settings.driver, node_name=settings.node_name, subscribe=self._watch.subscribe, wake=self._wake.set
+                settings.driver,
+                node_name=settings.node_name,
+                subscribe=self._watch.subscribe,
+                wake=self._wake.set,
+                driver_root=settings.driver_root,
+                nvml_library=settings.nvml_library,
             )
+            self._clearing = Clearing(wake=self._wake.set)
             self._desk = FrontDesk(clock=time.monotonic, wake=self._wake_soon)
             self._plugins = Plugins(
                 settings.device_plugins_dir,
@@ -90,6 +103,8 @@ class Agent:
                 wake=self._wake.set,
                 on_allocate=self._metrics.allocation,
             )
+            self._mps_host = _spawned(settings) if settings.mps_host == "spawn" else None
+            self._mps: NoMps | MpsView = self._no_mps() if settings.mps_host == "off" else self._open_mps()
         except ValueError as error:
             raise CannotStart(str(error)) from error
         self._pods = PodResources(
@@ -165,7 +180,9 @@ class Agent:
             devices=self._driver,
             pods=self._pods,
             plugins=self._plugins,
+            daemons=self._mps,
             desk=self._desk,
+            clearing=self._clearing,
             store=self._gate,
             counters=self._metrics,
             remembered=remembered,
@@ -178,7 +195,11 @@ class Agent:
             "driver": self._driver.run,
             "pod resources": self._pods.run,
             "plugins": self._plugins.run,
+            "mps": self._mps.run,
+            "admin socket": AdminSocket(self._settings.state_dir, {"clear-health": self._clear_health}).run,
         }
+        if self._mps_host is not None:
+            parts["mps host"] = self._mps_host.run
         others = [asyncio.create_task(supervise(name, run), name=name) for name, run in parts.items()]
         self._loop = asyncio.create_task(self._reconciler.run(), name="reconciler")
         self._loop.add_done_callback(self._tell_of_end)
@@ -188,6 +209,12 @@ class Agent:
         for task in others:
             await _end(task)
         logger.info("stopped")
+
+    async def _clear_health(self, uuid: str) -> str:
+        snapshot = self.snapshot
+        done = await self._clearing.clear(uuid, snapshot.applied if snapshot is not None else Applied())
+        problem = self._reconciler.disk_problem if self._reconciler is not None else None
+        return done if problem is None else f"{done}; an agent that starts anew will not know: {problem}"
 
     async def _wait_for_lock(self) -> bool:
         """Become the only agent of this node. False when told to stop before that."""
@@ -219,6 +246,22 @@ class Agent:
         errand.cancel()
         return None
 
+    def _no_mps(self) -> NoMps:
+        from nodeagent.mps.off import NoMps
+
+        return NoMps(self._settings.mps_root, wake=self._wake.set)
+
+    def _open_mps(self) -> MpsView:
+        from nodeagent.mps.view import MpsView
+
+        return MpsView(
+            self._settings.mps_root,
+            subscribe=self._watch.subscribe,
+            wake=self._wake.set,
+            host=self._mps_host,
+            program=self._settings.mps_control,
+        )
+
     def _remember(self) -> Remembered:
         """What is on disk. Each file counts for itself: one that is damaged or cannot be read is taken for absent. The
         former is set aside by the store.
@@ -228,11 +271,13 @@ class Agent:
         applied, read_applied = _try(lambda: self._store.load_applied(now))
         known, read_holds = _try(lambda: self._store.load_holds(now))
         document, read_document = _try(self._store.load_last_known_good)
+        daemons = self._mps.load_wanted()
         loaded = _load(document) if document is not None else None
         return Remembered(
             applied=applied or Applied(),
             holds=known or Holds(),
             last_known_good=loaded if loaded is not None and loaded.config is not None else None,
+            daemons=daemons,
             same_boot=self._store.same_boot or applied is None,
             cautious=not (read_applied and read_holds and read_document) or len(self._store.notices) > told,
         )
@@ -304,6 +349,25 @@ async def _end(task: asyncio.Task[None]) -> None:
 def _exit_late() -> None:
     time.sleep(STOP_SECONDS - 0.5)
     os._exit(0)
+
+
+def _spawned(settings: Settings) -> SpawnedHost:
+    """The MPS host that this agent starts where none runs, with the agent's own options."""
+    from nodeagent.mps.spawn import SpawnedHost, host_command
+
+    return SpawnedHost(
+        host_command(
+            settings.mps_root,
+            driver=settings.driver,
+            driver_root=settings.driver_root,
+            nvml_library=settings.nvml_library,
+            program=settings.mps_control,
+            shm_size=settings.mps_shm_size,
+            node_name=settings.node_name,
+            log_format=settings.log_format,
+            log_level=settings.log_level,
+        )
+    )
 
 
 def _identity(settings: Settings) -> str:

@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 from typing import Final, NoReturn
 
 from nodeagent import __version__
@@ -25,6 +26,8 @@ COMMANDS: Final = {
     "plan": "what a sharing config would do to a node",
     "status": "a node at a glance",
     "wait": "until a node has accepted, or applied, a document",
+    "clear-health": "a person's word that a GPU is well again",
+    "mps-host": "the process that keeps a node's MPS daemons",
     "schema": "print a JSON Schema",
     "convert": "NVIDIA's device plugin file as a sharing config",
     "demo": "a simulated node to try things on",
@@ -32,8 +35,8 @@ COMMANDS: Final = {
 
 _DESCRIPTION: Final = """\
 A Kubernetes node agent that makes a GPU node be what a file in Git says it
-should be: its GPUs are advertised whole, time-sliced or withheld, and follow
-the file live, without disturbing a running pod.
+should be: its GPUs are advertised whole, time-sliced, under MPS, by MIG device
+or not at all, and follow the file live, without disturbing a running pod.
 """
 
 _EPILOG: Final = """\
@@ -82,12 +85,16 @@ def _dispatch(given: Sequence[str]) -> int:
         parser.print_help()
         return USAGE
     try:
-        code: int = import_module(f"nodeagent.commands.{parsed.command}").execute(parsed)
+        code: int = _module(parsed.command).execute(parsed)
     except Failure as failure:
         _flush()
         print(f"nodeagent {parsed.command}: {failure}", file=sys.stderr)
         return failure.code
     return code
+
+
+def _module(command: str) -> ModuleType:
+    return import_module(f"nodeagent.commands.{command.replace('-', '_')}")
 
 
 def _take_any_text() -> None:
@@ -105,12 +112,12 @@ def _flush() -> None:
 
 def _parser(name: str | None) -> argparse.ArgumentParser:
     """The parser, complete for the command of that name; of the others it knows what they are for."""
-    parser = _Parser(prog="nodeagent", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=_Formatter)
+    parser = _Parser(prog="nodeagent", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=_Overview)
     parser.add_argument("--version", action="version", version=f"nodeagent {__version__}")
     commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND", parser_class=_Parser)
     for command, summary in COMMANDS.items():
         if command == name:
-            module = import_module(f"nodeagent.commands.{command}")
+            module = _module(command)
             chosen = commands.add_parser(
                 command,
                 help=summary,
@@ -130,6 +137,14 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=26, width=_WIDTH - 2)
+
+
+class _Overview(_Formatter):
+    """Each command with its summary on one line: argparse forgets how far it indents the longest."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog)
+        self._action_max_length = 4 + max(map(len, COMMANDS))
 
 
 class _Parser(argparse.ArgumentParser):

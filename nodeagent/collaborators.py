@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
-from nodeagent.model.config import Loaded, Unreadable
+from nodeagent.model.config import Contract, Loaded, Unreadable
+from nodeagent.model.health import XidLog
 from nodeagent.model.inventory import Inventory
 from nodeagent.model.kubelet import PodResourcesStatus, RegistrationStatus
+from nodeagent.model.mps import MpsStatus
 
 
 class Reading(Protocol):
@@ -30,6 +33,8 @@ class Devices(Protocol):
 
     @property
     def inventory(self) -> Inventory: ...
+    @property
+    def xids(self) -> XidLog: ...
 
 
 class Pods(Protocol):
@@ -39,6 +44,14 @@ class Pods(Protocol):
     def status(self) -> PodResourcesStatus: ...
     def request(self) -> None: ...
     def set_interval(self, seconds: float) -> None: ...
+
+
+class Daemons(Protocol):
+    """The MPS host, as far as the agent deals with it."""
+
+    @property
+    def status(self) -> MpsStatus: ...
+    def want(self, daemons: Mapping[str, Contract]) -> None: ...
 
 
 class Registrations(Protocol):

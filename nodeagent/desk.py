@@ -51,7 +51,7 @@ class FrontDesk:
                 if share in offer.leaving:
                     self._notes.pressed.add((resource, share))
         # The next pod may be here before the loop has seen this one.
-        self._offers = {**self._offers, resource: allocation.given(offer, requests)}
+        self._offers = allocation.given(self._offers, resource, requests)
         self._wake()
         return grants
 

@@ -13,6 +13,7 @@ from nodeagent.keeper import Keeper
 from nodeagent.model.plan import (
     Action,
     Adopt,
+    Diagnose,
     KubeletAction,
     Limit,
     Reconnect,
@@ -22,13 +23,15 @@ from nodeagent.model.plan import (
     Restore,
     Retire,
     ShareAction,
+    Verdict,
 )
 from nodeagent.model.shares import Applied
 from nodeagent.state.effect import perform
 
-SAFE_UNWRITTEN = (Remember, Adopt, Limit, Restore)
+SAFE_UNWRITTEN = (Remember, Diagnose, Verdict, Adopt, Limit, Restore)
 """Actions that an agent which restarts without knowing of them would simply decide once more: what a disk that cannot
-be written does not hold up."""
+be written does not hold up. A verdict that was not written is not known to it; but a GPU that is ill is not offered
+because of that."""
 
 
 def share_actions(actions: Iterable[Action]) -> list[ShareAction]:

@@ -16,33 +16,46 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from nodeagent.collaborators import Devices, Plugins, Pods, Source
+from nodeagent import notices
+from nodeagent.clearing import Clearing
+from nodeagent.collaborators import Daemons, Devices, Plugins, Pods, Source
 from nodeagent.desk import FrontDesk
 from nodeagent.executor import Executor, kubelet_actions, share_actions
 from nodeagent.keeper import Keeper, Store
-from nodeagent.model.config import DEFAULT_TRANSITION_TIMEOUT, Loaded, Unreadable
+from nodeagent.model.config import DEFAULT_TRANSITION_TIMEOUT, Contract, Loaded, Unreadable, Violation
+from nodeagent.model.health import HealthPolicy, XidSource, XidTally
 from nodeagent.model.holds import Holds, ShareKey
-from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason
+from nodeagent.model.inventory import Gpu, Inventory, InventoryReason
 from nodeagent.model.kubelet import PodResourcesReason, PodResourcesStatus, RegistrationState
-from nodeagent.model.plan import Drop, Plan, Reconnect, Resend, ShareAction, WaitReason
+from nodeagent.model.plan import Drop, Plan, Reconnect, Resend, ShareAction
+from nodeagent.model.plan import Verdict as DaemonVerdict
 from nodeagent.model.shares import Applied, Listing
 from nodeagent.model.snapshot import ChangeClass, Snapshot
 from nodeagent.reloads import Counters, Reloads
-from nodeagent.state import acceptance, holds, kubelet_view, lists, nodegpus, observed, overview, status, summary
+from nodeagent.state import (
+    acceptance,
+    daemons,
+    health,
+    holds,
+    kubelet_view,
+    lists,
+    nodegpus,
+    overview,
+    schedule,
+    status,
+    summary,
+)
 from nodeagent.state import plan as planning
 from nodeagent.state.acceptance import Acceptance, Verdict
 from nodeagent.state.allocation import offers
-from nodeagent.state.desired import Desired
+from nodeagent.state.desired import Desired, changed
+from nodeagent.state.health import Symptoms
 from nodeagent.state.kubelet_view import Published, View
 from nodeagent.state.observed import Observed
+from nodeagent.state.schedule import Pending
 from nodeagent.state.summarize import Identity, Turn, failing, summarize
 
 logger = logging.getLogger(__name__)
-
-LOOK_WHILE_WAITING = 0.5
-"""Seconds between two looks at PodResources while something drains or leaves."""
-
-LOOK_SELDOM = 30.0
 
 STEPS = 3
 """Plans that one turn performs, at most. What one makes possible at once (the free shares of a GPU, after those that
@@ -61,12 +74,13 @@ GPUs that it is for."""
 @dataclass(frozen=True, slots=True)
 class Remembered:
     """What an earlier agent left on this node. `same_boot` is False when the node has been restarted since, `cautious`
-    True when not all that it left could be read.
+    True when not all that it left could be read. `daemons` are the contracts of the MPS daemons that it asked for.
     """
 
     applied: Applied = field(default_factory=Applied)
     holds: Holds = field(default_factory=Holds)
     last_known_good: Loaded | None = None
+    daemons: Mapping[str, Contract] = field(default_factory=dict)
     same_boot: bool = True
     cautious: bool = False
 
@@ -82,7 +96,9 @@ class Reconciler:
         devices: Devices,
         pods: Pods,
         plugins: Plugins,
+        daemons: Daemons,
         desk: FrontDesk,
+        clearing: Clearing,
         store: Store,
         counters: Counters,
         remembered: Remembered,
@@ -95,7 +111,9 @@ class Reconciler:
         self._devices = devices
         self._pods = pods
         self._plugins = plugins
+        self._daemons = daemons
         self._desk = desk
+        self._clearing = clearing
         self._clock = clock
         self._wall = wall
         self._wake = wake
@@ -118,14 +136,19 @@ class Reconciler:
         now = clock()
         self._applied = remembered.applied if remembered.same_boot else nodegpus.unseen(remembered.applied)
         self._holds = remembered.holds
+        self._orphans = remembered.daemons
         # What the agent before this one granted in its last moments is on no disk.
         cautious = remembered.cautious or bool(remembered.applied.gpus)
         self._cautious_until = now + holds.GRANT_GRACE if cautious else now
         self._blind_since: float | None = None
         self._desired: Desired | None = None
+        self._wishes: Desired | None = None
+        self._obstacles: tuple[Violation, ...] = ()
         self._decided_at = now
         self._judge_by = now + INVENTORY_SECONDS
         self._pressed: frozenset[ShareKey] = frozenset()
+        self._reported: Mapping[XidSource, XidTally] = {}
+        self._taken: Mapping[XidSource, XidTally] = {}
         self._looked_at = float("-inf")
         self._looked_for: frozenset[str] = frozenset()
         self._retry = RETRY_FIRST
@@ -137,6 +160,11 @@ class Reconciler:
         self._drain_began: float | None = None
         self.snapshot: Snapshot | None = None
         """The summary of the last turn; replaced, never changed."""
+
+    @property
+    def disk_problem(self) -> str | None:
+        """Why the disk does not know all that is so; None when it does."""
+        return self._keeper.problem
 
     async def run(self) -> None:
         """Turn after turn, until cancelled. A fault of ours in a turn is logged and leaves everything as it is."""
@@ -160,18 +188,23 @@ class Reconciler:
         now = self._clock()
         inventory, pods = self._devices.inventory, self._pods.status
         gpus = nodegpus.node_gpus(inventory, self._applied)
+        self._orphans = daemons.orphans(self._orphans, self._applied, inventory)
 
         waiting = inventory.reason is InventoryReason.PENDING and now < self._judge_by
         verdict = None if waiting else self._judge(gpus)
-        desired = acceptance.wanted(self._acceptance, gpus)
+        desired, obstacles = acceptance.wanted(self._acceptance, gpus)
+        notices.obstacles(self._obstacles, obstacles)
+        self._obstacles = obstacles
         decided = desired != self._desired
+        concerns = changed(self._desired, desired) if decided else frozenset[str]()
         if decided:
             self._desired, self._decided_at = desired, now
+            self._wishes = desired or self._wishes
         self._take_in(gpus, pods, now)
         view = self._observe(gpus, pods)
-        _tell_of_health(view)
+        notices.health(view)
         if verdict is not None:
-            self._begin_reload(verdict, view)
+            self._begin_reload(verdict, view, concerns)
         elif decided and (change := summary.change(self._desired, view)).kind is not ChangeClass.NONE:
             logger.info("GPUs changed: %s", change.text)
 
@@ -179,10 +212,12 @@ class Reconciler:
         healing = [action for action in kubelet_actions(plan.actions) if isinstance(action, Resend | Reconnect)]
         for _ in range(STEPS):
             before = self._applied
+            faults = any(isinstance(action, DaemonVerdict) and action.fault for action in plan.actions)
             await self._perform(plan, view)
             view = self._observe(gpus, pods)
             plan = planning.plan(self._desired, view)
-            if self._applied is before or not share_actions(plan.actions):
+            # A daemon that died and is back by now has ended its clients: the kubelet is told, however short it was.
+            if self._applied is before or faults or not share_actions(plan.actions):
                 break
         # For what has been reached, not for what the plan would reach if everything could be done.
         if registrations := [*healing, *planning.registrations(self._desired, self._applied, view)]:
@@ -190,11 +225,12 @@ class Reconciler:
             self._executor.register(registrations)
             plan = planning.plan(self._desired, self._observe(gpus, pods))
         self._publish(plan)
-        self._look_soon(plan)
+        # Shares leave the list before their daemon leaves.
+        self._daemons.want(daemons.daemons(self._applied, self._orphans))
         self._note_drains(plan)
         await self._keep()
         self._sum_up(plan, inventory, pods)
-        return self._next_turn(plan)
+        return self._look_soon(plan)
 
     # --- look -------------------------------------------------------------------------------------------------------
 
@@ -242,10 +278,23 @@ class Reconciler:
             cautious_until=self._cautious_until,
             pressed=self._pressed,
             mentions=self._desk.mentions(lists.fenced(self._applied)),
+            mps=self._daemons.status,
+            orphans=self._orphans,
             blind_since=self._blind_since,
+            symptoms=self._symptoms(),
             registered=frozenset(entry.resource for entry in self._plugins.statuses()),
             resend=comparison.resend(),
             reconnect=comparison.reconnect(),
+        )
+
+    def _symptoms(self) -> Symptoms:
+        self._reported = self._devices.xids.tallies
+        return Symptoms(
+            wall=self._wall(),
+            policy=self._health_policy(),
+            news=health.news(self._reported, self._taken),
+            cleared=self._clearing.asked,
+            driver_load=self._devices.inventory.driver_load,
         )
 
     def _live(self) -> dict[str, Published]:
@@ -256,14 +305,18 @@ class Reconciler:
 
     async def _perform(self, plan: Plan, view: Observed) -> None:
         """Do to the shares what the plan says. What fails is still to be done in the next plan."""
-        shares = share_actions(plan.actions)
+        shares, reported = share_actions(plan.actions), self._reported
         after = await self._executor.apply(self._applied, shares)
         if self._desk.given(self._dropped(shares)):
             # A pod got a share that was about to leave the list. Nobody was shown anything of this plan: plan anew.
             self._wake.set()
             return
+        notices.verdicts(self._applied, after)
         self._applied = after
         self._pressed -= view.pressed
+        late = health.unplaced(after, view.symptoms)
+        self._taken = {source: tally for source, tally in reported.items() if source not in late} if late else reported
+        self._clearing.done(view.symptoms.cleared)
 
     def _dropped(self, actions: Sequence[ShareAction]) -> frozenset[ShareKey]:
         return frozenset(
@@ -285,7 +338,12 @@ class Reconciler:
             else Published(listing, now)
             for name, listing in self._listings.items()
         }
-        self._desk.show(self._listings, offers(self._applied, self._listings, plan, holds.held(self._holds, now)))
+        held = holds.held(self._holds, now)
+        # Shares are placed as they were while what is applied is kept.
+        wishes, topology = self._wishes, self._devices.inventory.topology
+        mps = self._daemons.status
+        found = offers(self._applied, self._listings, plan, held, mps, desired=wishes, topology=topology)
+        self._desk.show(self._listings, found)
         self._plugins.publish()
 
     async def _keep(self) -> None:
@@ -297,10 +355,10 @@ class Reconciler:
 
     # --- sum up -----------------------------------------------------------------------------------------------------
 
-    def _begin_reload(self, verdict: Verdict, view: Observed) -> None:
+    def _begin_reload(self, verdict: Verdict, view: Observed, concerns: frozenset[str]) -> None:
         reading = self._source.newest
         event_at = reading.event_at if reading is not None else view.now
-        self._reloads.begin(self._acceptance, verdict, event_at, self._desired, view)
+        self._reloads.begin(self._acceptance, verdict, event_at, self._desired, view, concerns=concerns)
 
     def _note_drains(self, plan: Plan) -> None:
         """Since when what drains. What cannot be seen for a while, before a document has been read, keeps its age."""
@@ -314,8 +372,11 @@ class Reconciler:
         """Replace the snapshot."""
         registrations = self._plugins.statuses()
         held = holds.held(self._holds, self._clock())
+        mps = self._daemons.status
         self._reloads.end(
             plan=plan,
+            coming=daemons.coming(self._desired, plan, self._applied, self._reloads.concerns),
+            unready=daemons.unready(plan, self._applied, mps, self._reloads.concerns),
             held=held,
             listings=self._listings,
             registrations=registrations,
@@ -330,11 +391,13 @@ class Reconciler:
             applied=self._converged,
             last_known_good=self._keeper.document,
             observed_generation=self._observed_generation,
+            obstacles=self._obstacles,
         )
         facts = status.Facts(
             now=self._wall(),
             config=config,
             inventory=inventory,
+            mps=mps,
             applied=self._applied,
             registrations=registrations,
             pods=pods,
@@ -344,11 +407,12 @@ class Reconciler:
             missing=isinstance(newest, Unreadable) and newest.missing,
             looked=newest is not None,
             disk_problem=self._keeper.problem,
-            wanted=self._desired.resources() if self._desired is not None else frozenset(),
+            desired=self._desired,
+            xids=self._devices.xids,
         )
         turn = Turn(facts, self._desired, held, self._views, self._listings, self._reloads.history)
         before, self.snapshot = self.snapshot, summarize(self._identity, turn, self.snapshot)
-        _tell_of_conditions(before, self.snapshot)
+        notices.conditions(before, self.snapshot)
 
     def _tell_of_fault(self, error: Exception) -> None:
         """A turn that fails leaves no summary: the last one stands, but for what it says of us."""
@@ -370,60 +434,42 @@ class Reconciler:
         accepted = self._acceptance.config
         return accepted.transition_timeout if accepted is not None else DEFAULT_TRANSITION_TIMEOUT
 
+    def _health_policy(self) -> HealthPolicy | None:
+        accepted = self._acceptance.config
+        return accepted.health if accepted is not None else None
+
     # --- when to look again -----------------------------------------------------------------------------------------
 
-    def _look_soon(self, plan: Plan) -> None:
-        """Ask for the look at the kubelet that the plan, or the comparison with the kubelet's view, needs next."""
-        self._pods.set_interval(LOOK_WHILE_WAITING if plan.waits else LOOK_SELDOM)
-        stale = bool(plan.waits) and self._looked_at < self._decided_at
-        if stale or any(due <= self._clock() for due in self._looks_due()):
-            self._pods.request()
-
-    def _looks_due(self) -> list[float]:
-        """When a look at the kubelet is needed though nothing waits for it, in monotonic seconds."""
-        due = (kubelet_view.next_due(self._views, self._live()), holds.look_due(self._holds, self._looked_at))
-        return [at for at in due if at is not None]
-
-    def _next_turn(self, plan: Plan) -> float | None:
-        """The earliest moment at which time alone changes anything."""
+    def _look_soon(self, plan: Plan) -> float | None:
+        """Ask for the look at the kubelet that is needed next. Returns when the next turn is due without an event."""
         now = self._clock()
-        due = [self._judge_by, *self._looks_due()]
-        if any(wait.reason is not WaitReason.PODS for wait in plan.waits) or (plan.waits and self._holds.granted):
-            # Fences, grants and mentions grow old without an event, and so does a look that brings nothing new.
-            due.append(now + LOOK_WHILE_WAITING)
+        ends = [self._judge_by, *self._reloads.ends()]
         if plan.waits:
-            late = (observed.drop_due(self._applied, now), holds.next_change(self._holds, now))
-            due += [at for at in late if at is not None]
-            ends = (since + self._transition_timeout() - self._wall() for since in self._holds.draining.values())
-            due += [now + end for end in ends]
+            timeout = self._transition_timeout() - self._wall()
+            ends += [now + since + timeout for since in self._holds.draining.values()]
+        if (recovery := health.next_recovery(self._applied, self._health_policy())) is not None:
+            ends.append(now + recovery - self._wall())
         if self._keeper.problem is not None:
-            due.append(self._back_off())
+            ends.append(self._back_off())
         else:
             self._retry = RETRY_FIRST
-        # What is due already has been asked for: its answer is an event.
-        return min((at for at in due if at > now), default=None)
+        pending = Pending(
+            plan=plan,
+            applied=self._applied,
+            holds=self._holds,
+            looked_at=self._looked_at,
+            decided_at=self._decided_at,
+            views=self._views,
+            live=self._live(),
+            ends=ends,
+        )
+        agenda = schedule.agenda(pending, now)
+        self._pods.set_interval(agenda.interval)
+        if agenda.look_now:
+            self._pods.request()
+        return agenda.turn_at
 
     def _back_off(self) -> float:
         due = self._clock() + self._retry
         self._retry = min(self._retry * 2, RETRY_MOST)
         return due
-
-
-def _tell_of_conditions(before: Snapshot | None, after: Snapshot) -> None:
-    """Conditions that nobody else tells of: their own rooms log what the kubelet, the disk and the document do."""
-    for name in ("InventoryReady", "Stalled"):
-        known = before.condition(name) if before is not None else None
-        now = after.condition(name)
-        if now is not None and known is not None and (now.status, now.reason) != (known.status, known.reason):
-            good = now.status is not (name == "Stalled")
-            told = f": {now.message}" if now.message else ""
-            logger.log(logging.INFO if good else logging.WARNING, "%s is %s: %s%s", name, now.status, now.reason, told)
-
-
-def _tell_of_health(view: Observed) -> None:
-    for gpu in view.gpus:
-        known = view.applied.gpus.get(gpu.uuid)
-        if known is not None and known.gpu.health is not gpu.health:
-            level = logging.INFO if gpu.health is GpuHealth.OK else logging.ERROR
-            told = f": {gpu.message}" if gpu.message else ""
-            logger.log(level, "GPU %d (%s) is %s%s", gpu.index, gpu.uuid, gpu.health.value, told)

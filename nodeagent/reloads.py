@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 KEPT = 20
 
+VERIFY_SECONDS = 10.0
+"""How long the daemons that a document asks for may take until its reload counts as failed."""
+
 
 class Counters(Protocol):
     """What is counted of a reload, beside what every snapshot says."""
@@ -42,6 +45,8 @@ class _Pending:
     event_at: float
     desired: Desired | None
     view: Observed
+    verify_by: float
+    concerns: frozenset[str]
 
 
 class Reloads:
@@ -55,12 +60,35 @@ class Reloads:
         self.history: tuple[Reload, ...] = ()
 
     def begin(
-        self, acceptance: Acceptance, verdict: Verdict, event_at: float, desired: Desired | None, view: Observed
+        self,
+        acceptance: Acceptance,
+        verdict: Verdict,
+        event_at: float,
+        desired: Desired | None,
+        view: Observed,
+        *,
+        concerns: frozenset[str],
     ) -> None:
-        """A document has been judged. One that has not been told yet is overtaken: told as it stands."""
+        """A document has been judged. `concerns` are the GPUs of which it asks something else than was asked before.
+
+        One that has not been told yet is overtaken: told as it stands, and what it has asked for is told with this one.
+        """
+        concerns |= self.concerns
         if self._pending is not None:
             self._end(self._pending, view.held, None)
-        self._pending = _Pending(acceptance, verdict, event_at, desired, view)
+        verify_by = self._clock() + VERIFY_SECONDS
+        self._pending = _Pending(acceptance, verdict, event_at, desired, view, verify_by, concerns)
+
+    @property
+    def concerns(self) -> frozenset[str]:
+        """The GPUs that the pending reload asks something of. A daemon that is not ready on another one, perhaps for
+        days, is not its failure.
+        """
+        return self._pending.concerns if self._pending is not None else frozenset()
+
+    def ends(self) -> list[float]:
+        """When a reload is told though nothing happens, in monotonic seconds."""
+        return [self._pending.verify_by] if self._pending is not None else []
 
     def end(
         self,
@@ -70,27 +98,36 @@ class Reloads:
         listings: Mapping[str, Listing],
         registrations: tuple[RegistrationStatus, ...],
         problem: str | None,
+        coming: bool,
+        unready: str,
     ) -> None:
-        """Tell the pending reload if it is over: the newest lists are on every open stream, or an action has failed
-        (`problem`).
+        """Tell the pending reload if it is over: the newest lists are on every open stream, and the daemons that need
+        not wait for pods (`coming`) are verified; or an action has failed (`problem`), or a daemon is still not ready
+        (`unready`) in the end.
         """
         pending = self._pending
         if pending is None:
             return
+        failure = ("apply", problem) if problem is not None else ("verify", unready) if unready else None
         if pending.verdict.result is ReloadResult.ACCEPTED:
             deciding = any(wait.reason is WaitReason.FRESH_LIST for wait in plan.waits)
-            if problem is None and (deciding or not _sent(listings, registrations)):
+            unverified = (coming or bool(unready)) and self._clock() < pending.verify_by
+            if problem is None and (deciding or unverified or not _sent(listings, registrations)):
                 return
-        elif pending.verdict.result is not ReloadResult.UNCHANGED:
-            problem = None
+        elif problem is None or pending.verdict.result is not ReloadResult.UNCHANGED:
+            failure = None
         self._pending = None
-        self._end(pending, held, problem)
+        self._end(pending, held, failure)
 
-    def _end(self, pending: _Pending, held: frozenset[ShareKey], problem: str | None) -> None:
+    def _end(self, pending: _Pending, held: frozenset[ShareKey], failure: tuple[str, str] | None) -> None:
+        """`failure`: the stage, and what has failed in it."""
         result, stage = pending.verdict.result, pending.verdict.stage
         stage_name = stage.value if stage is not None else None
-        if result is ReloadResult.ACCEPTED and problem is not None:
-            result, stage_name = ReloadResult.FAILED, "apply"
+        problem = None
+        if failure is not None:
+            told, problem = failure
+            if result is ReloadResult.ACCEPTED:
+                result, stage_name = ReloadResult.FAILED, told
         accepted = result is ReloadResult.ACCEPTED
         # For pods as they are by now: the look at them that the document asked for has come since.
         change = summary.change(pending.desired, replace(pending.view, held=held))

@@ -1,6 +1,7 @@
-"""Process options of `run`: every flag, its environment twin and its default, in one table.
+"""Process options of `run` and `mps-host`: every flag, its environment twin and its default, in a table for each.
 
 The table makes the parser, the help and the documentation, so that none of them can lack an option that another has.
+What both have is in both tables the same.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One flag of `run`. `default` None: it must be given, or follows from something that `help` names. `can_be_empty`:
+    """One flag. `default` None: it must be given, or follows from something that `help` names. `can_be_empty`:
     an empty value means that there is none.
     """
 
@@ -41,9 +42,41 @@ class Option:
         return self.flag.removeprefix("--").replace("-", "_")
 
 
+_DRIVER = Option("--driver", "nvml", "where the GPUs are known from: nvml, or simulated:FILE", metavar="SPEC")
+_DRIVER_ROOT = Option(
+    "--driver-root",
+    "/",
+    "with nvml: root directory of the driver's files, below which its library is; /: where the loader finds it",
+    metavar="DIR",
+)
+_NVML_LIBRARY = Option(
+    "--nvml-library",
+    None,
+    "with nvml: the driver's libnvidia-ml.so.1 itself (found below the driver root)",
+    can_be_empty=True,
+    metavar="PATH",
+)
+_NODE_NAME = Option(
+    "--node-name", None, "name of this node ($NODE_NAME, else the host name)", can_be_empty=True, metavar="NAME"
+)
+_LOG_FORMAT = Option("--log-format", "text", "format of the log", choices=("text", "json"))
+_LOG_LEVEL = Option("--log-level", "info", "least level that is logged", choices=("debug", "info", "warning", "error"))
+
+_MPS_ROOT = Option(
+    "--mps-root",
+    "/run/nodeagent/mps",
+    "where the MPS daemons are: the same path for the agent and the MPS host, one host per directory",
+    metavar="DIR",
+)
+_MPS_CONTROL = Option(
+    "--mps-control", "nvidia-cuda-mps-control", "NVIDIA's control program: a path, or a name on PATH", metavar="PATH"
+)
+
 OPTIONS: Sequence[Option] = (
     Option("--config", None, "the sharing config: a file, or a directory with sharing.yaml in it", metavar="PATH"),
-    Option("--driver", "nvml", "where the GPUs are known from: nvml, or simulated:FILE", metavar="SPEC"),
+    _DRIVER,
+    _DRIVER_ROOT,
+    _NVML_LIBRARY,
     Option("--kubelet-dir", "/var/lib/kubelet", "the kubelet's root directory", metavar="DIR"),
     Option(
         "--device-plugins-dir",
@@ -64,9 +97,7 @@ OPTIONS: Sequence[Option] = (
         "address of /metrics, /status, /livez, /readyz and the status page",
         metavar="HOST:PORT",
     ),
-    Option(
-        "--node-name", None, "name of this node ($NODE_NAME, else the host name)", can_be_empty=True, metavar="NAME"
-    ),
+    _NODE_NAME,
     Option(
         "--pool",
         None,
@@ -74,14 +105,52 @@ OPTIONS: Sequence[Option] = (
         can_be_empty=True,
         metavar="NAME",
     ),
-    Option("--log-format", "text", "format of the log", choices=("text", "json")),
-    Option("--log-level", "info", "least level that is logged", choices=("debug", "info", "warning", "error")),
+    Option(
+        "--mps-host",
+        "off",
+        "who keeps the daemons of GPUs under MPS: nobody, another pod (external), or a process that the agent starts "
+        "and that outlives it (spawn)",
+        choices=("off", "external", "spawn"),
+    ),
+    _MPS_ROOT,
+    _MPS_CONTROL,
+    Option(
+        "--mps-shm-size",
+        "1Gi",
+        "with --mps-host spawn: most that all clients of MPS have of /dev/shm; 0: that of the node",
+        metavar="SIZE",
+    ),
+    _LOG_FORMAT,
+    _LOG_LEVEL,
     Option(
         "--strict-readiness",
         None,
         "not ready while the newest document is not accepted or a drain is stalled",
         switch=True,
     ),
+)
+
+MPS_HOST_OPTIONS: Sequence[Option] = (
+    _MPS_ROOT,
+    _DRIVER,
+    _DRIVER_ROOT,
+    _NVML_LIBRARY,
+    _MPS_CONTROL,
+    Option(
+        "--shm-size",
+        "1Gi",
+        "most that all clients of MPS have of /dev/shm; 0: that of the node",
+        metavar="SIZE",
+    ),
+    Option(
+        "--init",
+        None,
+        "start the host as a child, and anew when it ends; process 1 of a container always does",
+        switch=True,
+    ),
+    _NODE_NAME,
+    _LOG_FORMAT,
+    _LOG_LEVEL,
 )
 
 
@@ -97,18 +166,40 @@ class Settings:
     listen: str
     node_name: str
     pool: str | None
+    mps_host: str
+    mps_root: Path
+    mps_control: str
+    mps_shm_size: str
     log_format: str
     log_level: str
     strict_readiness: bool
+    driver_root: Path = Path("/")
+    nvml_library: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MpsHostSettings:
+    """The options of one MPS host. `shm_size` is as it was given; `init`: it is to start the host as its child."""
+
+    mps_root: Path
+    driver: str
+    mps_control: str
+    shm_size: str
+    init: bool
+    node_name: str
+    log_format: str
+    log_level: str
+    driver_root: Path = Path("/")
+    nvml_library: Path | None = None
 
 
 class BadSetting(Exception):
     """An option is missing or not possible. The message names the flag and its environment variable."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give `run` its flags. Defaults are filled in by `read`, which knows the environment."""
-    for option in OPTIONS:
+def add_arguments(parser: argparse.ArgumentParser, options: Sequence[Option] = OPTIONS) -> None:
+    """Give a command its flags. Defaults are filled in when they are read, with the environment."""
+    for option in options:
         text = f"{option.help} [${option.environment}]"
         if option.default is not None:
             text = f"{text} (default: {option.default})"
@@ -132,16 +223,56 @@ def read(arguments: argparse.Namespace, environment: Mapping[str, str] = os.envi
     return Settings(
         config=Path(values["config"]),
         driver=values["driver"] or "",
+        driver_root=Path(values["driver_root"] or ""),
+        nvml_library=_path(values["nvml_library"]),
         device_plugins_dir=Path(values["device_plugins_dir"] or kubelet / "device-plugins"),
         pod_resources_dir=Path(values["pod_resources_dir"] or kubelet / "pod-resources"),
         state_dir=Path(values["state_dir"] or ""),
         listen=values["listen"] or "",
-        node_name=values["node_name"] or environment.get("NODE_NAME") or socket.gethostname(),
+        node_name=_node_name(values, environment),
         pool=values["pool"] or None,
+        mps_host=values["mps_host"] or "",
+        mps_root=Path(values["mps_root"] or ""),
+        mps_control=values["mps_control"] or "",
+        mps_shm_size=values["mps_shm_size"] or "",
         log_format=values["log_format"] or "",
         log_level=values["log_level"] or "",
         strict_readiness=values["strict_readiness"] == "true",
     )
+
+
+def read_mps_host(arguments: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> MpsHostSettings:
+    """Those of `mps-host`, by the same rules. Raises BadSetting."""
+    values = {option.name: _value(option, arguments, environment) for option in MPS_HOST_OPTIONS}
+    return MpsHostSettings(
+        mps_root=Path(values["mps_root"] or ""),
+        driver=values["driver"] or "",
+        driver_root=Path(values["driver_root"] or ""),
+        nvml_library=_path(values["nvml_library"]),
+        mps_control=values["mps_control"] or "",
+        shm_size=values["shm_size"] or "",
+        init=values["init"] == "true",
+        node_name=_node_name(values, environment),
+        log_format=values["log_format"] or "",
+        log_level=values["log_level"] or "",
+    )
+
+
+def read_driver_place(environment: Mapping[str, str] = os.environ) -> tuple[Path, Path | None]:
+    """Driver root and NVML library for commands that have no such flags: an agent's environment, where they are run in
+    its container.
+    """
+    nothing = argparse.Namespace()
+    root = _value(_DRIVER_ROOT, nothing, environment)
+    return Path(root or ""), _path(_value(_NVML_LIBRARY, nothing, environment))
+
+
+def _path(value: str | None) -> Path | None:
+    return Path(value) if value else None
+
+
+def _node_name(values: Mapping[str, str | None], environment: Mapping[str, str]) -> str:
+    return values["node_name"] or environment.get("NODE_NAME") or socket.gethostname()
 
 
 def _value(option: Option, arguments: argparse.Namespace, environment: Mapping[str, str]) -> str | None:

@@ -22,7 +22,8 @@ settings.register_profile("nodeagent", deadline=None, print_blob=True)
 settings.load_profile("nodeagent")
 
 
-def _tool(name: str) -> Path:
+def tool(name: str) -> Path:
+    """Give the path of a program from outside Python; where it cannot be had the test is skipped, in CI it fails."""
     brought = TOOLS / "bin" / name
     if os.access(brought, os.X_OK):
         return brought
@@ -41,19 +42,25 @@ def _tool(name: str) -> Path:
 @pytest.fixture(scope="session")
 def promtool() -> Path:
     """The path of Prometheus' promtool."""
-    return _tool("promtool")
+    return tool("promtool")
 
 
 @pytest.fixture(scope="session")
 def chromium() -> Path:
     """The path of a Chromium: start it with `--headless --no-sandbox` and a `--user-data-dir` of the test's own."""
-    return _tool("chromium")
+    return tool("chromium")
 
 
 @pytest.fixture(scope="session")
 def gcc() -> Path:
     """The path of a C compiler, for the stand-in driver library."""
-    return _tool("gcc")
+    return tool("gcc")
+
+
+@pytest.fixture(scope="session")
+def mps_control() -> Path:
+    """The path of NVIDIA's `nvidia-cuda-mps-control`: its daemon runs without a GPU, but starts no server then."""
+    return tool("nvidia-cuda-mps-control")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import gc
 import weakref
 
+import pytest
+
 from nodeagent.desk import FrontDesk
-from nodeagent.model.allocation import PreferenceRequest
+from nodeagent.model.allocation import PreferenceRequest, RefusalReason, Refused
 from nodeagent.model.config import Contract, Mode
 from nodeagent.model.inventory import Gpu
+from nodeagent.model.mps import MpsReason, MpsStatus
+from nodeagent.model.plan import Plan
 from nodeagent.model.shares import Applied, AppliedGpu, Device, Listing
-from nodeagent.state.allocation import Offer
+from nodeagent.state.allocation import Offer, offers
 from nodeagent.state.observed import MENTION_SECONDS
+from tests.state import make
 
 RESOURCE = "nvidia.com/gpu.shared"
 
@@ -58,6 +63,17 @@ def test_pods_that_come_faster_than_the_loop_turns_are_spread_all_the_same() -> 
     assert left == [2, 2, 2]
 
 
+def test_pods_that_come_faster_than_the_loop_turns_are_spread_over_the_gpus_of_their_mig_devices() -> None:
+    """Whichever profile they ask for: what is granted of one resource counts for the others."""
+    small, large = (Contract(f"nvidia.com/mig-{profile}", Mode.EXCLUSIVE) for profile in ("1g.10gb", "3g.40gb"))
+    entries = [AppliedGpu(make.mig(index, 7), small, frozenset({0})) for index in range(2)]
+    entries += [AppliedGpu(make.mig(index, 1, "3g.40gb"), large, frozenset({0})) for index in range(2)]
+    desk = FrontDesk(clock=Clock(), wake=lambda: None)
+    desk.show({}, offers(make.applied(*entries), [small.resource, large.resource], Plan(), (), MpsStatus()))
+    desk.allocate(large.resource, [["MIG-0-1"]])
+    assert desk.prefer(small.resource, [PreferenceRequest(["MIG-0-7", "MIG-1-7"], [], 1)]) == [["MIG-1-7"]]
+
+
 def test_a_mention_is_remembered_for_a_while() -> None:
     """An id that a preference named counts as mentioned, from the last time on, until a fence would be as old."""
     clock = Clock()
@@ -98,3 +114,55 @@ def test_what_was_given_away_is_told_once() -> None:
     assert desk.take_notes().granted == {(RESOURCE, ids[0]): 100.0}
     assert desk.take_notes().granted == {}
     assert not desk.given(frozenset({(RESOURCE, ids[0])}))
+
+
+TWICE = make.under_mps(most=2)
+READY = make.host(make.daemon(0, TWICE), make.daemon(1, TWICE))
+
+
+def under_mps(mps: MpsStatus = READY, fault: str = "") -> FrontDesk:
+    """A desk with two GPUs of four shares under MPS, of which a container may have two."""
+    desk = FrontDesk(clock=Clock(), wake=lambda: None)
+    entries = [make.entry(index, TWICE, range(4), most=2, fault=fault) for index in range(2)]
+    desk.show({}, offers(make.applied(*entries), [make.MPS], Plan(), (), mps))
+    return desk
+
+
+def test_pods_under_mps_are_spread_and_each_stays_on_one_gpu() -> None:
+    """What is chosen for a container can be granted to it, one after the other, until there is nothing left."""
+    desk = under_mps()
+    free = [f"GPU-{index}::{number}" for index in range(2) for number in range(4)]
+    gpus = []
+    for _ in range(4):
+        ((first, second),) = desk.prefer(make.MPS, [PreferenceRequest(free, [], 2)])
+        (grant,) = desk.allocate(make.MPS, [[first, second]])
+        gpus.append(grant.envs["NVIDIA_VISIBLE_DEVICES"])
+        free = [share for share in free if share not in (first, second)]
+    assert gpus == ["GPU-0", "GPU-1", "GPU-0", "GPU-1"]
+
+
+@pytest.mark.parametrize(
+    ("mps", "fault", "reason"),
+    [
+        (READY, "its MPS daemon is not ready: it has ended", RefusalReason.UNHEALTHY),
+        (MpsStatus(MpsReason.PENDING), "", RefusalReason.UNHEALTHY),
+        (READY, "", RefusalReason.SEVERAL_GPUS),
+    ],
+    ids=["its daemon has failed", "its daemon is not known", "two GPUs"],
+)
+def test_what_is_refused_under_mps_is_not_given_away(mps: MpsStatus, fault: str, reason: RefusalReason) -> None:
+    """No grant is noted for a pod that does not start."""
+    desk = under_mps(mps, fault)
+    ids = ["GPU-0::0", "GPU-1::0"] if reason is RefusalReason.SEVERAL_GPUS else ["GPU-0::0"]
+    with pytest.raises(Refused) as refused:
+        desk.allocate(make.MPS, [ids])
+    assert refused.value.reason is reason
+    assert desk.take_notes().granted == {}
+
+
+def test_all_containers_of_a_call_are_granted_or_none() -> None:
+    """What one of them is refused for, nobody has."""
+    desk = under_mps()
+    with pytest.raises(Refused):
+        desk.allocate(make.MPS, [["GPU-0::0"], ["GPU-0::1", "GPU-1::0"]])
+    assert not desk.given(frozenset({(make.MPS, "GPU-0::0")}))

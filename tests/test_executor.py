@@ -15,12 +15,17 @@ from nodeagent.model.plan import (
     Drop,
     Fence,
     KubeletAction,
+    Limit,
     Reconnect,
     Register,
+    Release,
     Remember,
     Resend,
+    Restore,
     Retire,
     ShareAction,
+    Start,
+    Verdict,
 )
 from nodeagent.model.shares import Applied
 from nodeagent.state.nodegpus import unseen
@@ -98,11 +103,27 @@ async def test_a_fence_is_as_young_as_its_publication() -> None:
     [
         (Remember(make.gpu(0, health=GpuHealth.LOST)), True),
         (Adopt("GPU-1", make.WHOLE, frozenset({0})), True),
+        (Adopt("GPU-1", make.QUARTER, frozenset()), True),
+        (Verdict("GPU-0", "its MPS daemon is not ready: it has ended"), True),
+        (Limit("GPU-0", 1), True),
+        (Restore("GPU-0", frozenset({3})), True),
         (Advertise("GPU-1", make.WHOLE, frozenset({0})), False),
+        (Start("GPU-1", make.QUARTER), False),
         (Fence("GPU-0", frozenset({2})), False),
         (Drop("GPU-0", frozenset({3})), False),
     ],
-    ids=["a GPU's health", "what pods have", "something new", "a fence", "a drop"],
+    ids=[
+        "a GPU's health",
+        "what pods have",
+        "a daemon that was found",
+        "a daemon's health",
+        "a limit",
+        "wanted again",
+        "something new",
+        "a daemon",
+        "a fence",
+        "a drop",
+    ],
 )
 async def test_a_full_disk_begins_nothing(action: ShareAction, done: bool) -> None:
     """Only what an agent that restarts would decide once more is done without the disk."""
@@ -110,6 +131,27 @@ async def test_a_full_disk_begins_nothing(action: ShareAction, done: bool) -> No
     disk.full = True
     after = await executor(disk).apply(HAVE, [action])
     assert (after != HAVE) is done
+
+
+async def test_a_full_disk_ends_no_contract() -> None:
+    """So no daemon is taken from a GPU of which the disk says that it is under MPS; what is known of it is told."""
+    disk = Disk()
+    disk.full = True
+    under = make.applied(make.entry(0, make.QUARTER, {0}, {0: 1.0}), make.entry(1, make.QUARTER, {0}))
+    agent = executor(disk)
+    after = await agent.apply(
+        under,
+        [Drop("GPU-0", frozenset({0})), Release("GPU-0"), Start("GPU-0", make.HALF), Verdict("GPU-1", "it has ended")],
+    )
+    assert after == make.applied(under.gpus["GPU-0"], make.entry(1, make.QUARTER, {0}, fault="it has ended"))
+
+
+async def test_a_verdict_is_on_disk_like_everything_else() -> None:
+    """Another agent begins with it."""
+    disk = Disk()
+    ill = await executor(disk).apply(HAVE, [Verdict("GPU-0", "it has ended")])
+    assert [entry.gpus["GPU-0"].fault for entry in disk.written] == ["it has ended"]
+    assert ill.gpus["GPU-0"].fault == "it has ended"
 
 
 async def test_what_is_owed_to_the_disk_is_written_when_it_can_be() -> None:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from nodeagent.durable.lock import FileLock
 from nodeagent.keeper import Gate, Keeper
 from nodeagent.model.config import Contract, Document, Mode
 from nodeagent.model.holds import Holds
 from nodeagent.model.inventory import Gpu
 from nodeagent.model.shares import Applied, AppliedGpu
-from nodeagent.store.lock import FileLock
 from tests.waiting import eventually
 
 RESOURCE = "nvidia.com/gpu.shared"

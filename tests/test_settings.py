@@ -9,7 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.settings import OPTIONS, BadSetting, Option, Settings, add_arguments, read
+from nodeagent.settings import (
+    MPS_HOST_OPTIONS,
+    OPTIONS,
+    BadSetting,
+    MpsHostSettings,
+    Option,
+    Settings,
+    add_arguments,
+    read,
+    read_driver_place,
+    read_mps_host,
+)
 
 
 def settings(*flags: str, environment: Mapping[str, str] | None = None) -> Settings:
@@ -30,6 +41,17 @@ def test_a_flag_wins_over_its_variable_and_that_over_the_default() -> None:
     variable = {"NODEAGENT_STATE_DIR": "/variable"}
     assert settings(environment=variable).state_dir == Path("/variable")
     assert settings("--state-dir", "/flag", environment=variable).state_dir == Path("/flag")
+
+
+def test_where_the_driver_is() -> None:
+    """Without a word the loader finds the driver's library; commands without these flags follow the variables too."""
+    assert (settings().driver_root, settings().nvml_library) == (Path("/"), None)
+    found = settings("--driver-root", "/run/nvidia/driver", "--nvml-library", "/opt/libnvidia-ml.so.1")
+    assert (found.driver_root, found.nvml_library) == (Path("/run/nvidia/driver"), Path("/opt/libnvidia-ml.so.1"))
+    assert read_driver_place({}) == (Path("/"), None)
+    variables = {"NODEAGENT_DRIVER_ROOT": "/driver", "NODEAGENT_NVML_LIBRARY": "/lib.so"}
+    assert read_driver_place(variables) == (Path("/driver"), Path("/lib.so"))
+    assert settings("--nvml-library", "", environment=variables).nvml_library is None
 
 
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option.flag != "--config"], ids=lambda o: o.name)
@@ -79,3 +101,35 @@ def test_a_variable_that_is_not_possible(name: str, value: str, message: str) ->
     """A variable with another value than its flag could have is refused, and named."""
     with pytest.raises(BadSetting, match=f"^{name} {message}$"):
         settings(environment={name: value})
+
+
+def mps_host(*flags: str, environment: Mapping[str, str] | None = None) -> MpsHostSettings:
+    """What these flags and this environment come to for an MPS host."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser, MPS_HOST_OPTIONS)
+    return read_mps_host(parser.parse_args(flags), environment or {})
+
+
+class TestMpsHost:
+    """The MPS host has a table of its own, read by the same rules."""
+
+    def test_flag_variable_default(self) -> None:
+        """A flag wins over its variable, and that over the default."""
+        assert mps_host().mps_root == Path("/run/nodeagent/mps")
+        variables = {"NODEAGENT_MPS_ROOT": "/variable", "NODEAGENT_SHM_SIZE": "0", "NODEAGENT_INIT": "yes"}
+        found = mps_host("--mps-root", "/flag", environment=variables)
+        assert (found.mps_root, found.shm_size, found.init) == (Path("/flag"), "0", True)
+
+    @pytest.mark.parametrize("option", MPS_HOST_OPTIONS, ids=lambda o: o.name)
+    def test_an_empty_variable_is_not_set(self, option: Option) -> None:
+        """A variable that a manifest leaves empty has no effect."""
+        assert mps_host(environment={option.environment: ""}) == mps_host()
+
+    def test_what_it_shares_with_run_is_the_same(self) -> None:
+        """Where both have a flag, it means the same, and so does its variable: one environment can serve both."""
+        ours = {option.flag: option for option in OPTIONS}
+        shared = [option for option in MPS_HOST_OPTIONS if option.flag in ours]
+        assert {option.flag for option in shared} >= {"--mps-root", "--mps-control", "--driver", "--node-name"}
+        assert all(ours[option.flag] is option for option in shared)
+        variables = [option.environment for option in {*OPTIONS, *MPS_HOST_OPTIONS}]
+        assert len(variables) == len(set(variables))

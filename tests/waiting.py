@@ -12,7 +12,7 @@ from typing import TypeVar, overload
 
 T = TypeVar("T")
 
-WITHIN = 10.0
+WITHIN = 30.0
 
 
 class NotInTimeError(AssertionError):

@@ -131,7 +131,7 @@ def _check_simulation(data: bytes, file: str) -> Checked:
         node = simulation_file.parse(data, file, _NODE)
     except Rejected as rejected:
         return Checked(file, violations=rejected.violations)
-    return Checked(file, simulated_gpus=len(node.gpus))
+    return Checked(file, simulated_gpus=sum(gpu.mig is None for gpu in node.gpus))
 
 
 def _not_for_us(trees: Sequence[Tree]) -> str | None:

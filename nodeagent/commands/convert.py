@@ -10,7 +10,7 @@ from typing import Final
 from nodeagent.commands.checking import STDIN, STDIN_NAME
 from nodeagent.commands.exits import EXITS_ALWAYS, OK, Failure
 from nodeagent.config.bundle import load_bundle
-from nodeagent.config.convert import DEFAULT_NAME, to_yaml
+from nodeagent.config.convert import DEFAULT_NAME, notes, to_yaml
 
 DESCRIPTION: Final = """\
 Print the sharing config that means the same as the config file of NVIDIA's
@@ -54,7 +54,7 @@ def execute(arguments: argparse.Namespace) -> int:
     again = load_bundle(text.encode(), "--name")
     if again.all_violations:
         raise Failure(f"cannot use that name: {again.all_violations[0].message}", _INVALID)
-    for note in config.notes:
+    for note in notes(config):
         print(f"note: {note}", file=sys.stderr)
     sys.stdout.write(text)
     return OK

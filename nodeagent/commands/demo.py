@@ -9,15 +9,15 @@ from typing import Final
 from nodeagent.commands.exits import EXITS_ALWAYS
 
 DESCRIPTION: Final = """\
-Start a simulated node with 8 GPUs, a stand-in kubelet and an agent in one
-process, and watch the node follow its sharing config: with --once through a
-story of commits to a real git repository, else through your own edits of
-sharing.yaml and node.yaml. Needs no GPU, no cluster and no privilege.
+Start a simulated node with 8 GPUs, a stand-in kubelet and an agent, and watch
+the node follow its sharing config: with --once through a story of commits to a
+real git repository, else through your own edits of sharing.yaml and node.yaml.
+Needs no GPU, no cluster and no privilege.
 """
 
 EPILOG: Final = f"""\
 examples:
-  nodeagent demo --once       a story of commits, about a minute, then exit
+  nodeagent demo --once       a story of commits, a minute and a half, then exit
   nodeagent demo              stay up, so that you can edit the file
   nodeagent demo --dir ./try  the same, with the files in ./try
 
@@ -44,6 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="address of the agent's status page, metrics and status (default: 127.0.0.1:9400, or any free port)",
     )
     parser.add_argument(
+        "--mps-control",
+        metavar="PATH",
+        help="the program of the MPS daemons: a path, a name on PATH, or `stand-in` for the one that comes with the "
+        "demo (nvidia-cuda-mps-control if that is on PATH, else the stand-in)",
+    )
+    parser.add_argument(
         "--speed", type=_speed, metavar="N", default=1.0, help="divide the pauses for reading by N (default: 1)"
     )
 
@@ -52,7 +58,13 @@ def execute(arguments: argparse.Namespace) -> int:
     """Play, or stay up."""
     from nodeagent.sim.demo import run_demo
 
-    return run_demo(once=arguments.once, directory=arguments.dir, listen=arguments.listen, speed=arguments.speed)
+    return run_demo(
+        once=arguments.once,
+        directory=arguments.dir,
+        listen=arguments.listen,
+        speed=arguments.speed,
+        mps_control=arguments.mps_control,
+    )
 
 
 def _speed(text: str) -> float:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
 
-from nodeagent.commands.checking import Checked
+from nodeagent.commands.checking import STDIN_NAME, Checked
 from nodeagent.model.config import Loaded, Violation
 
 
@@ -43,23 +46,25 @@ def as_json(found: Sequence[Checked]) -> str:
 
 
 def github(found: Sequence[Checked]) -> Iterator[str]:
-    """Workflow commands, which GitHub shows beside the lines of a pull request, and the summary."""
+    """Workflow commands, which GitHub shows beside the lines of a pull request, and the summary.
+
+    It knows a file by its path in the repository, wherever the step works. What came from stdin is in no file: its
+    mistakes are told with their place, on the page of the run.
+    """
     for checked in found:
+        file = {} if checked.file == STDIN_NAME else {"file": _in_workspace(checked.file)}
         if checked.problem is not None:
-            yield _command("error", checked.problem, file=checked.file)
+            yield _command("error", checked.problem, **file, title=_TITLE)
         for violation in checked.violations:
             where = violation.where
             path = f"{where.path}: " if where.path else ""
-            yield _command(
-                "error",
-                f"{path}{violation.message}",
-                file=violation.file,
-                line=str(where.line),
-                col=str(where.column),
-                title="nodeagent validate",
-            )
+            if file:
+                place = {**file, "line": str(where.line), "col": str(where.column)}
+                yield _command("error", f"{path}{violation.message}", **place, title=_TITLE)
+            else:
+                yield _command("error", str(violation), title=_TITLE)
         for note in checked.notes:
-            yield _command("notice", note, file=checked.file)
+            yield _command("notice", note, **file, title=_TITLE)
     yield summary(found)
 
 
@@ -73,6 +78,7 @@ def summary(found: Sequence[Checked]) -> str:
     return f"{_count(len(found), 'file')}: {', '.join(parts)}"
 
 
+_TITLE: Final = "nodeagent validate"
 _STATUSES = ("valid", "invalid", "unreadable", "skipped")
 
 
@@ -124,6 +130,13 @@ def _command(name: str, message: str, **properties: str) -> str:
     """`::error file=a.yaml,line=3::message`, escaped as the runner's toolkit does it."""
     given = ",".join(f"{key}={_escape(value, property_=True)}" for key, value in properties.items())
     return f"::{name} {given}::{_escape(message)}"
+
+
+def _in_workspace(file: str) -> str:
+    """The path from the root of the checkout, which the runner names."""
+    workspace = os.environ.get("GITHUB_WORKSPACE")
+    path = Path(os.path.relpath(file, workspace or None))
+    return str(path) if workspace and path.parts[:1] != (os.pardir,) else file
 
 
 def _escape(text_: str, *, property_: bool = False) -> str:

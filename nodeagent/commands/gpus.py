@@ -8,17 +8,22 @@ import re
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import Final
 
+from nodeagent import settings
 from nodeagent.commands.exits import USAGE, Failure
 from nodeagent.model.config import Loaded, Match, SharingConfig, Violation
-from nodeagent.model.inventory import Gpu, Inventory
+from nodeagent.model.inventory import Gpu, Inventory, MigDevice
 from nodeagent.state.desired import check, resolve
 
 MOST: Final = 64
 
 _MODEL: Final = "NVIDIA H100 80GB HBM3"
 _MEMORY: Final = 80 << 30
+_PROFILES: Final = ("1g.10gb", "1g.10gb+me", "1g.20gb", "2g.20gb", "3g.40gb", "4g.40gb", "7g.80gb")
+"""What such a GPU can be divided into, and how many slices it has for that."""
+_SLICES: Final = 7
 _WILD: Final = re.compile(r"\[[^]]*\]|[*?]")
 
 
@@ -28,8 +33,9 @@ def read_inventory(spec: str, code: int) -> Inventory:
     from nodeagent.documents.strict import Rejected
 
     name = os.environ.get("NODE_NAME") or socket.gethostname()
+    root, library = settings.read_driver_place()
     try:
-        inventory = asyncio.run(read_once(spec, node_name=name))
+        inventory = asyncio.run(read_once(spec, node_name=name, driver_root=root, nvml_library=library))
     except ValueError as error:
         raise Failure(str(error), USAGE) from None
     except OSError as error:
@@ -47,12 +53,17 @@ def plausible(count: int, config: SharingConfig) -> Iterator[tuple[Gpu, ...]]:
     for.
 
     Only what is asked for is known of a pool's GPUs, so a limit that a rule breaks must not hide behind a model that
-    was made up.
+    was made up; nor is one broken by memory that was. They have what limits under MPS add up to, but where `minMemory`
+    lets in GPUs that have less. On a node for MIG devices all are of one profile, so that they may have one name.
     """
-    usual = tuple(Gpu(f"GPU-{index:08x}-0000-4000-8000-{index:012x}", index, _MODEL, _MEMORY) for index in range(count))
+    sums = (rule.replicas * rule.mps.memory for rule in config.rules if rule.mps is not None and rule.mps.memory)
+    memory = max([_MEMORY, *sums])
+    usual = tuple(Gpu(f"GPU-{index:08x}-0000-4000-8000-{index:012x}", index, _MODEL, memory) for index in range(count))
     yield usual
     for rule in config.rules:
-        if rule.match.models or rule.match.min_memory or rule.match.uuids:
+        if rule.match.mig_only:
+            yield from (tuple(_partitioned(rule.match, glob, usual)) for glob in rule.match.mig or ("*",))
+        elif rule.match.models or rule.match.min_memory or rule.match.uuids:
             yield tuple(_such_as(rule.match, usual))
 
 
@@ -66,17 +77,46 @@ def faults(loaded: Loaded, nodes: Sequence[Sequence[Gpu]]) -> tuple[Violation, .
 
 def idle_rules(config: SharingConfig, gpus: Sequence[Gpu]) -> tuple[str, ...]:
     """A note for each rule that decides nothing on a node with exactly these GPUs; one for all the rest may."""
-    deciding = {config.rule_for(gpu).name for gpu in gpus}
+    deciding = {want.rule.name for want in resolve(config, gpus).wants.values()}
+    parts = sum(gpu.mig is not None for gpu in gpus)
+    these = _count(len(gpus) - parts, "GPU") + (f" and {_count(parts, 'MIG device')}" if parts else "")
     return tuple(
-        f'rule "{rule.name}" decides for none of these {len(gpus)} GPUs'
+        f'rule "{rule.name}" decides for none of these {these}'
         for rule in config.rules
         if rule.name not in deciding and not rule.match.takes_all
     )
 
 
 def _such_as(match: Match, usual: Sequence[Gpu]) -> Iterator[Gpu]:
-    uuids = sorted(match.uuids or ())
+    uuids = sorted((match.uuids or frozenset()) - match.parts)
     model = _WILD.sub("", match.models[0]) if match.models else _MODEL
     for position, gpu in enumerate(usual):
         uuid = uuids[position] if position < len(uuids) else gpu.uuid
-        yield replace(gpu, uuid=uuid, model=model, memory=max(_MEMORY, match.min_memory or 0))
+        yield replace(gpu, uuid=uuid, model=model, memory=match.min_memory or gpu.memory)
+
+
+def _partitioned(match: Match, glob: str, usual: Sequence[Gpu]) -> Iterator[Gpu]:
+    """A node whose GPUs, those that a rule speaks of, consist of as many MIG devices of one profile as they can."""
+    profile = next((one for one in _PROFILES if fnmatchcase(one, glob)), _WILD.sub("", glob))
+    slices, _, memory = profile.rpartition("c.")[2].partition("g.")
+    size = match.min_memory or _number(memory, 1) << 30
+    uuids = iter(sorted(match.parts))
+    for gpu in _such_as(replace(match, min_memory=None), usual):
+        if not Match(match.indices, (match.uuids or frozenset()) - match.parts or None).matches(gpu):
+            yield gpu
+            continue
+        yield replace(gpu, mig_enabled=True)
+        for instance in range(max(_SLICES // _number(slices, 1), 1)):
+            uuid = next(uuids, f"MIG-{gpu.index:08x}-0000-4000-8000-{instance:012x}")
+            part = MigDevice(gpu.uuid, profile, instance, 0)
+            yield replace(gpu, uuid=uuid, memory=size, mig=part)
+
+
+def _count(number: int, one: str) -> str:
+    return f"{number} {one}" if number == 1 else f"{number} {one}s"
+
+
+def _number(text: str, otherwise: int) -> int:
+    """The number that a text begins with, if it is one of at least 1."""
+    found = re.match("[1-9][0-9]{0,3}", text)
+    return int(found[0]) if found is not None else otherwise

@@ -11,22 +11,31 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from nodeagent.commands import client, gpus, plan_report, terminal
+from nodeagent.commands import client, gpus, plan_json, plan_report, terminal
 from nodeagent.commands.checking import STDIN, STDIN_NAME
 from nodeagent.commands.exits import EXITS_ALWAYS, OK, Failure
-from nodeagent.commands.preview import Node, preview
+from nodeagent.commands.preview import preview
+from nodeagent.commands.rehearsal import Node
 from nodeagent.config.bundle import load_bundle
 from nodeagent.config.reading import read_document
 from nodeagent.model.config import Document, Loaded, Unreadable, Violation
-from nodeagent.report.status_reader import applied_from_status, inventory_from_status
+from nodeagent.model.health import HealthPolicy
+from nodeagent.report.status_reader import (
+    applied_from_status,
+    inventory_from_status,
+    moment_from_status,
+    mps_from_status,
+)
 from nodeagent.state.desired import check, resolve
+from nodeagent.state.health import Symptoms
 from nodeagent.state.nodegpus import node_gpus
 
 DESCRIPTION: Final = """\
 Tell what a sharing config would do to a node, GPU by GPU and share by share:
 what comes and goes at once, and what has to wait for which pods. Asks the
 node's agent for what is applied and held; changes nothing. With --driver
-instead: what it would do to a node with these GPUs and nothing on it.
+instead: what it would do to a node with these GPUs and nothing on it, and with
+an MPS host at work.
 """
 
 EPILOG: Final = f"""\
@@ -65,7 +74,7 @@ def execute(arguments: argparse.Namespace) -> int:
     loaded = _load(arguments.config)
     if loaded.config is None:
         return _reject(loaded.violations, arguments.output)
-    asked = _of_driver(arguments.driver) if arguments.driver else _of_agent(arguments.agent)
+    asked = _of_driver(arguments.driver) if arguments.driver else _of_agent(arguments.agent, loaded.config.health)
     desired = resolve(loaded.config, asked.node.gpus)
     violations = check(desired, loaded.document.path)
     if violations:
@@ -73,7 +82,7 @@ def execute(arguments: argparse.Namespace) -> int:
     found = preview(None if loaded.config.suspend else desired, asked.node)
     report = plan_report.Report(asked.name, asked.source, asked.runs, loaded, found, readable=asked.node.readable)
     if arguments.output == "json":
-        print(plan_report.as_json(report))
+        print(plan_json.as_json(report))
     else:
         for line in plan_report.text(report, terminal.of()):
             print(line)
@@ -117,11 +126,14 @@ def _of_driver(spec: str) -> _Asked:
     return _Asked(Node(gpus.read_inventory(spec, _REJECTED).gpus), name, spec, None)
 
 
-def _of_agent(agent: str) -> _Asked:
+def _of_agent(agent: str, policy: HealthPolicy) -> _Asked:
+    """The node of an agent. What stands against its GPUs is judged by the policy of the new config."""
     try:
         status = client.fetch_status(agent)
         applied, held = applied_from_status(status)
         inventory = inventory_from_status(status)
+        mps = mps_from_status(status)
+        moment = moment_from_status(status)
     except client.Unreachable as error:
         raise Failure(str(error), _REJECTED) from None
     except ValueError as error:
@@ -135,13 +147,15 @@ def _of_agent(agent: str) -> _Asked:
         },
         resources=frozenset(entry["resource"] for entry in status["resources"] if entry.get("registration")),
         readable=any(one["type"] == "PodResourcesReady" and one["status"] for one in status["conditions"]),
+        mps=mps,
+        symptoms=Symptoms(wall=moment, policy=policy, driver_load=inventory.driver_load),
     )
     return _Asked(node, status["node"], agent, status["config"]["desired"])
 
 
 def _reject(violations: tuple[Violation, ...], output: str) -> int:
     if output == "json":
-        print(plan_report.rejected_as_json(violations))
+        print(plan_json.rejected_as_json(violations))
     else:
         for violation in violations:
             print(violation, file=sys.stderr)

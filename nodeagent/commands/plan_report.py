@@ -1,27 +1,31 @@
-"""How `plan` tells what it found: GPUs that change alike together, for people; share by share, as JSON."""
+"""How `plan` tells people what it found: GPUs that change alike together."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
-from nodeagent.commands.findings import violation_as_json
 from nodeagent.commands.preview import GpuPreview, Preview, Terms
 from nodeagent.commands.terminal import Terminal
-from nodeagent.model.config import Loaded, Violation
+from nodeagent.model.config import Contract, Loaded
+from nodeagent.model.health import describe_xids
+from nodeagent.model.inventory import Gpu
 from nodeagent.model.shares import split_share_id
 from nodeagent.model.snapshot import ChangeClass
+from nodeagent.report.words import count
 from nodeagent.state.desired import describe
-from nodeagent.state.summary import gpus as gpu_list
+from nodeagent.state.naming import gpus as gpu_list
 
-_NAMED_PODS = 6
-_CLASSES = {
-    ChangeClass.NONE: "nothing changes for any share",
+_NAMED_PODS: Final = 6
+_NO_BREAK: Final = "\N{NO-BREAK SPACE}"
+_CLASSES: Final = {
+    ChangeClass.NONE: "no share comes or goes",
     ChangeClass.LIVE: "all of it at once",
     ChangeClass.DRAINED: "some of it waits for pods to end; nothing is ever killed",
 }
+_NOT_AT_ONCE: Final = "no pod has to end, but something waits for MPS"
+"""What is said of a live change that something else is in the way of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +57,9 @@ def text(report: Report, terminal: Terminal) -> Iterator[str]:
         message = "the node cannot tell which pods use what: every share counts as held until it can"
         yield from (terminal.paint(line, "yellow") for line in terminal.wrap(message, "", "  "))
         yield ""
-    for indices, lines in _grouped(report.preview.gpus, terminal):
-        yield from terminal.wrap(f"{gpu_list(indices)}: {lines[0]}", "", "  ")
+    for alike, lines in _grouped(report.preview.gpus, terminal):
+        heading = terminal.wrap(f"{gpu_list(alike)}: {lines[0]}", "", "  ")
+        yield from (line.replace(_NO_BREAK, " ") for line in heading)
         yield from lines[1:]
     yield ""
     for verb, resources in (("registers", report.preview.registered), ("retires", report.preview.retired)):
@@ -65,69 +70,44 @@ def text(report: Report, terminal: Terminal) -> Iterator[str]:
     yield from _summary(report.preview, terminal)
 
 
-def as_json(report: Report) -> str:
-    """The plan for programs: every share by its id."""
-    document, config = report.loaded.document, report.loaded.config
-    return json.dumps(
-        {
-            "node": report.node,
-            "source": report.source,
-            "running": report.runs,
-            "document": {
-                "path": document.path,
-                "name": config.name if config is not None else None,
-                "gitBlob": document.git_blob,
-                "sha256": document.sha256,
-                "revision": document.revision,
-            },
-            "changes": report.preview.changes,
-            "class": report.preview.kind.value,
-            "suspended": config is not None and config.suspend,
-            "holdsKnown": report.readable,
-            "gpus": [_gpu_as_json(gpu) for gpu in report.preview.gpus],
-            "registered": list(report.preview.registered),
-            "retired": list(report.preview.retired),
-            "notes": list(config.notes) if config is not None else [],
-            "violations": [],
-        },
-        indent=2,
-    )
-
-
-def rejected_as_json(violations: Sequence[Violation]) -> str:
-    """What there is to say of a config that no node would accept."""
-    return json.dumps({"violations": [violation_as_json(violation) for violation in violations]}, indent=2)
-
-
 def _document(blob: str, name: str | None, revision: str | None) -> str:
     parts = [f"blob {blob[:12]}", name or "", f"revision {revision}" if revision else ""]
     return ", ".join(part for part in parts if part)
 
 
-def _grouped(gpus: Sequence[GpuPreview], terminal: Terminal) -> Iterator[tuple[list[int], tuple[str, ...]]]:
+def _grouped(gpus: Sequence[GpuPreview], terminal: Terminal) -> Iterator[tuple[list[Gpu], tuple[str, ...]]]:
     """GPUs of which the same is to be said, together, in the order of the first."""
-    groups: dict[tuple[str, ...], list[int]] = {}
+    groups: dict[tuple[str, ...], list[Gpu]] = {}
     for gpu in gpus:
-        groups.setdefault(tuple(_gpu(gpu, terminal)), []).append(gpu.gpu.index)
-    for lines, indices in groups.items():
-        yield indices, lines
+        groups.setdefault(tuple(_gpu(gpu, terminal)), []).append(gpu.gpu)
+    for lines, alike in groups.items():
+        yield alike, lines
 
 
 def _gpu(gpu: GpuPreview, terminal: Terminal) -> Iterator[str]:
     """What happens to one GPU; the first line is its heading."""
+    yield f"{_move(gpu)}{_until(gpu)}"
+    if gpu.illness:
+        yield from (
+            terminal.paint(line, "red") for line in terminal.wrap(f"! unhealthy: {gpu.illness}", "    ", "      ")
+        )
     if not gpu.changes:
-        yield f"stays {_describe(gpu.after)}"
         return
-    yield _move(gpu.before, gpu.after)
+    if gpu.cured:
+        told = f"! no longer held against it: {describe_xids(gpu.cured)}"
+        yield from (terminal.paint(line, "green") for line in terminal.wrap(told, "    ", "      "))
+    if limits := _limits(gpu.before.contract, gpu.after.contract):
+        yield from terminal.wrap(f"limits: {limits}", "    ", "      ")
     if gpu.before.limit != gpu.after.limit and gpu.before.contract == gpu.after.contract:
         yield f"    requests: {_limit(gpu.before)} -> {_limit(gpu.after)} per container"
     signs = (("-", gpu.removed, "red", "removed"), ("+", gpu.added, "green", "added"), ("=", gpu.kept, "dim", "kept"))
     for sign, ids, style, verb in signs:
         if ids:
             yield "    " + terminal.paint(f"{sign} {len(ids)} {verb}{_numbers(ids)}", style)
-    if gpu.draining:
-        for position, line in enumerate(terminal.wrap(_drain(gpu), "", "      ")):
-            yield terminal.paint(line if position else f"    {line}", "yellow")
+    waits = [_drain(gpu)] if gpu.draining else []
+    waits += [f"! waits for {gpu.obstacle}"] if gpu.obstacle else []
+    for line in (line for wait in waits for line in terminal.wrap(wait, "    ", "      ")):
+        yield terminal.paint(line, "yellow")
     if gpu.later:
         yield "    " + terminal.paint(f"+ {len(gpu.later)} added after that{_numbers(gpu.later)}", "green")
 
@@ -139,22 +119,50 @@ def _drain(gpu: GpuPreview) -> str:
     pods = list(dict.fromkeys(name for name in who if name))
     named = pods[:_NAMED_PODS] + ([f"{len(pods) - _NAMED_PODS} more"] if len(pods) > _NAMED_PODS else [])
     if "" in who:
-        named.append(f"pods that are not listed yet ({who.count('')} shares)")
+        named.append(f"pods that are not listed yet ({count(who.count(''), 'share')})")
     if leave == held:
         return f"~ {leave} drain{'s' if leave == 1 else ''}, held by {', '.join(named)}"
     return f"~ {leave} drain{'s' if leave == 1 else ''}: any {leave} of the {held} held by {', '.join(named)}"
 
 
-def _describe(terms: Terms) -> str:
-    return describe(terms.contract, terms.shares) if terms.contract is not None else "not advertised"
+def _describe(terms: Terms, nothing: str = "not advertised") -> str:
+    return describe(terms.contract, terms.shares) if terms.contract is not None else nothing
 
 
-def _move(before: Terms, after: Terms) -> str:
-    if before.contract != after.contract:
-        return f"{_describe(before)} -> {_describe(after)}"
-    if before.shares != after.shares:
-        return f"{before.contract} x{before.shares} -> x{after.shares}"
-    return f"stays {_describe(after)}"
+def _move(gpu: GpuPreview) -> str:
+    """The heading. Limits have a line of their own where they change."""
+    before, after, nothing = gpu.before, gpu.after, "not advertised"
+    if gpu.through_mig:
+        nothing = "used through MIG devices" if gpu.gpu.mig is None else "part of a whole GPU"
+    if before.contract == after.contract and before.shares == after.shares:
+        return nothing if after.contract is None and gpu.through_mig else f"stays {_describe(after)}"
+    was, becomes = _bare(before), _bare(after)
+    if was.contract is None or was.contract != becomes.contract:
+        return f"{_describe(was)} -> {_describe(becomes, nothing)}"
+    others = " with other limits" if before.contract != after.contract else ""
+    return f"{was.contract} x{before.shares} -> x{after.shares}{others}"
+
+
+def _bare(terms: Terms) -> Terms:
+    return replace(terms, contract=replace(terms.contract, limits=None)) if terms.contract is not None else terms
+
+
+def _until(gpu: GpuPreview) -> str:
+    """`: waits for 2 pods`, in one piece, where a GPU becomes something else only when they have ended."""
+    if not gpu.draining or gpu.before.contract == gpu.after.contract:
+        return ""
+    pods = {name.rpartition("/")[0] for name in gpu.holders}
+    waits = f"waits for {'pods' if '' in pods else count(pods, 'pod')}"
+    return f": {waits.replace(' ', _NO_BREAK)}"
+
+
+def _limits(before: Contract | None, after: Contract | None) -> str:
+    """What limits of a share under MPS become, where they change."""
+    was = before.limits if before is not None else None
+    becomes = after.limits if after is not None else None
+    if becomes is None or was == becomes:
+        return ""
+    return str(becomes) if was is None else f"{was} -> {becomes}"
 
 
 def _limit(terms: Terms) -> str:
@@ -184,33 +192,16 @@ def _summary(preview: Preview, terminal: Terminal) -> Iterator[str]:
         "removed": sum(len(gpu.removed) for gpu in preview.gpus),
         "draining": sum(len(gpu.draining) for gpu in preview.gpus),
     }
-    changing = sum(gpu.changes for gpu in preview.gpus)
     counts = ", ".join(f"{number} {what}" for what, number in sums.items())
-    yield f"{changing} of {len(preview.gpus)} GPUs change{'s' if changing == 1 else ''}; shares: {counts}"
-    yield f"class {terminal.paint(preview.kind.value, 'bold')}: {_CLASSES[preview.kind]}"
+    yield from terminal.wrap(f"{_changing(preview.gpus)}; shares: {counts}", "", "  ")
+    held_up = preview.kind is ChangeClass.LIVE and any(gpu.obstacle for gpu in preview.gpus)
+    meaning = _NOT_AT_ONCE if held_up else _CLASSES[preview.kind]
+    yield f"class {terminal.paint(preview.kind.value, 'bold')}: {meaning}"
 
 
-def _gpu_as_json(gpu: GpuPreview) -> dict[str, object]:
-    return {
-        "index": gpu.gpu.index,
-        "uuid": gpu.gpu.uuid,
-        "model": gpu.gpu.model,
-        "before": _terms_as_json(gpu.before),
-        "after": _terms_as_json(gpu.after),
-        "changes": gpu.changes,
-        "added": list(gpu.added),
-        "removed": list(gpu.removed),
-        "kept": list(gpu.kept),
-        "draining": list(gpu.draining),
-        "addedLater": list(gpu.later),
-        "heldBy": [name or None for name in gpu.holders],
-    }
-
-
-def _terms_as_json(terms: Terms) -> dict[str, object]:
-    return {
-        "mode": terms.contract.mode.value if terms.contract is not None else None,
-        "resource": terms.contract.resource if terms.contract is not None else None,
-        "shares": terms.shares,
-        "maxSharesPerContainer": terms.limit,
-    }
+def _changing(gpus: Sequence[GpuPreview]) -> str:
+    """`2 of 8 GPUs change`, `1 of 2 GPUs and 3 of 7 MIG devices change`."""
+    whole = [gpu.changes for gpu in gpus if gpu.gpu.mig is None]
+    parts = [gpu.changes for gpu in gpus if gpu.gpu.mig is not None]
+    also = f" and {sum(parts)} of {len(parts)} MIG devices" if parts else ""
+    return f"{sum(whole)} of {len(whole)} GPUs{also} change{'s' if sum(whole) + sum(parts) == 1 else ''}"

@@ -1,51 +1,30 @@
-"""What a config would do to a node, share by share: the agent's own planner, played forward on a copy of the node.
+"""What a config would do to a node, share by share.
 
-Twice: as far as things go while the pods that hold shares stay, and then as if the shares that must drain had been
-left. The kubelet is taken for an ideal one that follows at once.
+The planner is rehearsed in turns: as far as things go while the pods that hold shares stay; then as if the shares that
+must drain had been left; and then, where MPS is in the way, as if that had been seen to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Final
 
-from nodeagent.model.config import Contract
-from nodeagent.model.holds import ShareKey
-from nodeagent.model.inventory import Gpu
-from nodeagent.model.kubelet import PodListing, PodResourcesReason, PodResourcesStatus
-from nodeagent.model.plan import KubeletAction, Plan, Register, Retire, WaitReason
+from nodeagent.commands import rehearsal
+from nodeagent.commands.rehearsal import Node
+from nodeagent.model.config import THROUGH_MIG, Contract
+from nodeagent.model.health import describe_xids
+from nodeagent.model.inventory import Gpu, GpuHealth
+from nodeagent.model.mps import MpsReason
+from nodeagent.model.plan import WaitReason
 from nodeagent.model.shares import Applied, AppliedGpu
 from nodeagent.model.snapshot import ChangeClass
-from nodeagent.state import plan as planning
 from nodeagent.state.desired import Desired
 from nodeagent.state.drift import share_count
-from nodeagent.state.effect import perform
 from nodeagent.state.observed import Observed, by_gpu, holdings
 from nodeagent.state.summary import change
 
-_START: Final = 1000.0
-_STEP: Final = 10.0
-"""Seconds between two turns of the play: longer than any fence."""
-
-_TURNS: Final = 50
 _UNKNOWN: Final = AppliedGpu(Gpu("", 0, "", 0))
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A node as it stands: its GPUs, what is applied, what is held (and by whom), which resources are served.
-
-    `readable` is whether the node knows who holds what; otherwise every share counts as held.
-    """
-
-    gpus: tuple[Gpu, ...]
-    applied: Applied = field(default_factory=Applied)
-    held: frozenset[ShareKey] = frozenset()
-    holders: Mapping[str, str] = field(default_factory=dict)
-    resources: frozenset[str] = frozenset()
-    readable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +41,11 @@ class GpuPreview:
     """What becomes of one GPU, as ids of shares.
 
     `added`, `removed` and `kept` at once; `draining` when their pods have ended, and `later` after that. `holders` are
-    who holds shares of a GPU that has to drain, `namespace/pod/container`, "" for one that is not known.
+    who holds shares of a GPU that has to drain, `namespace/pod/container`, "" for one that is not known. `obstacle` is
+    what else has to be seen to before `later` comes: why there will be no MPS daemon, or why there will still be one.
+
+    `illness` is why the GPU is, and stays, unhealthy; `cured` are XIDs that stand against it no more. With
+    `through_mig` it is used through its MIG devices or, being one, with all of its GPU.
     """
 
     gpu: Gpu
@@ -74,10 +57,15 @@ class GpuPreview:
     draining: tuple[str, ...] = ()
     later: tuple[str, ...] = ()
     holders: tuple[str, ...] = ()
+    obstacle: str = ""
+    illness: str = ""
+    cured: frozenset[int] = frozenset()
+    through_mig: bool = False
 
     @property
     def changes(self) -> bool:
-        return bool(self.before != self.after or self.added or self.removed or self.draining or self.later)
+        moves = self.added or self.removed or self.draining or self.later
+        return bool(self.before != self.after or moves or self.cured)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,97 +83,59 @@ class Preview:
 
 
 def preview(desired: Desired | None, node: Node) -> Preview:
-    """Play the planner forward until nothing more happens. `desired` None: what is applied is kept."""
-    start = _observed(node)
-    staying, waiting = _settle(desired, start)
+    """Rehearse until nothing more happens. `desired` None: what is applied is kept."""
+    begin = rehearsal.start(node)
+    staying, waiting = rehearsal.settle(desired, begin)
     drains = {
         wait.uuid: wait.numbers for wait in waiting.waits if wait.reason in {WaitReason.PODS, WaitReason.POD_RESOURCES}
     }
-    left, _ = _settle(desired, _without(staying, drains))
+    left, still = rehearsal.settle(desired, rehearsal.without(staying, drains))
+    obstacles = {wait.uuid: _obstacle(wait.uuid, left) for wait in still.waits if wait.reason is WaitReason.DAEMON}
+    end = rehearsal.settle(desired, rehearsal.with_host(left))[0] if obstacles else left
     uuids = dict.fromkeys((*(gpu.uuid for gpu in node.gpus), *node.applied.gpus))
     found = [
-        _gpu(
-            uuid,
-            desired,
-            node,
-            staying=staying.applied,
-            left=left.applied,
-            drains=drains.get(uuid, frozenset()),
+        replace(
+            _gpu(
+                uuid,
+                desired,
+                node,
+                staying=staying.applied,
+                end=end.applied,
+                drains=drains.get(uuid, frozenset()),
+            ),
+            obstacle=obstacles.get(uuid, ""),
         )
         for uuid in uuids
     ]
     return Preview(
-        kind=change(desired, start).kind,
-        gpus=tuple(sorted(found, key=lambda one: (one.gpu.index, one.gpu.uuid))),
-        registered=tuple(sorted(left.registered - node.resources)),
-        retired=tuple(sorted(node.resources - left.registered)),
+        kind=change(desired, begin).kind,
+        gpus=tuple(sorted(found, key=lambda one: one.gpu.place)),
+        registered=tuple(sorted(end.registered - node.resources)),
+        retired=tuple(sorted(node.resources - end.registered)),
     )
 
 
-def _observed(node: Node) -> Observed:
-    observed = Observed(
-        now=_START, gpus=node.gpus, applied=node.applied, held=node.held, decided_at=_START, registered=node.resources
-    )
-    if not node.readable:
-        return replace(observed, pods=PodResourcesStatus(PodResourcesReason.UNAVAILABLE, ""))
-    return _looked(observed)
-
-
-def _looked(observed: Observed) -> Observed:
-    """As if PodResources had just been read, and the kubelet knew all that it was told."""
-    allocatable: dict[str, set[str]] = {}
-    for entry in observed.applied.gpus.values():
-        if entry.contract is not None and entry.healthy:
-            free = entry.ids(entry.numbers - entry.fences.keys())
-            allocatable.setdefault(entry.contract.resource, set()).update(free)
-    listing = PodListing(
-        observed.now, "preview", allocatable={resource: frozenset(ids) for resource, ids in allocatable.items()}
-    )
-    return replace(observed, pods=PodResourcesStatus(PodResourcesReason.LISTED, "", listing))
-
-
-def _settle(desired: Desired | None, observed: Observed) -> tuple[Observed, Plan]:
-    """The node when nothing more can be done, and the plan that is left: what still waits."""
-    plan = planning.plan(desired, observed)
-    for _ in range(_TURNS):
-        shares = [action for action in plan.actions if not isinstance(action, KubeletAction)]
-        kubelet = [action for action in plan.actions if isinstance(action, Register | Retire)]
-        if not shares and not kubelet:
-            break
-        applied = perform(observed.applied, shares, observed.now)
-        registered = observed.registered | {action.resource for action in kubelet if isinstance(action, Register)}
-        registered -= {action.resource for action in kubelet if isinstance(action, Retire)}
-        observed = replace(observed, now=observed.now + _STEP, applied=applied, registered=registered)
-        if observed.readable:
-            observed = _looked(observed)
-        plan = planning.plan(desired, observed)
-    return observed, plan
-
-
-def _without(observed: Observed, drains: Mapping[str, AbstractSet[int]]) -> Observed:
-    """The node when the pods that hold these shares have ended, and it is known."""
-    left = {
-        (entry.contract.resource, share)
-        for uuid, numbers in drains.items()
-        if (entry := observed.applied.gpus[uuid]).contract is not None
-        for share in entry.ids(numbers)
-    }
-    return _looked(replace(observed, now=observed.now + _STEP, held=observed.held - left))
+def _obstacle(uuid: str, observed: Observed) -> str:
+    """Why a GPU's daemon does not become ready, or does not leave."""
+    mps, contract = observed.mps, observed.applied.gpus[uuid].contract
+    if mps.reason is not MpsReason.RUNNING or contract is None:
+        return f"the MPS host: {mps.message or mps.reason.value}"
+    return f"its MPS daemon: {mps.trouble(uuid, contract)}"
 
 
 def _gpu(
-    uuid: str, desired: Desired | None, node: Node, *, staying: Applied, left: Applied, drains: frozenset[int]
+    uuid: str, desired: Desired | None, node: Node, *, staying: Applied, end: Applied, drains: frozenset[int]
 ) -> GpuPreview:
     before = node.applied.gpus.get(uuid, _UNKNOWN)
-    stays, last = staying.gpus.get(uuid, _UNKNOWN), left.gpus.get(uuid, _UNKNOWN)
+    stays, last = staying.gpus.get(uuid, _UNKNOWN), end.gpus.get(uuid, _UNKNOWN)
     want = desired.wants.get(uuid) if desired is not None else None
     gpu = want.gpu if want is not None else next((one for one in node.gpus if one.uuid == uuid), before.gpu)
     after = _terms(last)
     if want is not None and want.contract is not None:
         after = Terms(want.contract, want.count, want.rule.max_shares_per_container)
     was, now, then = _offered(before), _offered(stays), _offered(last)
-    listed, still = _keys(before, before.numbers), _keys(stays, stays.numbers)
-    draining = _keys(stays, drains)
+    listed, still = _shares(before, before.numbers), _shares(stays, stays.numbers)
+    draining = _shares(stays, drains)
     held = holdings(before, by_gpu(node.held).get(uuid, ())).own if node.readable else before.numbers
     return GpuPreview(
         gpu=gpu,
@@ -197,7 +147,15 @@ def _gpu(
         draining=_ids(draining),
         later=_ids(then - now),
         holders=tuple(node.holders.get(share, "") for share in before.ids(held)) if drains else (),
+        illness=_illness(gpu, last.xids),
+        cured=frozenset(before.xids.keys() - last.xids.keys()),
+        through_mig=want.rule == THROUGH_MIG if want is not None else gpu.mig_enabled,
     )
+
+
+def _illness(gpu: Gpu, xids: Iterable[int]) -> str:
+    told = (f"{gpu.health.value}: {gpu.message}" if gpu.health is not GpuHealth.OK else "", describe_xids(xids))
+    return "; ".join(filter(None, told))
 
 
 def _terms(entry: AppliedGpu) -> Terms:
@@ -206,16 +164,19 @@ def _terms(entry: AppliedGpu) -> Terms:
     return Terms(entry.contract, share_count(entry), entry.max_shares_per_container)
 
 
-def _offered(entry: AppliedGpu) -> frozenset[ShareKey]:
+_Share = tuple[Contract, str]
+"""A share is its id under a contract: the same id under another name, or with other limits, is another share."""
+
+
+def _offered(entry: AppliedGpu) -> frozenset[_Share]:
     """Shares that are not on their way out."""
-    return _keys(entry, entry.numbers - entry.fences.keys())
+    return _shares(entry, entry.numbers - entry.fences.keys())
 
 
-def _keys(entry: AppliedGpu, numbers: Iterable[int]) -> frozenset[ShareKey]:
-    """Shares with their resource: the same id under another name is another share."""
-    resource = entry.contract.resource if entry.contract is not None else ""
-    return frozenset((resource, share) for share in entry.ids(numbers))
+def _shares(entry: AppliedGpu, numbers: Iterable[int]) -> frozenset[_Share]:
+    contract = entry.contract
+    return frozenset((contract, share) for share in entry.ids(numbers)) if contract is not None else frozenset()
 
 
-def _ids(keys: Iterable[ShareKey]) -> tuple[str, ...]:
+def _ids(keys: Iterable[_Share]) -> tuple[str, ...]:
     return tuple(sorted((share for _, share in keys), key=lambda share: (len(share), share)))

@@ -43,6 +43,10 @@ class Terminal:
             or [""]
         ]
 
+    def paragraph(self, style: str, text: str) -> list[str]:
+        """The text in painted lines, indented by two, and by four where they are continued."""
+        return [self.paint(line, style) for line in self.wrap(text, "  ", "    ")]
+
 
 def of(stream: TextIO | None = None) -> Terminal:
     """What stands behind a stream (stdout). $NO_COLOR, if not empty, switches colour off (no-color.org)."""

@@ -5,13 +5,23 @@ from __future__ import annotations
 import json
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from nodeagent.config.v1alpha1 import API_VERSION, KIND
 from nodeagent.documents.quantities import format_duration, format_quantity
 from nodeagent.documents.scalars import Misread, resolve
-from nodeagent.model.config import DEFAULT_TRANSITION_TIMEOUT, Match, Mode, Rule, SharingConfig
+from nodeagent.model.config import (
+    DEFAULT_TRANSITION_TIMEOUT,
+    MIG_RESOURCES,
+    Match,
+    Mode,
+    MpsTerms,
+    Placement,
+    Rule,
+    SharingConfig,
+)
+from nodeagent.model.health import APPLICATION_XIDS, HealthPolicy
 
 DEFAULT_NAME: Final = "converted"
 
@@ -19,17 +29,28 @@ _PLAIN: Final = re.compile(r"[A-Za-z][-A-Za-z0-9._/]*")
 _WIDTH: Final = 110
 
 
+_WHOLE: Final = (
+    "NVIDIA's migStrategy none would offer a GPU with MIG enabled as if it were whole; here its MIG devices are"
+    " offered, as nvidia.com/mig-<profile>"
+)
+
+
+def notes(config: SharingConfig) -> tuple[str, ...]:
+    """What is to be known of a config once it is written in our format, which cannot say all that NVIDIA's can."""
+    return config.notes if config.mig else (*config.notes, _WHOLE)
+
+
 def to_yaml(config: SharingConfig, *, name: str | None = None) -> str:
-    """A document that loads as `config`, its notes as comments.
+    """A document that loads as `config`, as far as our format can say it, its notes as comments.
 
     `name` replaces the config's own; one that has none (NVIDIA's file) is called `converted`. Memory is given in whole
-    KiB and times in whole milliseconds, as in every config that came from a file.
+    KiB (MiB under MPS) and times in whole milliseconds, as in every config that came from a file.
     """
     return "\n".join([*_lines(config, name or config.name or DEFAULT_NAME), ""])
 
 
 def _lines(config: SharingConfig, name: str) -> Iterator[str]:
-    for note in config.notes:
+    for note in notes(config):
         yield from textwrap.wrap(note, _WIDTH, initial_indent="# ", subsequent_indent="#   ")
     yield f"apiVersion: {API_VERSION}"
     yield f"kind: {KIND}"
@@ -43,6 +64,8 @@ def _lines(config: SharingConfig, name: str) -> Iterator[str]:
         yield from _rule(rule)
     if config.transition_timeout != DEFAULT_TRANSITION_TIMEOUT:
         yield f"  transition: {{timeout: {format_duration(config.transition_timeout)}}}"
+    if parts := list(_health(config.health)):
+        yield f"  health: {{{', '.join(parts)}}}"
 
 
 def _rule(rule: Rule) -> Iterator[str]:
@@ -53,24 +76,54 @@ def _rule(rule: Rule) -> Iterator[str]:
     if rule.contract is None:
         yield "      withheld: {}"
         return
-    yield f"      resource: {_text(rule.contract.resource)}"
+    if rule.contract.resource != MIG_RESOURCES:
+        yield f"      resource: {_text(rule.contract.resource)}"
     if rule.contract.mode is Mode.EXCLUSIVE:
         yield "      exclusive: {}"
+    elif rule.mps is not None:
+        yield f"      mps: {{{', '.join(_limits(rule.replicas, rule.mps))}}}"
     else:
         yield f"      timeSlicing: {{replicas: {rule.replicas}}}"
-    if rule.max_shares_per_container is not None:
+    if rule.max_shares_per_container != (1 if rule.mps is not None else None):
         yield f"      maxSharesPerContainer: {rule.max_shares_per_container}"
+    if rule.placement is not Placement.DISTRIBUTED:
+        yield f"      placement: {rule.placement.value}"
+
+
+def _health(policy: HealthPolicy) -> Iterator[str]:
+    if policy.critical is not None:
+        yield f"criticalXids: {_numbers(policy.critical)}"
+    elif policy.ignored != APPLICATION_XIDS:
+        yield f"ignoreXids: {_numbers(policy.ignored)}"
+    if policy.recover_after is not None:
+        yield f"recovery: {{after: {format_duration(policy.recover_after)}, xids: {_numbers(policy.recoverable)}}}"
+
+
+def _numbers(numbers: Iterable[int]) -> str:
+    return f"[{', '.join(map(str, sorted(numbers)))}]"
+
+
+def _limits(replicas: int, terms: MpsTerms) -> Iterator[str]:
+    yield f"replicas: {replicas}"
+    if terms.memory is not None:
+        yield f"memoryPerReplica: {format_quantity(terms.memory, ('Gi', 'Mi'))}"
+    if terms.threads is not None:
+        yield f"threadPercentage: {terms.threads}"
+    if terms.oversubscribe:
+        yield "oversubscribe: true"
 
 
 def _criteria(match: Match) -> Iterator[str]:
     if match.indices is not None:
-        yield f"indices: [{', '.join(map(str, sorted(match.indices)))}]"
+        yield f"indices: {_numbers(match.indices)}"
     if match.uuids is not None:
         yield f"uuids: [{', '.join(map(_text, sorted(match.uuids)))}]"
     if match.models is not None:
         yield f"models: [{', '.join(map(_text, match.models))}]"
     if match.min_memory is not None:
         yield f"minMemory: {format_quantity(match.min_memory)}"
+    if match.mig is not None:
+        yield f"mig: [{', '.join(map(_text, match.mig))}]"
 
 
 def _text(text: str) -> str:

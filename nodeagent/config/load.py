@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Final
 
-from nodeagent.config import nvidia_v1, v1alpha1
+from nodeagent.config import health, nvidia_v1, v1alpha1
 from nodeagent.config.formats import Format, format_of, not_for_us
 from nodeagent.config.semantics import check_rules
 from nodeagent.documents.schema import Schema, check, load_schema
@@ -47,21 +47,26 @@ def _read(tree: Tree) -> tuple[SharingConfig | None, tuple[Violation, ...]]:
         return None, (*tree.problems, not_for_us(tree))
     faults = (*tree.problems, *check(tree, _schema(meant)))
     if faults:
-        return None, tuple(sorted(faults, key=lambda one: (one.where.line, one.where.column)))
+        return None, _in_order(faults)
     if meant is Format.NVIDIA_V1:
         faults = nvidia_v1.check(tree)
         if faults:
             return None, faults
         config, sited = nvidia_v1.parse(tree)
+        faults = check_rules(sited)
     else:
         config, sited = v1alpha1.parse(tree)
-    faults = check_rules(sited)
+        faults = _in_order((*check_rules(sited), *health.check(tree)))
     return (None, faults) if faults else (config, ())
 
 
 @cache
 def _schema(meant: Format) -> Schema:
     return load_schema(_SCHEMAS[meant])
+
+
+def _in_order(violations: tuple[Violation, ...]) -> tuple[Violation, ...]:
+    return tuple(sorted(violations, key=lambda one: (one.where.line, one.where.column)))
 
 
 def _bounded(violations: tuple[Violation, ...]) -> tuple[Violation, ...]:

@@ -5,110 +5,117 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Final, cast
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
 
+from nodeagent.config.nvidia_faults import MIG_STRATEGY, faults
+from nodeagent.config.nvidia_file import MigStrategy, NvidiaFile, Resource, Sharing, is_part
+from nodeagent.config.nvidia_notes import notes
 from nodeagent.config.sited import Sited
-from nodeagent.documents.tree import Path, Tree, dotted
-from nodeagent.model.config import DEFAULT_RESOURCE, Contract, Match, Mode, Rule, SharingConfig, Stage, Violation
+from nodeagent.documents.tree import Path, Tree
+from nodeagent.model.config import (
+    DEFAULT_RESOURCE,
+    Contract,
+    Match,
+    Mode,
+    MpsTerms,
+    Rule,
+    SharingConfig,
+    Stage,
+    Violation,
+)
 
 SCHEMA: Final = "nvidia-v1"
 
-_RESOURCES: Final[Path] = ("sharing", "timeSlicing", "resources")
-_KEYS: Final[Mapping[str, Path]] = {"resource": ("rename",)}
-_EXCLUSIVE: Final = Contract(DEFAULT_RESOURCE, Mode.EXCLUSIVE)
+_WHOLE_GPUS: Final = Rule("whole-gpus", Match(), Contract(DEFAULT_RESOURCE, Mode.EXCLUSIVE), 1)
+_MIG_DEVICES: Final = replace(_WHOLE_GPUS, name="mig-devices", match=Match(mig=("*",)))
+"""Under NVIDIA's strategy `single`, whether anything is shared or not."""
 
 
 def check(tree: Tree) -> tuple[Violation, ...]:
     """What is wrong with a tree that fits the schema, before it can be told in rules (stage semantic)."""
-    resources = _time_slicing(tree).get("resources", [])
-    return tuple(
-        Violation(
-            tree.file,
-            tree.where((*_RESOURCES, position, "name")),
-            f'expected each resource once, got "{resource["name"]}" again (first in line'
-            f" {tree.where((*_RESOURCES, 0)).line})",
-            Stage.SEMANTIC,
-        )
-        for position, resource in enumerate(resources)
-        if position > 0
-    )
+    found = faults(NvidiaFile(tree))
+    return tuple(Violation(tree.file, tree.where(path), message, Stage.SEMANTIC) for path, message in found)
 
 
 def parse(tree: Tree) -> tuple[SharingConfig, tuple[Sited, ...]]:
     """The config that a tree means, and its rules with their places. The tree must fit the schema and pass `check`."""
-    sharing = _time_slicing(tree)
-    if sharing:
-        sited = tuple(_rules(tree, sharing))
-    else:
-        sited = (Sited(Rule("whole-gpus", Match(), _EXCLUSIVE, 1, where=tree.where(())), tree, ()),)
-    config = SharingConfig(name="", rules=tuple(one.rule for one in sited), notes=tuple(_notes(tree, sharing)))
+    file = NvidiaFile(tree)
+    sited = tuple(_rules(file))
+    config = SharingConfig(
+        name="",
+        rules=tuple(one.rule for one in sited),
+        mig=file.strategy is not MigStrategy.NONE,
+        notes=tuple(notes(file)),
+    )
     return config, sited
 
 
-def _time_slicing(tree: Tree) -> dict[str, Any]:
-    root = cast("dict[str, Any]", tree.value)
-    found: dict[str, Any] = root.get("sharing", {}).get("timeSlicing", {})
-    return found
+def _rules(file: NvidiaFile) -> Iterator[Sited]:
+    """What is shared; then, where the names by which MIG devices go here by default are not NVIDIA's, those too."""
+    sharing = file.sharing
+    if sharing is None:
+        yield _sited(file, _WHOLE_GPUS, ())
+    else:
+        for resource in sharing.resources():
+            yield from _shared(file, sharing, resource)
+    if file.strategy is MigStrategy.SINGLE and (
+        sharing is None or any(one.devices != "all" for one in sharing.resources())
+    ):
+        yield _sited(file, _MIG_DEVICES, MIG_STRATEGY)
 
 
-def _rules(tree: Tree, sharing: dict[str, Any]) -> Iterator[Sited]:
-    """One rule, or two where `devices` lists both indices and UUIDs: criteria of one rule must hold together."""
-    resource = sharing["resources"][0]
-    path = (*_RESOURCES, 0)
-    shared = f"{DEFAULT_RESOURCE}.shared" if sharing.get("renameByDefault", False) else DEFAULT_RESOURCE
-    matches = _matches(resource.get("devices", "all"))
-    for name, match in matches.items():
-        yield Sited(
-            Rule(
-                name=name if len(matches) > 1 else "time-slicing",
-                match=match,
-                contract=Contract(resource.get("rename", shared), Mode.TIME_SLICED),
-                replicas=resource["replicas"],
-                max_shares_per_container=1 if sharing.get("failRequestsGreaterThanOne", False) else None,
-                where=tree.where(path),
-            ),
-            tree,
-            path,
-            _KEYS,
+def _shared(file: NvidiaFile, sharing: Sharing, resource: Resource) -> Iterator[Sited]:
+    """Under MPS the limits are NVIDIA's equal parts, which are our defaults. Several shares of a container are of one
+    GPU there, so that as many as there are is no limit.
+    """
+    under_mps = sharing.mode is Mode.MPS
+    replicas = resource.entry["replicas"]
+    most = replicas if under_mps else None
+    for suffix, match in _matches(resource, file.strategy):
+        rule = Rule(
+            name=f"{sharing.name}{suffix}",
+            match=match,
+            contract=Contract(sharing.called(resource), sharing.mode),
+            replicas=replicas,
+            max_shares_per_container=1 if sharing.fails_above_one else most,
+            mps=MpsTerms() if under_mps else None,
         )
+        yield _sited(file, rule, resource.path)
 
 
-def _matches(devices: object) -> dict[str, Match]:
-    if devices == "all":
-        return {"time-slicing": Match()}
-    if isinstance(devices, int):
-        return {"time-slicing": Match(indices=frozenset(range(devices)))}
-    listed = cast("list[int | str]", devices)
-    uuids = frozenset(item for item in listed if isinstance(item, str) and item.startswith("GPU-"))
-    indices = frozenset(int(item) for item in listed if item not in uuids)
-    matches = {
-        "time-slicing-by-index": Match(indices=indices) if indices else None,
-        "time-slicing-by-uuid": Match(uuids=uuids) if uuids else None,
-    }
-    return {name: match for name, match in matches.items() if match is not None}
+def _matches(resource: Resource, strategy: MigStrategy) -> Iterator[tuple[str, Match]]:
+    """What a resource and its `devices` select, by what is added to the name of the rule: whole GPUs, MIG devices of a
+    profile, or, under `single`, either.
+    """
+    for suffix, match in _selected(resource):
+        if resource.profile is not None:
+            named = re.sub("[^a-z0-9]+", "-", resource.profile)
+            yield f"-{named}{suffix}", replace(match, mig=(resource.profile,))
+            continue
+        if match.uuids is None or match.parts != match.uuids:
+            yield suffix, replace(match, uuids=None if match.uuids is None else match.uuids - match.parts)
+        if strategy is MigStrategy.SINGLE:
+            yield f"-mig{suffix}", replace(match, mig=("*",))
 
 
-def _notes(tree: Tree, sharing: dict[str, Any]) -> Iterator[str]:
-    flags = cast("dict[str, Any]", tree.value).get("flags", {})
-    if flags.get("failOnInitError", False):
-        yield (
-            f"{_place(tree, ('flags', 'failOnInitError'))}: NVIDIA's plugin would exit without a driver; this agent"
-            " stays up, is not ready and says why, and picks the GPUs up when they appear"
-        )
-    for resource in sharing.get("resources", ()):
-        if resource.get("devices", "all") != "all":
-            yield (
-                f"{_place(tree, (*_RESOURCES, 0, 'devices'))}: only these GPUs are shared; NVIDIA's plugin would ignore"
-                " this and share them all"
-            )
-        would_be = f"{DEFAULT_RESOURCE}.shared" if sharing.get("renameByDefault", False) else DEFAULT_RESOURCE
-        if resource.get("rename", would_be) != would_be:
-            yield (
-                f"{_place(tree, (*_RESOURCES, 0, 'rename'))}: the shares are called {resource['rename']}; NVIDIA's"
-                f" plugin would ignore this and call them {would_be}"
-            )
+def _selected(resource: Resource) -> Iterator[tuple[str, Match]]:
+    """Indices and UUIDs are two rules, since criteria of one rule must hold together."""
+    if not isinstance(resource.devices, list):
+        indices = None if resource.devices == "all" else frozenset(range(int(resource.devices)))
+        yield "", Match(indices=indices)
+        return
+    uuids = frozenset(str(item) for item in resource.listed if is_part(item) or str(item).startswith("GPU-"))
+    indices = frozenset(int(item) for item in resource.listed if item not in uuids)
+    if indices:
+        yield "-by-index" if uuids else "", Match(indices=indices)
+    if uuids:
+        yield "-by-uuid" if indices else "", Match(uuids=uuids)
 
 
-def _place(tree: Tree, path: Path) -> str:
-    return f"line {tree.where(path).line}, {dotted(path)}"
+def _sited(file: NvidiaFile, rule: Rule, path: Path) -> Sited:
+    """`resource` is called `rename` there; a rule that nothing in the file names has no fields."""
+    keys = {"resource": ("rename",)} if path not in {(), MIG_STRATEGY} else {"resource": ()}
+    return Sited(replace(rule, where=file.tree.where(path)), file.tree, path, keys)

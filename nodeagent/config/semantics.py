@@ -7,11 +7,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from typing import Final
 
+from nodeagent.config.reach import never_matching, takes_every_gpu
 from nodeagent.config.sited import Sited
-from nodeagent.model.config import DEFAULT_RESOURCE, IMPLICIT_RULE, Match, Mode, Rule, Stage, Violation, Where
+from nodeagent.documents.quantities import format_quantity
+from nodeagent.model.config import (
+    DEFAULT_RESOURCE,
+    IMPLICIT_RULE,
+    MIG_RESOURCES,
+    Mode,
+    Rule,
+    Stage,
+    Violation,
+    Where,
+)
+from nodeagent.model.inventory import Gpu
 from nodeagent.model.shares import MAX_ID_LENGTH
+
+_SHARED: Final = {Mode.TIME_SLICED: ".shared", Mode.MPS: ".mps"}
+"""Modes in which a GPU has several shares, and how the name of such shares usually ends."""
+
+_ANY_GPU: Final = Gpu("", 0, "", 0)
+"""Shows those limits of a rule that follow from no GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +40,15 @@ class _Objection:
 
 def check_rules(rules: Sequence[Sited]) -> tuple[Violation, ...]:
     """Everything that is wrong with these rules taken together (stage semantic), in the order of the file."""
-    found = [*_repeated_names(rules), *_never_matching(rules), *_ambiguous_resources(rules), *_long_ids(rules)]
+    found = [
+        *_repeated_names(rules),
+        *_never_matching(rules),
+        *_ambiguous_resources(rules),
+        *_placements(rules),
+        *_mig_devices(rules),
+        *_long_ids(rules),
+        *_idle_fields(rules),
+    ]
     found.sort(key=lambda one: (one.where.line, one.where.column))
     return tuple(Violation(rules[0].tree.file, one.where, one.message, Stage.SEMANTIC) for one in found)
 
@@ -38,40 +64,30 @@ def _repeated_names(rules: Sequence[Sited]) -> Iterator[_Objection]:
 
 
 def _never_matching(rules: Sequence[Sited]) -> Iterator[_Objection]:
-    for position, sited in enumerate(rules):
-        before = rules[:position]
-        earlier = next((one for one in before if _covers(one.rule.match, sited.rule.match)), None)
-        if earlier is not None:
-            taken = "every GPU" if _takes_all(earlier.rule.match) else "all GPUs that it names"
-            yield _Objection(
-                sited.where(),
-                f"expected a rule that can match, got one that never does: {_named(earlier)} takes {taken} first;"
-                " move this rule above it, or narrow that one",
-            )
-        elif before and _covered_together([one.rule.match for one in before], sited.rule.match):
-            yield _Objection(
-                sited.where(),
-                "expected a rule that can match, got one that never does: the rules before it take all GPUs that it"
-                " names; remove it, or narrow them",
-            )
+    for sited, message in never_matching(rules):
+        yield _Objection(sited.where(), message)
 
 
 def _ambiguous_resources(rules: Sequence[Sited]) -> Iterator[_Objection]:
-    """A resource name stands for one mode and one set of limits on a node."""
+    """A resource name stands for one mode and one set of limits on a node. What names by profile MIG devices will have
+    is known on the node only.
+    """
     first: dict[str, Sited] = {}
-    leftover = not any(_takes_all(sited.rule.match) for sited in rules)
+    leftover = not any(takes_every_gpu(sited.rule) for sited in rules)
     for sited in rules:
         rule = sited.rule
-        if rule.contract is None:
+        if rule.contract is None or rule.contract.resource == MIG_RESOURCES:
             continue
         resource = rule.contract.resource
         earlier = first.setdefault(resource, sited)
-        expected = f"expected one mode and one limit for {resource}, got "
-        if earlier is not sited and _terms(rule) != _terms(earlier.rule):
-            shared = earlier if rule.mode is Mode.EXCLUSIVE and earlier.rule.mode is Mode.TIME_SLICED else sited
+        expected = f"expected one mode and one set of limits for {resource}, got "
+        # What is as the GPUs that no rule matches is told of with them, once.
+        by_default = leftover and resource == DEFAULT_RESOURCE and _terms(rule) == _terms(IMPLICIT_RULE)
+        if earlier is not sited and _terms(rule) != _terms(earlier.rule) and not by_default:
+            whole_after_shared = rule.mode is Mode.EXCLUSIVE and earlier.rule.mode is not Mode.EXCLUSIVE
             message = (
-                f'{_terms(earlier.rule)} in {_named(earlier)} and {_terms(rule)} in "{rule.name}";'
-                f" {_another_name(shared, resource, rules)}"
+                f'{_terms(earlier.rule)} in {earlier.named} and {_terms(rule)} in "{rule.name}";'
+                f" {_another_name(earlier if whole_after_shared else sited, resource, rules)}"
             )
             yield _Objection(sited.where("resource"), expected + message)
         elif earlier is sited and leftover and resource == DEFAULT_RESOURCE and _terms(rule) != _terms(IMPLICIT_RULE):
@@ -82,10 +98,55 @@ def _ambiguous_resources(rules: Sequence[Sited]) -> Iterator[_Objection]:
             yield _Objection(sited.where("resource"), expected + message)
 
 
+def _placements(rules: Sequence[Sited]) -> Iterator[_Objection]:
+    """Which shares a container should get is asked of a resource, so its rules must agree. It is not asked of whole
+    GPUs, where the distances between them decide.
+    """
+    first: dict[str, Sited] = {}
+    for sited in rules:
+        rule = sited.rule
+        if rule.contract is None:
+            continue
+        if rule.mode is Mode.EXCLUSIVE and not rule.match.mig_only:
+            if sited.gives("placement"):
+                yield _Objection(
+                    sited.where("placement"),
+                    "expected no placement beside exclusive whole GPUs, of which a container gets those nearest to one"
+                    " another; remove it",
+                )
+            continue
+        earlier = first.setdefault(rule.contract.resource, sited)
+        if earlier.rule.placement is not rule.placement and rule.contract.resource != MIG_RESOURCES:
+            yield _Objection(
+                sited.where("placement"),
+                f"expected one placement for {rule.contract.resource}, got {earlier.rule.placement.value} in"
+                f' {earlier.named} and {rule.placement.value} in "{rule.name}"; write the same in both, or give one of'
+                " them another `resource`",
+            )
+
+
+def _mig_devices(rules: Sequence[Sited]) -> Iterator[_Objection]:
+    """What cannot be done with MIG devices, or not in one rule with whole GPUs."""
+    for sited in rules:
+        match = sited.rule.match
+        if sited.rule.mode is Mode.MPS and (match.mig_only or match.parts):
+            yield _Objection(
+                sited.where("mps"),
+                "expected timeSlicing or exclusive for MIG devices, got mps, which is for whole GPUs; choose one of"
+                " these, or let the rule speak of whole GPUs",
+            )
+        elif match.parts and not match.mig_only and sited.rule.mode is not Mode.WITHHELD:
+            yield _Objection(
+                sited.where("uuids"),
+                "expected UUIDs of GPUs, or of MIG devices, got both, which no resource stands for; write a rule for"
+                " each",
+            )
+
+
 def _long_ids(rules: Sequence[Sited]) -> Iterator[_Objection]:
     """The kubelet takes ids of at most 63 characters, and an id is `<uuid>::<n>`."""
     for sited in rules:
-        if sited.rule.mode is not Mode.TIME_SLICED:
+        if sited.rule.mode not in _SHARED:
             continue
         suffix = len(f"::{sited.rule.replicas - 1}")
         for uuid in sorted(sited.rule.match.uuids or ()):
@@ -98,57 +159,37 @@ def _long_ids(rules: Sequence[Sited]) -> Iterator[_Objection]:
                 )
 
 
-def _named(sited: Sited) -> str:
-    return f'rule "{sited.rule.name}" (line {sited.where().line})'
+def _idle_fields(rules: Sequence[Sited]) -> Iterator[_Objection]:
+    """A field that can do nothing is a mistake about it: parts of a GPU never add up to more than the GPU."""
+    for sited in rules:
+        if sited.rule.mps is not None and sited.rule.mps.oversubscribe and sited.rule.mps.memory is None:
+            yield _Objection(
+                sited.where("mps"),
+                "expected `memoryPerReplica` beside `oversubscribe: true`, got none: shares get their parts of the"
+                " memory, which are never too much; give `memoryPerReplica`, or remove `oversubscribe`",
+            )
 
 
 def _terms(rule: Rule) -> str:
-    limit = rule.max_shares_per_container
-    return rule.mode.value if limit is None else f"{rule.mode.value} with at most {limit} per container"
+    """Mode and limits in words: equal for two rules if and only if their shares are the same to a pod.
+
+    The part of the memory that a share gets by default is told as such, since it follows from the GPU.
+    """
+    contract = rule.contract_for(_ANY_GPU)
+    limits = contract.limits if contract is not None else None
+    if rule.mps is None or limits is None:
+        limit = rule.max_shares_per_container
+        return rule.mode.value if limit is None else f"{rule.mode.value} with at most {limit} per container"
+    memory = f"1/{rule.replicas} of the memory" if rule.mps.memory is None else format_quantity(rule.mps.memory)
+    each = f"{memory} and {limits.threads} % of the threads each"
+    return f"{rule.mode.value} with {each}, at most {limits.most} per container"
 
 
 def _another_name(sited: Sited, resource: str, rules: Sequence[Sited]) -> str:
     """The mend: a name that is free and, if it can, says what the shares are."""
     taken = {one.rule.contract.resource for one in rules if one.rule.contract is not None}
-    name = f"{resource}.shared"
-    if name in taken or sited.rule.mode is not Mode.TIME_SLICED or resource.endswith(".shared"):
+    suffix = _SHARED.get(sited.rule.mode, "")
+    name = f"{resource}{suffix}"
+    if name in taken or not suffix or resource.endswith(suffix):
         name = f"{resource}-{sited.rule.name}"
     return f'give the shares of "{sited.rule.name}" another name, such as "{sited.key("resource")}: {name}"'
-
-
-def _takes_all(match: Match) -> bool:
-    return match.indices is None and match.uuids is None and match.min_memory is None and _any_model(match)
-
-
-def _any_model(match: Match) -> bool:
-    return match.models is None or any(glob.strip("*") == "" for glob in match.models)
-
-
-def _covers(wide: Match, narrow: Match) -> bool:
-    """Whether everything that `narrow` matches is matched by `wide`, as far as the criteria themselves show it."""
-    return (
-        (wide.indices is None or (narrow.indices is not None and narrow.indices <= wide.indices))
-        and (wide.uuids is None or (narrow.uuids is not None and narrow.uuids <= wide.uuids))
-        and (wide.min_memory is None or (narrow.min_memory is not None and narrow.min_memory >= wide.min_memory))
-        and (_any_model(wide) or _covers_models(wide.models or (), narrow.models))
-    )
-
-
-def _covers_models(wide: Sequence[str], narrow: Sequence[str] | None) -> bool:
-    return narrow is not None and all(
-        any(glob == other or (not set(glob) & set("*?[") and fnmatchcase(glob, other)) for other in wide)
-        for glob in narrow
-    )
-
-
-def _covered_together(before: Sequence[Match], match: Match) -> bool:
-    """Whether rules that look at nothing but index, or nothing but uuid, have together named all that `match` names."""
-    indices: set[int] = set()
-    uuids: set[str] = set()
-    for one in before:
-        if _any_model(one) and one.min_memory is None:
-            if one.uuids is None:
-                indices |= one.indices or set()
-            if one.indices is None:
-                uuids |= one.uuids or set()
-    return bool(match.indices and match.indices <= indices) or bool(match.uuids and match.uuids <= uuids)

@@ -18,10 +18,22 @@ class Sited:
     path: Path
     keys: Mapping[str, Path] = field(default_factory=dict)
 
+    @property
+    def named(self) -> str:
+        """`rule "small" (line 7)`."""
+        return f'rule "{self.rule.name}" (line {self.where().line})'
+
     def where(self, name: str | None = None) -> Where:
         """The place of a field of this rule, or of the rule itself."""
-        return self.tree.where(self.path if name is None else (*self.path, *self.keys.get(name, (name,))))
+        return self.tree.where(self.path if name is None else self._path(name))
+
+    def gives(self, name: str) -> bool:
+        """Whether its author wrote a field, rather than leave it to its default."""
+        return self._path(name) in self.tree.values
 
     def key(self, name: str) -> str:
         """What the format calls a field."""
-        return str(self.keys.get(name, (name,))[-1])
+        return str((self.keys.get(name) or (name,))[-1])
+
+    def _path(self, name: str) -> Path:
+        return (*self.path, *self.keys.get(name, (name,)))

@@ -24,6 +24,10 @@ _log = logging.getLogger(__name__)
 EMPTY_GRACE: Final = 0.2
 """Seconds for which an empty file is taken for one that is being written."""
 
+COMEBACK: Final = 2.0
+"""Seconds after which a file that was away is looked at once more: a directory that was made anew and is gone again
+before anybody could watch it leaves no event."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -117,10 +121,12 @@ class ConfigSource:
             noticed = self._away_since
         else:
             self._away_since = None
-        if self._newest is None or self._newest.loaded != found:
+        before = self._newest
+        if before is None or before.loaded != found:
             self._newest = Reading(found, noticed)
             self._wake()
-        return self._reread
+        back = before is not None and isinstance(before.loaded, Unreadable) and isinstance(found, Loaded)
+        return min(COMEBACK, self._reread) if back else self._reread
 
     def _grace(self, found: Loaded | Unreadable) -> float:
         """How long this may last before it is told: not at all at the start, when nothing was there before."""

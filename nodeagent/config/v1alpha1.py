@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, cast
 
+from nodeagent.config import health
 from nodeagent.config.sited import Sited
 from nodeagent.documents.quantities import parse_duration, parse_quantity
 from nodeagent.documents.tree import Tree
 from nodeagent.model.config import (
     DEFAULT_RESOURCE,
     DEFAULT_TRANSITION_TIMEOUT,
+    MIG_RESOURCES,
     Contract,
     Match,
     Mode,
+    MpsTerms,
+    Placement,
     Rule,
     SharingConfig,
 )
@@ -22,7 +26,12 @@ API_VERSION: Final = "nodeagent.io/v1alpha1"
 KIND: Final = "SharingConfig"
 SCHEMA: Final = "sharing-config-v1alpha1"
 
-_REPLICAS: Final[Mapping[str, tuple[str, ...]]] = {"replicas": ("timeSlicing", "replicas")}
+_MODES: Final[Mapping[str, Mode]] = {
+    "exclusive": Mode.EXCLUSIVE,
+    "timeSlicing": Mode.TIME_SLICED,
+    "mps": Mode.MPS,
+    "withheld": Mode.WITHHELD,
+}
 
 
 def parse(tree: Tree) -> tuple[SharingConfig, tuple[Sited, ...]]:
@@ -36,31 +45,43 @@ def parse(tree: Tree) -> tuple[SharingConfig, tuple[Sited, ...]]:
         rules=tuple(one.rule for one in sited),
         suspend=spec.get("suspend", False),
         transition_timeout=DEFAULT_TRANSITION_TIMEOUT if timeout is None else parse_duration(timeout),
-        notes=tuple(_notes(sited)),
+        health=health.parse_health(spec),
+        notes=(*_notes(sited), *health.notes(spec)),
     )
     return config, sited
 
 
 def _rule(tree: Tree, position: int, rule: dict[str, Any]) -> Sited:
     path = ("spec", "rules", position)
-    if "withheld" in rule:
-        contract, replicas = None, 0
-    elif "timeSlicing" in rule:
-        contract, replicas = Contract(rule["resource"], Mode.TIME_SLICED), rule["timeSlicing"]["replicas"]
-    else:
-        contract, replicas = Contract(rule.get("resource", DEFAULT_RESOURCE), Mode.EXCLUSIVE), 1
+    key = next(key for key in _MODES if key in rule)
+    mode, body = _MODES[key], rule[key]
+    withheld = mode is Mode.WITHHELD
+    under_mps = mode is Mode.MPS
+    match = _match(rule.get("match", {}))
+    by_default = MIG_RESOURCES if match.mig_only else DEFAULT_RESOURCE
     return Sited(
         Rule(
             name=rule["name"],
-            match=_match(rule.get("match", {})),
-            contract=contract,
-            replicas=replicas,
-            max_shares_per_container=rule.get("maxSharesPerContainer"),
+            match=match,
+            contract=None if withheld else Contract(rule.get("resource", by_default), mode),
+            replicas=0 if withheld else body.get("replicas", 1),
+            max_shares_per_container=rule.get("maxSharesPerContainer", 1 if under_mps else None),
+            mps=_mps(body) if under_mps else None,
+            placement=Placement(rule.get("placement", Placement.DISTRIBUTED.value)),
             where=tree.where(path),
         ),
         tree,
         path,
-        _REPLICAS,
+        {"replicas": (key, "replicas"), "uuids": ("match", "uuids")},
+    )
+
+
+def _mps(body: dict[str, Any]) -> MpsTerms:
+    memory = body.get("memoryPerReplica")
+    return MpsTerms(
+        memory=None if memory is None else parse_quantity(memory),
+        threads=body.get("threadPercentage"),
+        oversubscribe=body.get("oversubscribe", False),
     )
 
 
@@ -70,12 +91,19 @@ def _match(match: dict[str, Any]) -> Match:
         uuids=frozenset(match["uuids"]) if "uuids" in match else None,
         models=tuple(match["models"]) if "models" in match else None,
         min_memory=parse_quantity(match["minMemory"]) if "minMemory" in match else None,
+        mig=tuple(match["mig"]) if "mig" in match else None,
     )
 
 
-def _notes(rules: tuple[Sited, ...]) -> list[str]:
-    return [
-        f'rule "{sited.rule.name}" makes one time-sliced share of a GPU: "exclusive: {{}}" is the usual way to say that'
-        for sited in rules
-        if sited.rule.mode is Mode.TIME_SLICED and sited.rule.replicas == 1
-    ]
+def _notes(rules: tuple[Sited, ...]) -> Iterator[str]:
+    for rule in (sited.rule for sited in rules):
+        if rule.mode is Mode.TIME_SLICED and rule.replicas == 1:
+            yield (
+                f'rule "{rule.name}" makes one time-sliced share of a GPU: "exclusive: {{}}" is the usual way to say'
+                " that"
+            )
+        if rule.mode is Mode.MPS and (rule.max_shares_per_container or 0) > rule.replicas:
+            yield (
+                f'rule "{rule.name}" allows a container {rule.max_shares_per_container} shares, but a GPU has'
+                f" {rule.replicas}, and under MPS all shares of a container are of one GPU"
+            )

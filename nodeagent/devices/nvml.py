@@ -1,56 +1,47 @@
-"""The GPUs that NVIDIA's driver knows, through NVML: the only speaker to `pynvml`.
+"""The GPUs that NVIDIA's driver knows, through NVML: who asks what when, and what becomes of no answer.
 
-NVML is initialised once: a cycle of shutdown and init costs half a second of CPU on a large node. It is done again only
-when
-
-- the kernel binds other PCI devices to the driver than before: an initialised library is not documented to see those;
-- a GPU has been lost for a while: shutting down closes its device file, without which nobody can reset it, and a GPU
-  that was reset is seen by a fresh library only;
-- NVML itself says that it must be.
-
-Handles may become invalid whenever GPUs come or go, so each look gets them anew and asks everything anew: it is a
-handful of calls per GPU.
+Each GPU is asked in a thread of its own, of its way to others in another, the library as a whole in one more, and the
+XIDs of each GPU are waited for in yet another, so that what hangs holds up nothing else. The library is shut down and
+initialised anew only while no other call is under way, and nobody listens.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import pynvml
-
+from nodeagent.devices import nvml_calls, nvml_errors
 from nodeagent.devices.looking import Fault, LookingDriver, assemble
+from nodeagent.devices.nvml_errors import CannotLoad, Handle, NVMLError
+from nodeagent.devices.nvml_library import Library, System
+from nodeagent.devices.nvml_topology import Ways
+from nodeagent.devices.turns import Turns
+from nodeagent.devices.xid_watch import XidWatch
 from nodeagent.errand import Errand, Hangs
-from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason
+from nodeagent.model.inventory import (
+    ComputeMode,
+    DriverError,
+    Gpu,
+    GpuHealth,
+    GpuProcess,
+    Inventory,
+    InventoryReason,
+)
 
-_T = TypeVar("_T")
-
-_UNLOADED = frozenset({pynvml.NVML_ERROR_UNINITIALIZED, pynvml.NVML_ERROR_DRIVER_NOT_LOADED})
-"""What any call answers when it is the driver that is gone, not a GPU."""
-
-_NOT_TOLD = frozenset({pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND})
-
-
-@dataclass(frozen=True, slots=True)
-class _System:
-    """What the library says of itself."""
-
-    count: int
-    driver_version: str | None
-    cuda_version: str | None
+T = TypeVar("T")
 
 
 class NvmlDriver(LookingDriver):
-    """Whole GPUs by NVML; looks every `interval` seconds.
+    """GPUs and their MIG devices by NVML; looks every `interval` seconds, and hears of XIDs while it runs.
 
     `deadline` is how long a GPU, or the library, may take to answer in seconds (a GPU without persistence mode takes
-    a few when it is first touched). While a GPU is lost NVML is initialised anew every `reopen_after` seconds.
+    a few when it is first touched). While a GPU is lost NVML is initialised anew after `reopen_after` seconds, and
+    then ever more seldom. `driver_root` and `library` say where NVML is. Without `xids` nobody hears of them.
     """
 
     def __init__(
@@ -61,160 +52,179 @@ class NvmlDriver(LookingDriver):
         deadline: float = 5.0,
         reopen_after: float = 60.0,
         sysfs: Path = Path("/sys"),
+        driver_root: Path = Path("/"),
+        library: Path | None = None,
+        xids: bool = True,
     ) -> None:
         super().__init__(wake=wake, interval=interval)
         self._deadline = deadline
         self._hangs = f"no answer within {deadline:g} s"
-        self._library = _Library(sysfs, reopen_after)
+        self._library = Library(sysfs, reopen_after, driver_root=driver_root, path=library)
         self._library_errand = Errand("nvml", on_late=self.refresh)
-        self._gpu_errands: dict[int, Errand] = {}
+        self._gpus: dict[int, Turns] = {}
+        self._ways = Ways(deadline, on_late=self.refresh)
         self._sysfs = sysfs
+        self._lost = False
+        self._doubted: set[str] = set()
+        self._wants_xids = xids
+        self._listens = False
+        self._watch = XidWatch(news=self._on_news, refresh=self.refresh, deadline=deadline)
+
+    async def run(self) -> None:
+        """Looks, and waits for XIDs, until cancelled."""
+        self._listens = self._wants_xids
+        async with asyncio.TaskGroup() as group:
+            group.create_task(super().run())
+            group.create_task(self._watch.run())
+
+    # --- looks ------------------------------------------------------------------------------------------------------
 
     async def _look(self, last: Inventory) -> Inventory:
-        """All GPUs at once; takes `deadline` seconds at most for the library and as much for the GPUs."""
-        idle = not any(errand.busy for errand in self._gpu_errands.values())
-        open_ = partial(self._library.open, may_reopen=idle, lost=last.reason is InventoryReason.GPU_LOST)
+        """All GPUs at once. The library, the GPUs and, where they are others than before, the ways between them take
+        `deadline` seconds each at most.
+        """
         try:
-            system = await self._library_errand.run(open_, self._deadline)
+            system = await self._open()
+            self._lost = False
+            doubted, self._doubted = self._doubted, set()
             answers = await asyncio.gather(*(self._ask(index) for index in range(system.count)))
-            gone = [answer for answer in answers if isinstance(answer, pynvml.NVMLError)]
+            gone = [answer for answer in answers if isinstance(answer, NVMLError)]
             if gone:
                 raise gone[0]
         except Hangs:
-            return _unanswered(last, InventoryReason.DRIVER_ERROR, f"cannot ask NVML: {self._hangs}", GpuHealth.HANG)
-        except pynvml.NVMLError as error:
+            message = f"cannot ask NVML: {self._hangs}"
+            return self._unanswered(last, InventoryReason.DRIVER_ERROR, message, GpuHealth.HANG)
+        except (NVMLError, CannotLoad) as error:
             self._library.distrust()
-            return _library_failed(last, error)
+            return self._unanswered(last, *nvml_errors.library_fault(error))
+        told = [answer for answer in answers if isinstance(answer, tuple)]
+        topology = await self._ways.find(system.opening, [whole for whole, *_ in told])
+        if self._listens:
+            self._watch.looked(whole for whole, *_ in told)
+            self._xids = self._watch.log
         return assemble(
-            [answer for answer in answers if isinstance(answer, Gpu)],
+            [gpu for answer in told for gpu in self._believed(answer, last, doubted)],
             [answer for answer in answers if isinstance(answer, Fault)],
             known=last.gpus,
             driver_version=system.driver_version,
             cuda_version=system.cuda_version,
+            driver_load=system.driver_load,
+            topology=topology,
         )
 
-    async def _ask(self, index: int) -> Gpu | Fault | Exception:
-        """One GPU; an NVMLError where it is the driver that is gone."""
-        errand = self._gpu_errands.get(index)
-        if errand is None:
-            errand = self._gpu_errands[index] = Errand(f"nvml-gpu-{index}", on_late=self.refresh)
+    async def _open(self) -> System:
+        """The library, started anew if that is due and nothing else is under way; nothing begins meanwhile."""
+        due = await self._library_errand.run(partial(self._library.is_stale, lost=self._lost), self._deadline)
+        idle = due and not self._busy and await self._watch.close() and not self._busy
+        return await self._library_errand.run(partial(self._library.open, anew=idle), self._deadline)
+
+    async def _ask(self, index: int) -> tuple[Gpu, ...] | Fault | Exception:
+        """One GPU and its MIG devices; an NVMLError where it is the driver that is gone."""
         try:
-            return await errand.run(partial(_read_gpu, index, self._sysfs), self._deadline)
+            answer = await self._gpu(index).run(partial(nvml_calls.read_gpu, index, self._sysfs))
         except Hangs:
             return Fault(index, GpuHealth.HANG, self._hangs)
         except UnicodeError as error:
+            self._lost = True
             return Fault(index, GpuHealth.LOST, f"its answer is garbage: {error}")
-        except pynvml.NVMLError as error:
-            return Fault(index, GpuHealth.LOST, str(error)) if error.value not in _UNLOADED else error
+        except NVMLError as error:
+            if nvml_errors.is_unloaded(error):
+                gone: Exception = error
+                return gone
+            self._lost = self._lost or not nvml_errors.is_refused(error)  # a fresh library is refused as well
+            return Fault(index, GpuHealth.LOST, str(error))
+        if self._listens:  # at once: what is reported while others are asked is not missed
+            self._watch.listen(answer[0])
+        return answer
 
+    def _believed(self, answer: tuple[Gpu, ...], last: Inventory, doubted: AbstractSet[str]) -> tuple[Gpu, ...]:
+        """A GPU that tells of no MIG device any more, where it had some, is believed at the second time in a row, which
+        is at once: until then all is as it was. `doubted` are those of the first time.
+        """
+        whole, *parts = answer
+        known = tuple(gpu for gpu in last.gpus if gpu.physical == whole.uuid)
+        if parts or whole.message or whole.uuid in doubted or all(gpu.mig is None for gpu in known):
+            return answer
+        self._doubted.add(whole.uuid)
+        self.refresh()
+        return known
 
-class _Library:
-    """NVML's own life cycle. Its methods block; they are called one at a time."""
+    def _unanswered(
+        self, last: Inventory, reason: InventoryReason, message: str, health: GpuHealth | None
+    ) -> Inventory:
+        """There was no look. An error of our own access (`health` None) says nothing about the GPUs: they stay as they
+        are. An absent or hanging driver does.
+        """
+        if self._listens:
+            self._watch.not_looked(message)
+            self._xids = self._watch.log
+        gpus = last.gpus
+        if health is not None:
+            gpus = tuple(replace(gpu, health=health, message=message) for gpu in gpus)
+        return replace(last, gpus=gpus, reason=reason, message=message, complete=False)
 
-    def __init__(self, sysfs: Path, reopen_after: float) -> None:
-        self._bound_devices = sysfs / "bus/pci/drivers/nvidia"
-        self._reopen_after = reopen_after
-        self._opened_at: float | None = None
-        self._distrusted = False
-        self._bound: frozenset[str] = frozenset()
+    def _on_news(self) -> None:
+        self._xids = self._watch.log
+        self._wake()
 
-    def open(self, *, may_reopen: bool, lost: bool) -> _System:
-        """The library, initialised; left alone unless `may_reopen`: it must not be shut down under a running call."""
-        bound = self._read_bound()
-        if self._opened_at is not None and may_reopen:
-            overdue = lost and time.monotonic() - self._opened_at >= self._reopen_after
-            if self._distrusted or overdue or bound != self._bound:
-                self._opened_at = None
-                with contextlib.suppress(pynvml.NVMLError):  # what cannot be shut down was not up
-                    pynvml.nvmlShutdown()
-        if self._opened_at is None:
-            pynvml.nvmlInit()
-            self._opened_at, self._bound, self._distrusted = time.monotonic(), bound, False
-        cuda = _optional(pynvml.nvmlSystemGetCudaDriverVersion)
-        return _System(
-            count=pynvml.nvmlDeviceGetCount(),
-            driver_version=_optional(pynvml.nvmlSystemGetDriverVersion),
-            cuda_version=None if cuda is None else f"{cuda // 1000}.{cuda % 1000 // 10}",
-        )
+    @property
+    def _busy(self) -> bool:
+        """Whether any GPU is being asked something, or about to be."""
+        return self._ways.busy or any(gpu.busy for gpu in self._gpus.values())
 
-    def distrust(self) -> None:
-        """The library answers that it is of no use as it is: it is initialised anew at the next look."""
-        self._distrusted = True
+    def _gpu(self, index: int) -> Turns:
+        """Where to ask the GPU at `index`."""
+        if index not in self._gpus:
+            self._gpus[index] = Turns(f"nvml-gpu-{index}", self._deadline, on_late=self.refresh)
+        return self._gpus[index]
 
-    def _read_bound(self) -> frozenset[str]:
-        """PCI addresses of the devices that the kernel driver serves; empty where it is absent or not to be seen."""
+    # --- what is asked of one GPU -----------------------------------------------------------------------------------
+
+    async def compute_mode(self, uuid: str) -> ComputeMode | None:
+        """Which processes may use this GPU; None when it has no compute mode."""
+        return await self._call(f"read the compute mode of {uuid}", uuid, nvml_calls.compute_mode)
+
+    async def set_compute_mode(self, uuid: str, mode: ComputeMode) -> None:
+        """Change that; takes privilege."""
+        task = f"set the compute mode of {uuid} to {mode.value}"
+        await self._call(task, uuid, partial(nvml_calls.set_compute_mode, mode))
+
+    async def processes(self, uuid: str) -> tuple[GpuProcess, ...]:
+        """The processes that compute on this GPU, by pid. Their pids are known where the agent shares the host's."""
+        return await self._call(f"list the processes on {uuid}", uuid, nvml_calls.processes)
+
+    async def _call(self, task: str, uuid: str, call: Callable[[Handle], T]) -> T:
+        """What `call` makes of this GPU, within the deadline."""
         try:
-            return frozenset(entry.name for entry in self._bound_devices.iterdir() if ":" in entry.name)
-        except OSError:
-            return frozenset()
+            async with asyncio.timeout(self._deadline):
+                return await self._find_and_call(task, uuid, call)
+        except (TimeoutError, Hangs) as error:
+            raise DriverError(f"cannot {task}: {self._hangs}") from error
+        except UnicodeError as error:
+            raise DriverError(f"cannot {task}: its answer is garbage: {error}") from error
+        except NVMLError as error:
+            raise DriverError(f"cannot {task}: {nvml_errors.refusal(error) or error}") from error
 
+    async def _find_and_call(self, task: str, uuid: str, call: Callable[[Handle], T]) -> T:
+        """The call, where the GPU was last seen; when it does not answer there, after another look at all GPUs."""
+        gpu = self.inventory.by_uuid().get(uuid)
+        if gpu is not None:
+            try:
+                return await self._call_at(gpu, call)
+            except NVMLError as error:
+                if nvml_errors.refusal(error) is not None:
+                    raise
+        inventory = await self._looked()
+        gpu = inventory.by_uuid().get(uuid)
+        if gpu is None:
+            why = "the driver lists no such GPU" if inventory.complete else inventory.message
+            raise DriverError(f"cannot {task}: {why}")
+        if gpu.health is not GpuHealth.OK:
+            raise DriverError(f"cannot {task}: {gpu.message}")
+        return await self._call_at(gpu, call)
 
-def _read_gpu(index: int, sysfs: Path) -> Gpu:
-    """Everything about one GPU. Blocks. Raises NVMLError when it cannot be identified."""
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    memory = _optional(pynvml.nvmlDeviceGetMemoryInfo, handle)
-    pci = _optional(pynvml.nvmlDeviceGetPciInfo, handle)
-    bus_id = None if pci is None else pci.busId
-    return Gpu(
-        uuid=pynvml.nvmlDeviceGetUUID(handle),
-        index=index,
-        model=pynvml.nvmlDeviceGetName(handle),
-        memory=0 if memory is None else memory.total,  # a GPU that shares the memory of its host says nothing
-        compute_capability=_optional(pynvml.nvmlDeviceGetCudaComputeCapability, handle),
-        minor=_optional(pynvml.nvmlDeviceGetMinorNumber, handle),
-        pci_bus_id=bus_id,
-        numa_node=None if bus_id is None else _numa_node(bus_id, sysfs),
-    )
-
-
-def _optional(call: Callable[..., _T], *arguments: object) -> _T | None:
-    """What `call` returns; None where this driver or GPU does not tell."""
-    try:
-        return call(*arguments)
-    except pynvml.NVMLError as error:
-        if error.value in _NOT_TOLD:
-            return None
-        raise
-
-
-def _numa_node(bus_id: str, sysfs: Path) -> int | None:
-    """The NUMA node of the host that a GPU is attached to, as the kernel knows it; None where it does not.
-
-    (NVML's own call speaks of GPUs that are NUMA nodes themselves, which is something else.) NVML writes the PCI domain
-    with eight digits, the kernel with four or as many as it takes.
-    """
-    domain, _, rest = bus_id.lower().partition(":")
-    try:
-        node = int((sysfs / "bus/pci/devices" / f"{int(domain, 16):04x}:{rest}" / "numa_node").read_text())
-    except (OSError, ValueError):
-        return None
-    return node if node >= 0 else None
-
-
-def _library_failed(last: Inventory, error: Any) -> Inventory:  # noqa: ANN401  # pynvml has no types
-    """The inventory after an error that is about the driver as a whole."""
-    match error.value:
-        case pynvml.NVML_ERROR_LIBRARY_NOT_FOUND:
-            message = "cannot load libnvidia-ml.so.1: it is not there, or not loadable"
-            return _unanswered(last, InventoryReason.DRIVER_MISSING, message, GpuHealth.LOST)
-        case pynvml.NVML_ERROR_DRIVER_NOT_LOADED | pynvml.NVML_ERROR_UNINITIALIZED:
-            message = "cannot ask NVML: the NVIDIA kernel driver is not loaded"
-            return _unanswered(last, InventoryReason.DRIVER_MISSING, message, GpuHealth.LOST)
-        case pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH:
-            message = (
-                "cannot ask NVML: kernel driver and library differ in version; restart the agent to load the right one"
-            )
-        case _:
-            message = f"cannot ask NVML: {error}"
-    return _unanswered(last, InventoryReason.DRIVER_ERROR, message)
-
-
-def _unanswered(last: Inventory, reason: InventoryReason, message: str, health: GpuHealth | None = None) -> Inventory:
-    """There was no look. An error of our own access (`health` None) says nothing about the GPUs: they stay as they are.
-
-    An absent or hanging driver does.
-    """
-    gpus = last.gpus
-    if health is not None:
-        gpus = tuple(replace(gpu, health=health, message=message) for gpu in gpus)
-    return Inventory(gpus, last.driver_version, last.cuda_version, reason, message, complete=False)
+    async def _call_at(self, gpu: Gpu, call: Callable[[Handle], T]) -> T:
+        """The call, in the thread of this GPU, and not while the library may be shut down."""
+        while self._library_errand.busy:
+            await self._library_errand.idle()
+        return await self._gpu(gpu.index).run(partial(nvml_calls.at, gpu.index, gpu.uuid, call))

@@ -1,7 +1,8 @@
 """The GPUs of a file: a node without GPUs, or with broken ones, for trying configs, for tests and for CI.
 
-The file is followed while the agent runs: editing it makes GPUs appear, vanish, fail or hang. A hanging one is asked by
-the same means as a real one, in a thread that does not return until the file says something else.
+The file is followed while the agent runs: editing it makes GPUs appear, vanish, fail or hang, MIG devices come and go,
+and XIDs happen. A GPU that hangs is asked by the same means as a real one, in a thread that does not return until the
+file says something else.
 """
 
 from __future__ import annotations
@@ -9,15 +10,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
+from nodeagent.devices.compute_modes import ComputeModes
 from nodeagent.devices.looking import Fault, LookingDriver, Subscribe, assemble
-from nodeagent.devices.simulation_file import SimulatedNode, parse
+from nodeagent.devices.simulated_xids import XidNews
+from nodeagent.devices.simulation_file import SimulatedNode, Use, parse
+from nodeagent.devices.turns import Turns
 from nodeagent.documents.strict import Rejected
 from nodeagent.errand import Errand, Hangs
-from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason
+from nodeagent.model.inventory import (
+    ComputeMode,
+    DriverError,
+    Gpu,
+    GpuHealth,
+    GpuProcess,
+    Inventory,
+    InventoryReason,
+)
+
+T = TypeVar("T")
 
 _READ_WITHIN = 5.0
 
@@ -45,14 +62,16 @@ class SimulatedDriver(LookingDriver):
         self._path = path
         self._node_name = node_name
         self._deadline = deadline
-        self._reader = Errand("simulation-file", on_late=self.refresh)
+        self._files = Turns("simulation-file", _READ_WITHIN, on_late=self.refresh)
+        self._modes = ComputeModes(path)
         self._read: tuple[bytes, SimulatedNode | Rejected] | None = None
         self._hanging: dict[str, _HangingGpu] = {}
+        self._news = XidNews()
         subscribe(path.parent, self.refresh)
 
     async def _look(self, last: Inventory) -> Inventory:
         try:
-            outcome = await self._reader.run(self._parse, _READ_WITHIN)
+            outcome = await self._files.run(self._parse)
         except OSError as error:
             return self._unread(last, f"cannot read {self._path}: {error.strerror or error}")
         except Hangs:
@@ -61,7 +80,41 @@ class SimulatedDriver(LookingDriver):
             return replace(last, reason=InventoryReason.INVALID_FILE, message=_summary(outcome))
         self._release_all_but_hanging(outcome.gpus)
         answers = await asyncio.gather(*(self._ask(gpu) for gpu in outcome.gpus))
+        self._xids = self._news.after(self._xids, outcome.xids, outcome.silent, time.time())
         return _inventory(outcome, answers)
+
+    async def compute_mode(self, uuid: str) -> ComputeMode | None:
+        """The mode that was set last, else the one in the file."""
+        task = f"read the compute mode of {uuid}"
+        return await self._call(task, uuid, lambda use: self._modes.read().get(uuid, use.mode))
+
+    async def set_compute_mode(self, uuid: str, mode: ComputeMode) -> None:
+        """Kept beside the file, for all that simulate this node."""
+        task = f"set the compute mode of {uuid} to {mode.value}"
+        await self._call(task, uuid, lambda _: self._modes.keep(uuid, mode))
+
+    async def processes(self, uuid: str) -> tuple[GpuProcess, ...]:
+        """What the file says."""
+        return await self._call(f"list the processes on {uuid}", uuid, lambda use: use.processes)
+
+    async def _call(self, task: str, uuid: str, call: Callable[[Use], T]) -> T:
+        """What `call` makes of the use of this GPU, if that answers at all. `call` is made in a thread."""
+        try:
+            node = await self._files.run(self._parse)
+            if isinstance(node, Rejected):
+                raise DriverError(f"cannot {task}: {_summary(node)}")
+            self._release_all_but_hanging(node.gpus)
+            gpu = next((one for one in node.gpus if one.uuid == uuid), None)
+            if gpu is None:
+                raise DriverError(f"cannot {task}: the simulation file has no such GPU")
+            answer = await self._ask(gpu)
+            if isinstance(answer, Fault):
+                raise DriverError(f"cannot {task}: {answer.message}")
+            return await self._files.run(partial(call, node.uses[uuid]))
+        except OSError as error:
+            raise DriverError(f"cannot {task}: {error.filename or self._path}: {error.strerror or error}") from error
+        except Hangs as error:
+            raise DriverError(f"cannot {task}: {self._path}: no answer within {_READ_WITHIN:g} s") from error
 
     def _parse(self) -> SimulatedNode | Rejected:
         """Reads the file, in a thread. What has the same bytes as before is not parsed again."""
@@ -119,11 +172,13 @@ def _answer(gpu: Gpu) -> Gpu | Fault:
 def _inventory(node: SimulatedNode, answers: Iterable[Gpu | Fault]) -> Inventory:
     told = list(answers)
     return assemble(
-        [answer for answer in told if isinstance(answer, Gpu)],
+        [one for answer in told if isinstance(answer, Gpu) for one in (answer, *node.parts[answer.uuid])],
         [answer for answer in told if isinstance(answer, Fault)],
-        known=node.gpus,
+        known=node.everything,
         driver_version=node.driver_version,
         cuda_version=node.cuda_version,
+        driver_load=node.driver_load,
+        topology=node.topology,
     )
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain
 from typing import Any, cast
 
+from nodeagent.devices import simulated_links, simulated_mig, simulated_xids
+from nodeagent.devices.simulated_xids import SimulatedXid
 from nodeagent.documents.quantities import parse_quantity
 from nodeagent.documents.schema import check, load_schema
 from nodeagent.documents.strict import Rejected, Tree, examine
+from nodeagent.documents.tree import Path
 from nodeagent.model.config import Stage, Violation
-from nodeagent.model.inventory import Gpu, GpuHealth
+from nodeagent.model.inventory import ComputeMode, Gpu, GpuHealth, GpuProcess
+from nodeagent.model.topology import Topology
 
 MAX_GPUS = 64
 
@@ -21,12 +25,37 @@ _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://nodeagent.io/simulated-node
 
 
 @dataclass(frozen=True, slots=True)
+class Use:
+    """How a simulated GPU is used: by which processes, and the compute mode that it has until another is set."""
+
+    processes: tuple[GpuProcess, ...] = ()
+    mode: ComputeMode = ComputeMode.DEFAULT
+
+
+@dataclass(frozen=True, slots=True)
 class SimulatedNode:
-    """A valid simulation file. The health of a GPU is the one that the file asks for."""
+    """A valid simulation file. The health of a GPU is the one that the file asks for.
+
+    `gpus` are the whole GPUs; `parts`, their MIG devices in the order of the file, and `uses` are by uuid. `xids` are
+    all that the file tells of, `silent` the GPUs that report none.
+    """
 
     gpus: tuple[Gpu, ...] = ()
     driver_version: str | None = None
     cuda_version: str | None = None
+    driver_load: str | None = None
+    parts: Mapping[str, tuple[Gpu, ...]] = field(default_factory=dict)
+    uses: Mapping[str, Use] = field(default_factory=dict)
+    xids: tuple[SimulatedXid, ...] = ()
+    silent: tuple[Gpu, ...] = ()
+    topology: Topology = field(default_factory=Topology)
+
+    @property
+    def everything(self) -> Iterator[Gpu]:
+        """Each GPU, followed by its MIG devices."""
+        for gpu in self.gpus:
+            yield gpu
+            yield from self.parts[gpu.uuid]
 
 
 def parse(data: bytes, file: str, node_name: str) -> SimulatedNode:
@@ -34,16 +63,26 @@ def parse(data: bytes, file: str, node_name: str) -> SimulatedNode:
     tree = examine(data, file)
     violations = (*tree.problems, *check(tree, _schema()))
     if violations:
-        raise Rejected(tuple(sorted(violations, key=lambda one: (one.where.line, one.where.column))))
+        raise Rejected(_ordered(violations))
     document = cast("Mapping[str, Any]", tree.value)
     placed = tuple(_gpus(document["gpus"], node_name))
-    violations = tuple(_contradictions(tree, document["gpus"], placed))
+    violations = tuple(_violations(tree, document, placed))
     if violations:
-        raise Rejected(violations)
+        raise Rejected(_ordered(violations))
+    gpus = tuple(gpu for _, gpu in placed)
+    entries = [document["gpus"][number] for number, _ in placed]
+    parts = [simulated_mig.mig_devices(gpu, entry) for gpu, entry in zip(gpus, entries, strict=True)]
+    whole = list(zip(gpus, entries, parts, strict=True))
     return SimulatedNode(
-        gpus=tuple(gpu for _, gpu in placed),
+        gpus=gpus,
         driver_version=document.get("driverVersion"),
         cuda_version=document.get("cudaVersion"),
+        driver_load=str(document.get("driverLoads", 1)),
+        parts={gpu.uuid: found for gpu, _, found in whole},
+        uses={gpu.uuid: _use(entry) for gpu, entry, _ in whole},
+        xids=tuple(xid for gpu, entry, found in whole for xid in simulated_xids.xids(gpu, found, entry)),
+        silent=tuple(gpu for gpu, entry, _ in whole if not simulated_xids.reports(entry)),
+        topology=simulated_links.topology(gpus, document.get("nvlink", ())),
     )
 
 
@@ -74,8 +113,17 @@ def _gpus(entries: list[Mapping[str, Any]], node_name: str) -> Iterator[tuple[in
                 minor=index,
                 numa_node=entry.get("numaNode"),
                 health=GpuHealth(entry.get("health", "ok")),
+                mig_enabled=simulated_mig.enabled(entry),
             ),
         )
+
+
+def _use(entry: Mapping[str, Any]) -> Use:
+    processes = (GpuProcess(one["pid"], one["name"], one.get("mps", False)) for one in entry.get("processes", ()))
+    return Use(
+        processes=tuple(sorted(processes, key=lambda one: one.pid)),
+        mode=ComputeMode(entry.get("computeMode", "default")),
+    )
 
 
 def _version(text: str) -> tuple[int, int]:
@@ -83,22 +131,39 @@ def _version(text: str) -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def _contradictions(
-    tree: Tree, entries: list[Mapping[str, Any]], placed: tuple[tuple[int, Gpu], ...]
-) -> Iterator[Violation]:
+def _ordered(violations: Iterable[Violation]) -> tuple[Violation, ...]:
+    return tuple(sorted(violations, key=lambda one: (one.where.line, one.where.column)))
+
+
+def _violations(tree: Tree, document: Mapping[str, Any], placed: tuple[tuple[int, Gpu], ...]) -> Iterator[Violation]:
     """What a schema cannot say."""
-
-    def violation(path: tuple[str | int, ...], message: str) -> Violation:
-        return Violation(tree.file, tree.where(path), message, Stage.SEMANTIC)
-
+    for number, entry in enumerate(document["gpus"]):
+        for path, message in chain(
+            _contradictions(entry), simulated_mig.contradictions(entry), simulated_xids.contradictions(entry)
+        ):
+            yield _violation(tree, ("gpus", number, *path), message)
+    for path, message in simulated_links.contradictions(document.get("nvlink", ()), len(placed)):
+        yield _violation(tree, ("nvlink", *path), message)
     if len(placed) > MAX_GPUS:
-        yield violation(("gpus",), f"expected at most {MAX_GPUS} GPUs in all, got {len(placed)}")
-    for number, entry in enumerate(entries):
-        if "uuid" in entry and entry.get("count", 1) > 1:
-            message = f"expected no uuid for {entry['count']} GPUs, as it names one; remove it, or the count"
-            yield violation(("gpus", number, "uuid"), message)
+        yield _violation(tree, ("gpus",), f"expected at most {MAX_GPUS} GPUs in all, got {len(placed)}")
     first: dict[str, int] = {}
     for number, gpu in placed:
         other = first.setdefault(gpu.uuid, number)
         if other != number:
-            yield violation(("gpus", number, "uuid"), f"expected a uuid of its own, got that of gpus[{other}]")
+            message = f"expected a uuid of its own, got that of gpus[{other}]"
+            yield _violation(tree, ("gpus", number, "uuid"), message)
+
+
+def _contradictions(entry: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
+    """What a schema cannot say of an entry alone: each thing with its place in the entry."""
+    if "uuid" in entry and entry.get("count", 1) > 1:
+        yield ("uuid",), f"expected no uuid for {entry['count']} GPUs, as it names one; remove it, or the count"
+    pids: set[int] = set()
+    for place, process in enumerate(entry.get("processes", ())):
+        if process["pid"] in pids:
+            yield ("processes", place, "pid"), f"expected each process once, got pid {process['pid']} again"
+        pids.add(process["pid"])
+
+
+def _violation(tree: Tree, path: Path, message: str) -> Violation:
+    return Violation(tree.file, tree.where(path), message, Stage.SEMANTIC)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 _QUANTITY: Final = re.compile(r"([0-9]{1,12})(Ki|Mi|Gi|Ti)", re.ASCII)
@@ -19,12 +20,14 @@ def parse_quantity(text: str) -> int:
     return int(found[1]) * _BYTES[found[2]]
 
 
-def format_quantity(amount: int) -> str:
-    """The shortest exact form: 85899345920 is `80Gi`. `amount` is in bytes, a multiple of 1024."""
-    for unit in ("Ti", "Gi", "Mi"):
-        if amount and amount % _BYTES[unit] == 0:
-            return f"{amount // _BYTES[unit]}{unit}"
-    return f"{amount // _BYTES['Ki']}Ki"
+def format_quantity(amount: int, units: Sequence[str] = ("Ti", "Gi", "Mi", "Ki")) -> str:
+    """The shortest exact form in one of `units`, the largest first: 85899345920 is `80Gi`.
+
+    `amount` is in bytes, a multiple of the last unit.
+    """
+    *larger, last = units
+    unit = next((unit for unit in larger if amount and amount % _BYTES[unit] == 0), last)
+    return f"{amount // _BYTES[unit]}{unit}"
 
 
 def parse_duration(text: str) -> float:

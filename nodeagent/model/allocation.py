@@ -11,10 +11,19 @@ from nodeagent.model.shares import Listing
 
 
 @dataclass(frozen=True, slots=True)
+class Mount:
+    """A directory of the host that a container gets."""
+
+    container_path: str
+    host_path: str
+
+
+@dataclass(frozen=True, slots=True)
 class ContainerGrant:
-    """What one container gets: environment variables. The ids it asked for are thereby its."""
+    """What one container gets. The ids it asked for are thereby its."""
 
     envs: Mapping[str, str]
+    mounts: Sequence[Mount] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +41,7 @@ class RefusalReason(Enum):
     UNKNOWN_SHARE = "unknown"
     UNHEALTHY = "unhealthy"
     TOO_MANY = "too_many"
+    SEVERAL_GPUS = "several_gpus"
     INVALID = "invalid"
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
+
+from nodeagent.model.topology import Topology
 
 
 class GpuHealth(Enum):
@@ -14,12 +16,39 @@ class GpuHealth(Enum):
     HANG = "hang"
 
 
+class ComputeMode(Enum):
+    """Which processes may use a GPU for compute: any, one at a time (of which MPS makes one for many), or none."""
+
+    DEFAULT = "default"
+    EXCLUSIVE_PROCESS = "exclusive-process"
+    PROHIBITED = "prohibited"
+
+
+class DriverError(Exception):
+    """A driver, or one of its GPUs, did not do what it was asked for; the message begins with what that was."""
+
+
+@dataclass(frozen=True, slots=True)
+class MigDevice:
+    """Which part of a GPU a MIG device is: `parent` is that GPU's uuid, `profile` as in `1g.5gb` or `1c.3g.20gb+me`;
+    the instances are the driver's numbers, which XIDs name as well.
+    """
+
+    parent: str
+    profile: str
+    gpu_instance: int
+    compute_instance: int
+
+
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One whole GPU. `memory` is in bytes; `index` is the driver's, from 0.
+    """What shares are made of: one whole GPU, or, where `mig` says so, one MIG device. `memory` is in bytes; `index` is
+    the driver's, from 0, and a MIG device has that of its GPU.
 
     `compute_capability` is (major, minor). `minor`, `pci_bus_id` and `numa_node` are None where the driver
-    does not say. `message` explains a health other than OK.
+    does not say; a MIG device has those of its GPU. `message` explains a health other than OK, or why
+    the MIG devices of a GPU that is well are not known. `mig_enabled`: this is a
+    GPU that can be used through its MIG devices only.
     """
 
     uuid: str
@@ -32,6 +61,48 @@ class Gpu:
     numa_node: int | None = None
     health: GpuHealth = GpuHealth.OK
     message: str = ""
+    mig_enabled: bool = False
+    mig: MigDevice | None = None
+
+    @property
+    def physical(self) -> str:
+        """The uuid of the GPU that this is, or is a part of."""
+        return self.uuid if self.mig is None else self.mig.parent
+
+    @property
+    def label(self) -> str:
+        """`3` for a GPU, `3:7` for its GPU instance 7, `3:7:1` for a compute instance of it but the first."""
+        if self.mig is None:
+            return f"{self.index}"
+        compute = f":{self.mig.compute_instance}" if self.mig.compute_instance else ""
+        return f"{self.index}:{self.mig.gpu_instance}{compute}"
+
+    @property
+    def name(self) -> str:
+        """How a person calls it: `GPU 3`, `MIG device 3:7`."""
+        return f"GPU {self.label}" if self.mig is None else f"MIG device {self.label}"
+
+    @property
+    def place(self) -> tuple[int, int, int, str]:
+        """Sorts GPUs by index, each followed by its MIG devices."""
+        mig = self.mig
+        return (
+            (self.index, -1, -1, self.uuid)
+            if mig is None
+            else (self.index, mig.gpu_instance, mig.compute_instance, self.uuid)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GpuProcess:
+    """A process that computes on a GPU. `name` is that of its program without directories, empty where nobody tells.
+
+    `mps`: it is a client of an MPS daemon, or the server that holds the GPU for them, rather than using it directly.
+    """
+
+    pid: int
+    name: str
+    mps: bool
 
 
 class InventoryReason(Enum):
@@ -48,11 +119,13 @@ class InventoryReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """The newest that a driver knows, ordered by index.
+    """The newest that a driver knows: GPUs by index, each followed by its MIG devices.
 
     `reason` FOUND means that everything asked was answered. Any other reason comes with a `message`; `gpus` then
     holds what is still known (a bad simulation file keeps the last inventory). `complete` is True when the driver has
-    listed all GPUs that it has, so that a GPU that is not among them is lost rather than not yet seen.
+    listed all GPUs that it has, so that a GPU that is not among them is lost rather than not yet seen. `driver_load`
+    tells one loading of the kernel driver from the next on the same boot; None where that is not known. `topology` is
+    how near whole GPUs are to one another.
     """
 
     gpus: tuple[Gpu, ...] = ()
@@ -61,6 +134,8 @@ class Inventory:
     reason: InventoryReason = InventoryReason.PENDING
     message: str = "the driver has not been asked yet"
     complete: bool = False
+    driver_load: str | None = None
+    topology: Topology = field(default_factory=Topology)
 
     def by_uuid(self) -> dict[str, Gpu]:
         return {gpu.uuid: gpu for gpu in self.gpus}

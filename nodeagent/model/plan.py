@@ -5,6 +5,7 @@ The same plan feeds the executor, `nodeagent plan`, the log, the metrics and the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -28,6 +29,33 @@ class Forget:
     """Take a GPU that is gone and of which nothing is advertised out of the applied contract."""
 
     uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Take over what is known of a GPU's MPS daemon: with a `fault` all its shares are sent as Unhealthy."""
+
+    uuid: str
+    fault: str
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnose:
+    """Take over which XIDs make a GPU unhealthy, with when each came last: with one, all its shares are sent as
+    Unhealthy. `driver_load` is the loading of the driver in which that was found.
+    """
+
+    uuid: str
+    xids: Mapping[int, float]
+    driver_load: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Give a GPU without a contract one under MPS: its daemon is started, and nothing is advertised yet."""
+
+    uuid: str
+    contract: Contract
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +102,7 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """End the contract of a GPU that has no share left."""
+    """End the contract of a GPU that has no share left, and with it its MPS daemon."""
 
     uuid: str
 
@@ -87,7 +115,9 @@ class Limit:
     max_shares_per_container: int | None
 
 
-ShareAction = Remember | Forget | Adopt | Advertise | Fence | Restore | Drop | Release | Limit
+ShareAction = (
+    Remember | Forget | Diagnose | Verdict | Adopt | Start | Advertise | Fence | Restore | Drop | Release | Limit
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +160,8 @@ class WaitReason(Enum):
     POD_RESOURCES = "pod-resources"  # who holds what cannot be read, so all shares count as held
     FRESH_LIST = "fresh-list"  # a look at PodResources begun after the decision is on its way
     RESTART = "restart"  # the agent has just started: what the one before gave away last may not be listed yet
+    DAEMON = "daemon"  # an MPS daemon is not verified yet, or has not left yet
+    MIG = "mig"  # the GPU is still on the list as a whole one, or its MIG devices are
     LIST_SIZE = "list-size"  # the list has no room before others have left it (the kubelet takes 4 MiB)
 
 

@@ -13,6 +13,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from nodeagent.model.config import Contract, Mode
+from nodeagent.model.health import describe_xids
 from nodeagent.model.inventory import Gpu, GpuHealth
 
 MAX_ID_LENGTH = 63
@@ -51,7 +52,9 @@ class AppliedGpu:
     `unseen` is True while a GPU remembered from before a reboot has not been listed by the driver again.
     `gpu` are the facts last seen, its index the remembered one. `contract` None means that nothing is advertised.
     `numbers` are the shares on the list; `fences` maps those that are sent Unhealthy on their way out to the
-    monotonic second in which that was published. `health` is the verdict that the list carries.
+    monotonic second in which that was published. `fault` says why the GPU's MPS daemon cannot be relied on: it is empty
+    while it can, and where none is needed. `xids` are those that make it unhealthy, with when each came last (Unix
+    seconds), and `driver_load` is the loading of the driver in which they came.
     """
 
     gpu: Gpu
@@ -60,10 +63,28 @@ class AppliedGpu:
     fences: Mapping[int, float] = field(default_factory=dict)
     max_shares_per_container: int | None = None
     unseen: bool = False
+    fault: str = ""
+    xids: Mapping[int, float] = field(default_factory=dict)
+    driver_load: str | None = None
+
+    @property
+    def well(self) -> bool:
+        """Whether the GPU itself can be relied on: whatever becomes of its MPS daemon."""
+        return self.gpu.health is GpuHealth.OK and not self.xids
 
     @property
     def healthy(self) -> bool:
-        return self.gpu.health is GpuHealth.OK
+        """Whether the shares of this GPU are sent as Healthy, but for those that are fenced."""
+        return self.well and not self.fault
+
+    @property
+    def trouble(self) -> str:
+        """Why they are not."""
+        if self.gpu.health is not GpuHealth.OK:
+            return f"{self.gpu.name} is {self.gpu.health.value}: {self.gpu.message}"
+        if self.xids:
+            return f"{self.gpu.name}: {describe_xids(self.xids)}"
+        return f"{self.gpu.name}: {self.fault}" if self.fault else ""
 
     def ids(self, numbers: Iterable[int]) -> Iterator[str]:
         """Ids of the given shares, in ascending order of number. Only meaningful with a contract."""
@@ -79,17 +100,20 @@ class Applied:
     gpus: Mapping[str, AppliedGpu] = field(default_factory=dict)
 
     def ordered(self) -> list[AppliedGpu]:
-        return sorted(self.gpus.values(), key=lambda entry: (entry.gpu.index, entry.gpu.uuid))
+        return sorted(self.gpus.values(), key=lambda entry: entry.gpu.place)
 
     def resources(self) -> frozenset[str]:
         return frozenset(entry.contract.resource for entry in self.gpus.values() if entry.contract is not None)
 
 
 class Device(NamedTuple):
-    """One line of a list that the kubelet gets. A tuple, since 40,000 of them are made per list."""
+    """One line of a list that the kubelet gets. A tuple, since 40,000 of them are made per list. `numa` is the NUMA
+    node of the GPU, None where it is not known.
+    """
 
     id: str
     healthy: bool
+    numa: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

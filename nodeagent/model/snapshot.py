@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from nodeagent.model.config import Contract, Violation
+from nodeagent.model.health import XidLog
 from nodeagent.model.inventory import Gpu, Inventory
 from nodeagent.model.kubelet import RegistrationStatus
+from nodeagent.model.mps import MpsDaemon, MpsStatus
 from nodeagent.model.plan import Plan
 from nodeagent.model.shares import Applied, Listing, ShareState
 
@@ -25,12 +27,13 @@ class Condition:
 
 
 class DriftKind(Enum):
-    """Which difference: between Git and the accepted config, wanted and advertised shares, our list and the kubelet's,
-    or a GPU and its health.
+    """Which difference: between Git and the accepted config, wanted and advertised shares, an MPS daemon and its
+    contract, our list and the kubelet's, or a GPU and its health.
     """
 
     CONFIG = "config"
     SHARES = "shares"
+    MPS = "mps"
     KUBELET = "kubelet"
     HARDWARE = "hardware"
 
@@ -96,7 +99,8 @@ class ConfigState:
     """How the node stands to Git.
 
     `newest` is the document in the mount (None: there is none), `violations` what is wrong with it; `desired` the
-    accepted one, `applied` the last one that was converged to, `last_known_good` the one on disk.
+    accepted one, with the `obstacles` that keep it from being applied to this node's GPUs as they are now,
+    `applied` the last one that was converged to, `last_known_good` the one on disk.
     """
 
     path: str
@@ -105,6 +109,7 @@ class ConfigState:
     applied: DocumentInfo | None = None
     last_known_good: DocumentInfo | None = None
     violations: tuple[Violation, ...] = ()
+    obstacles: tuple[Violation, ...] = ()
     notes: tuple[str, ...] = ()
     problem: str | None = None
     generation: int = 0
@@ -131,8 +136,8 @@ class ShareStatus:
 
 @dataclass(frozen=True, slots=True)
 class GpuStatus:
-    """One GPU: facts, what Git wants of it (rule, contract, number of shares), what is applied, and its shares by
-    number.
+    """One GPU: facts, what Git wants of it (rule, contract, number of shares), what is applied, its MPS daemon, and its
+    shares by number.
     """
 
     gpu: Gpu
@@ -141,6 +146,7 @@ class GpuStatus:
     wanted_shares: int
     contract: Contract | None
     shares: Sequence[ShareStatus]
+    daemon: MpsDaemon | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +171,8 @@ class Snapshot:
     version: str
     config: ConfigState
     inventory: Inventory
+    mps: MpsStatus = field(default_factory=MpsStatus)
+    xids: XidLog = field(default_factory=XidLog)
     applied: Applied = field(default_factory=Applied)
     conditions: tuple[Condition, ...] = ()
     gpus: tuple[GpuStatus, ...] = ()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
+from nodeagent.report.times import ago, rfc3339
+
 
 class Html(str):
     """Text that is markup already."""
@@ -25,3 +27,8 @@ def join(parts: Iterable[Html], separator: str = "") -> Html:
 def items(template: str, rows: Iterable[tuple[object, ...]]) -> Html:
     """The template filled once per row."""
     return join(fill(template, *row) for row in rows)
+
+
+def since(at: float, now: float, *, after: str = "") -> Html:
+    """An age with the exact time behind it; both in Unix seconds."""
+    return fill('<time class="nowrap" datetime="{0}" title="{0}">{1}{2}</time>', rfc3339(at), ago(now - at), after)

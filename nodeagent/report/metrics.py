@@ -1,7 +1,7 @@
 """What Prometheus sees: counters and histograms as things happen, all else from the newest snapshot at the scrape.
 
-Gauges are made anew for every scrape and never stored, so a resource, GPU or document that is gone leaves no stale
-series behind. The only speaker to `prometheus_client`; its default registry is not used, and `_created` series are off.
+Only this module and `families` speak to `prometheus_client`; its default registry is not used, and `_created` series
+are off.
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ from threading import Lock
 from prometheus_client import disable_created_metrics
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics import Counter, Histogram
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from nodeagent.model.config import Stage
-from nodeagent.model.inventory import GpuHealth
-from nodeagent.model.shares import ShareState
-from nodeagent.model.snapshot import ChangeClass, ConfigState, DriftKind, ReloadResult, ResourceStatus, Snapshot
+from nodeagent.model.snapshot import ChangeClass, ReloadResult, Snapshot
+from nodeagent.report.families import PREFIX, families, gauge
+from nodeagent.report.xids import XidCounts
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-PREFIX = "nodeagent_"
+_PYTHON = platform.python_version()
 
-APPLY = "apply"
-"""The stage of a reload whose document was accepted and could not be carried out; the others are `Stage`."""
+APPLY, VERIFY = "apply", "verify"
+"""Stages of a reload whose document was accepted: it could not be carried out, or a daemon that it asks for was not
+ready in time. The others are `Stage`."""
 
 _RELOAD_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _ALLOCATION_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1)
@@ -71,7 +72,7 @@ class Metrics:
         # A series that appears with its first event has no increase for `rate` to see: start them all at 0.
         for result in ReloadResult:
             self._reloads.labels(result.value)
-        for stage in (*(stage.value for stage in Stage), APPLY):
+        for stage in (*(stage.value for stage in Stage), APPLY, VERIFY):
             self._failures.labels(stage)
         for change in ChangeClass:
             self._changes.labels(change.value)
@@ -86,8 +87,8 @@ class Metrics:
     ) -> None:
         """Count one reload.
 
-        `stage` says how far a rejected (`Stage`) or failed (`APPLY`) one came, `change` what an accepted one does,
-        `duration` how many seconds passed from the file's event to the last stream updated.
+        `stage` says how far a rejected (`Stage`) or failed (`APPLY`, `VERIFY`) one came, `change` what an accepted one
+        does, `duration` how many seconds passed from the file's event to the last stream updated.
         """
         self._reloads.labels(result.value).inc()
         if stage is not None:
@@ -143,12 +144,12 @@ class _Outcome:
             self._failed = False
             self._succeeded_at = snapshot.at
         accepted = snapshot.condition("ConfigAccepted")
-        yield _gauge(
+        yield gauge(
             "config_last_reload_successful",
             "Whether the newest document is accepted and nothing that it asks for failed (waiting is not failing).",
             accepted is not None and accepted.status and not self._failed,
         )
-        yield _gauge(
+        yield gauge(
             "config_last_reload_success_timestamp_seconds",
             "When a reload last succeeded, in Unix time; 0 for never.",
             self._succeeded_at,
@@ -165,102 +166,17 @@ class _SnapshotCollector(Collector):
         self._outcome = outcome
         self._version = version
         self._clock = clock
+        self._xids = XidCounts()
 
     def describe(self) -> Iterable[Metric]:
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        yield _family("build_info", "Always 1: which agent this is.", {"version": self._version, "python": _PYTHON})
+        build = GaugeMetricFamily(f"{PREFIX}build_info", "Always 1: which agent this is.", labels=["version", "python"])
+        build.add_metric([self._version, _PYTHON], 1.0)
+        yield build
         snapshot = self._snapshot()
         if snapshot is None:
             return
-        now = self._clock()
         yield from self._outcome.families(snapshot)
-        yield from _config(snapshot.config, snapshot.pool)
-        yield _gauge("in_sync", "Whether the newest document is accepted and fully applied.", snapshot.in_sync)
-        yield from _drift(snapshot, now)
-        conditions = GaugeMetricFamily(f"{PREFIX}condition", "Whether a condition holds.", labels=["type", "reason"])
-        for condition in snapshot.conditions:
-            conditions.add_metric([condition.type, str(condition.reason)], float(condition.status))
-        yield conditions
-        yield from _shares(snapshot.resources, now)
-        yield from _kubelet(snapshot.resources)
-        healthy = GaugeMetricFamily(f"{PREFIX}gpu_healthy", "Whether the driver says a GPU is well.", labels=["uuid"])
-        for gpu in snapshot.gpus:
-            healthy.add_metric([gpu.gpu.uuid], float(gpu.gpu.health is GpuHealth.OK))
-        yield healthy
-
-
-_PYTHON = platform.python_version()
-
-
-def _gauge(name: str, documentation: str, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(PREFIX + name, documentation, value=float(value))
-
-
-def _family(name: str, documentation: str, labels: dict[str, str]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(PREFIX + name, documentation, labels=list(labels))
-    family.add_metric(list(labels.values()), 1.0)
-    return family
-
-
-def _config(config: ConfigState, pool: str | None) -> Iterator[Metric]:
-    info = GaugeMetricFamily(
-        f"{PREFIX}config_info",
-        "Always 1: which document is in which state.",
-        labels=["state", "sha256", "git_blob", "revision", "name", "pool"],
-    )
-    states = {"desired": config.desired, "applied": config.applied, "last_known_good": config.last_known_good}
-    for state, document in states.items():
-        if document is not None:
-            info.add_metric(
-                [state, document.sha256, document.git_blob, document.revision or "", document.name or "", pool or ""],
-                1.0,
-            )
-    yield info
-    yield _gauge(
-        "config_using_last_known_good",
-        "Whether the last known good document is in force, since the newest is not accepted.",
-        config.using_last_known_good,
-    )
-    yield _gauge("config_generation", "How many documents were accepted since the start.", config.generation)
-    yield _gauge("config_observed_generation", "The last of them that was fully applied.", config.observed_generation)
-
-
-def _drift(snapshot: Snapshot, now: float) -> Iterator[Metric]:
-    differences = GaugeMetricFamily(f"{PREFIX}drift", "Differences between Git and the node.", labels=["kind"])
-    ages = GaugeMetricFamily(f"{PREFIX}drift_seconds", "Age of the oldest difference.", labels=["kind"])
-    for kind in DriftKind:
-        since = [drift.since for drift in snapshot.drift if drift.kind is kind]
-        differences.add_metric([kind.value], len(since))
-        ages.add_metric([kind.value], max(0.0, now - min(since)) if since else 0.0)
-    yield differences
-    yield ages
-
-
-def _shares(resources: Iterable[ResourceStatus], now: float) -> Iterator[Metric]:
-    shares = GaugeMetricFamily(f"{PREFIX}shares", "Advertised shares, by state.", labels=["resource", "state"])
-    oldest = GaugeMetricFamily(
-        f"{PREFIX}draining_oldest_seconds", "How long the longest drain of a resource lasts.", labels=["resource"]
-    )
-    for status in resources:
-        for state in ShareState:
-            shares.add_metric([status.resource, state.value], status.counts.get(state, 0))
-        since = status.draining_since
-        oldest.add_metric([status.resource], 0.0 if since is None else max(0.0, now - since))
-    yield shares
-    yield oldest
-
-
-def _kubelet(resources: Iterable[ResourceStatus]) -> Iterator[Metric]:
-    registrations = CounterMetricFamily(
-        f"{PREFIX}kubelet_registrations", "Registrations with the kubelet, by result.", labels=["resource", "result"]
-    )
-    streams = GaugeMetricFamily(f"{PREFIX}kubelet_streams", "Streams that the kubelet has open.", labels=["resource"])
-    for status in resources:
-        registration = status.registration
-        registrations.add_metric([status.resource, "ok"], registration.registrations if registration else 0)
-        registrations.add_metric([status.resource, "failed"], registration.failures if registration else 0)
-        streams.add_metric([status.resource], registration.streams if registration else 0)
-    yield registrations
-    yield streams
+        yield from families(snapshot, self._clock(), self._xids.of(snapshot))

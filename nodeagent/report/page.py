@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from nodeagent.model.snapshot import Condition, ConfigState, DocumentInfo, Reload, ReloadResult, Snapshot
-from nodeagent.report.markup import Html, fill, items, join
+from nodeagent.model.inventory import GpuHealth
+from nodeagent.model.snapshot import Condition, ConfigState, DocumentInfo, DriftKind, Reload, ReloadResult, Snapshot
+from nodeagent.report.markup import Html, fill, items, join, since
 from nodeagent.report.page_gpus import gpus
 from nodeagent.report.page_style import STYLE
-from nodeagent.report.status import rfc3339
 from nodeagent.report.words import Names, count, describe_action, describe_wait
 
 REFRESH_SECONDS = 10
@@ -55,7 +55,7 @@ def page(snapshot: Snapshot, now: float) -> str:
         _verdict(snapshot),
         _errors(snapshot.config),
         fill('<div class="pair">{}{}</div>', _documents(snapshot.config), _plan(snapshot)),
-        gpus(snapshot.gpus),
+        gpus(snapshot, now),
         _resources(snapshot, now),
         _drift(snapshot, now),
         _conditions(snapshot.conditions, now),
@@ -65,36 +65,18 @@ def page(snapshot: Snapshot, now: float) -> str:
     return fill(_PAGE, REFRESH_SECONDS, f"{mark} {snapshot.node} - nodeagent", Html(STYLE), join(sections, "\n"))
 
 
-def ago(seconds: float) -> str:
-    """`12 s`, `3 min`, `2 h 5 min`, `4 d 3 h`: two units at most."""
-    whole = max(0, int(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    minutes = whole // 60
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 24:
-        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-    days, hours = divmod(hours, 24)
-    return f"{days} d {hours} h" if hours else f"{days} d"
-
-
-def _since(at: float, now: float, *, after: str = "") -> Html:
-    """An age with the exact time behind it."""
-    return fill('<time class="nowrap" datetime="{0}" title="{0}">{1}{2}</time>', rfc3339(at), ago(now - at), after)
-
-
 def _header(snapshot: Snapshot, now: float) -> Html:
     inventory = snapshot.inventory
+    parts = sum(status.gpu.mig is not None for status in snapshot.gpus)
     facts: list[object] = [
         fill("pool <b>{}</b>", snapshot.pool) if snapshot.pool else "no pool",
-        count(len(snapshot.gpus), "GPU"),
+        count(len(snapshot.gpus) - parts, "GPU"),
+        *([count(parts, "MIG device")] if parts else []),
         *([f"driver {inventory.driver_version}"] if inventory.driver_version else []),
         *([f"CUDA {inventory.cuda_version}"] if inventory.cuda_version else []),
         f"nodeagent {snapshot.version}",
-        fill("up {}", _since(snapshot.started_at, now)),
-        fill("seen {}", _since(snapshot.at, now, after=" ago")),
+        fill("up {}", since(snapshot.started_at, now)),
+        fill("seen {}", since(snapshot.at, now, after=" ago")),
     ]
     return fill(
         '<header><h1>{}</h1><div class="facts muted small">{}</div></header>',
@@ -143,11 +125,20 @@ def _judge(snapshot: Snapshot) -> tuple[str, str, str, str]:
         if condition is not None and condition.status:
             return "warn", "…", title, condition.message
     faults = [f"{entry.message or entry.reason}" for entry in snapshot.conditions if not _well(entry)]
+    faults += _unhealthy(snapshot)
     if not snapshot.in_sync:
         return "warn", "…", "Not in sync yet", "; ".join(faults) or "the plan below is being carried out"
     if faults:
         return "warn", "!", "In sync, with a fault", "; ".join(faults)
     return "ok", "✓", "In sync", f"The node is what Git says: {_short(config.applied)}."
+
+
+def _unhealthy(snapshot: Snapshot) -> Iterator[str]:
+    """GPUs with which the driver has no quarrel, so that no condition speaks of them: their XIDs do."""
+    faulty = {drift.subject for drift in snapshot.drift if drift.kind is DriftKind.HARDWARE}
+    for entry in snapshot.applied.ordered():
+        if entry.gpu.name in faulty and entry.gpu.health is GpuHealth.OK:
+            yield entry.trouble
 
 
 def _well(condition: Condition) -> bool:
@@ -224,7 +215,7 @@ def _documents(config: ConfigState) -> Html:
 
 
 def _plan(snapshot: Snapshot) -> Html:
-    plan, names = snapshot.plan, Names(snapshot.applied)
+    plan, names = snapshot.plan, Names(snapshot.applied, snapshot.mps)
     if plan.converged:
         return Html('<section id="plan"><h2>Plan</h2><p class="muted">Nothing to do.</p></section>')
     return fill(
@@ -257,7 +248,7 @@ def _drift(snapshot: Snapshot, now: float) -> Html:
     rows = items(
         '<tr><td>{}</td><td class="wide">{}</td><td class="wide">{}</td><td class="wide">{}</td><td>{}</td></tr>',
         (
-            (drift.kind.value, drift.subject, drift.want, drift.have, _since(drift.since, now))
+            (drift.kind.value, drift.subject, drift.want, drift.have, since(drift.since, now))
             for drift in snapshot.drift
         ),
     )
@@ -271,7 +262,7 @@ def _conditions(conditions: Iterable[Condition], now: float) -> Html:
         yield condition.type
         yield fill('<span class="tag {}">{} {}</span>', tone, _MARKS[tone], condition.reason)
         yield condition.message
-        yield _since(condition.since, now)
+        yield since(condition.since, now)
 
     rows = items(
         '<tr><th scope="row">{}</th><td>{}</td><td class="wide">{}</td><td>{}</td></tr>',
@@ -290,7 +281,7 @@ def _resources(snapshot: Snapshot, now: float) -> Html:
         yield ", ".join(f"{number:,} {state.value}" for state, number in status.counts.items() if number) or "none"
         yield fill('<span class="tag {}">{}</span>', "ok" if registration and registration.streams else "bad", state)
         yield registration.message if registration else ""
-        yield _since(status.draining_since, now) if status.draining_since is not None else ""
+        yield since(status.draining_since, now) if status.draining_since is not None else ""
 
     rows = items(
         '<tr><th scope="row">{}</th><td class="wide">{}</td><td>{} {}</td><td>{}</td></tr>',
@@ -305,7 +296,7 @@ def _reloads(reloads: Iterable[Reload], now: float) -> Html:
         '<td class="wide">{}</td><td class="num nowrap">{} ms</td></tr>',
         (
             (
-                _since(reload.at, now, after=" ago"),
+                since(reload.at, now, after=" ago"),
                 _TONES[reload.result],
                 reload.result.value,
                 reload.change.value if reload.change is not None else "-",

@@ -1,99 +1,92 @@
-"""The GPUs on the status page: each with a strip of its shares, a cell per share as long as they can be told apart."""
+"""The GPUs on the status page: a card each, with its shares, or with its MIG devices and theirs."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from nodeagent.model.inventory import GpuHealth
 from nodeagent.model.shares import ShareState
-from nodeagent.model.snapshot import GpuStatus, ShareStatus
+from nodeagent.model.snapshot import GpuStatus, Snapshot
 from nodeagent.report.markup import Html, fill, items, join
-from nodeagent.report.words import count
-
-MAX_CELLS = 64
-"""A GPU with more shares gets one bar with a part per state: 40,000 cells help nobody, and take seconds to draw."""
-
-_MEANING = {
-    ShareState.FREE: "free",
-    ShareState.HELD: "held by a pod",
-    ShareState.DRAINING: "draining: held, no longer wanted",
-    ShareState.FENCED: "fenced: free, on its way out",
-    ShareState.UNHEALTHY: "unhealthy",
-}
+from nodeagent.report.page_daemons import daemon_line, standing
+from nodeagent.report.page_facts import Faults, contract, differs, rule
+from nodeagent.report.page_shares import MAX_CELLS, Shares, bar, legend, told
 
 
-def gpus(statuses: Sequence[GpuStatus]) -> Html:
-    """The section of all GPUs, with a legend."""
-    if not statuses:
+def gpus(snapshot: Snapshot, now: float) -> Html:
+    """The section of all GPUs, with a legend; `now` in Unix seconds, for ages."""
+    if not snapshot.gpus:
         return Html('<section id="gpus"><h2>GPUs</h2><p class="muted">None is known yet.</p></section>')
-    legend = items('<span><i class="share {}"></i>{}</span>', ((state.value, text) for state, text in _MEANING.items()))
+    faults = Faults(snapshot, now)
+    parts: dict[str, list[GpuStatus]] = {status.gpu.uuid: [] for status in snapshot.gpus if status.gpu.mig is None}
+    cards = []
+    for status in snapshot.gpus:
+        if status.gpu.mig is not None and status.gpu.mig.parent in parts:
+            parts[status.gpu.mig.parent].append(status)
+        else:
+            # A MIG device whose GPU is not known must not vanish with it.
+            cards.append(status)
     return fill(
-        '<section id="gpus"><h2>GPUs</h2><div class="legend">{}</div><div class="gpus">{}</div></section>',
-        legend,
-        join(_gpu(status) for status in statuses),
+        '<section id="gpus"><h2>GPUs</h2>{}<div class="gpus">{}</div></section>',
+        legend(),
+        join(_card(status, parts.get(status.gpu.uuid, ()), snapshot, faults) for status in cards),
     )
 
 
-def _gpu(status: GpuStatus) -> Html:
-    gpu = status.gpu
-    well = gpu.health is GpuHealth.OK
-    counts: Counter[ShareState] = Counter()
-    cells: list[ShareStatus] = []
-    for share in status.shares:
-        counts[share.state] += 1
-        if len(cells) <= MAX_CELLS:
-            cells.append(share)
-    told = ", ".join(f"{counts[state]:,} {state.value}" for state in ShareState if counts[state])
-    strip = _cells(cells, told) if len(cells) <= MAX_CELLS else _bar(counts, told)
+def _card(status: GpuStatus, parts: Sequence[GpuStatus], snapshot: Snapshot, faults: Faults) -> Html:
+    gpu, shares = status.gpu, Shares(status.shares)
+    daemon = standing(status, snapshot.mps)
+    bad = any(faults.any_of(one.gpu) for one in (status, *parts)) or (daemon is not None and daemon.tone == "bad")
+    facts = " · ".join(filter(None, (told(shares.counts), rule(status))))
     return fill(
-        '<article class="gpu{}"><h3>GPU {} <span class="muted small">{}, {} GiB</span></h3>{}{}{}'
-        '<p class="small muted">{}</p>{}</article>',
-        "" if well else " bad",
-        gpu.index,
-        gpu.model,
+        '<article class="gpu{}"><h3>{} <span class="muted small">{}, {} GiB</span></h3>'
+        "{}<p>{}</p>{}{}{}{}{}{}</article>",
+        " bad" if bad else "",
+        gpu.name,
+        gpu.model if gpu.mig is None else f"{gpu.mig.profile} of {gpu.model}",
         f"{gpu.memory / 2**30:.0f}",
-        fill('<p><span class="tag bad">{}</span> {}</p>', gpu.health.value, gpu.message) if not well else "",
-        fill("<p>{}</p>", _contract(status)),
+        faults.told(gpu),
+        contract(status),
+        daemon_line(daemon) if daemon is not None else "",
+        shares.strip(),
+        fill('<p class="small muted">{}</p>', facts) if facts else "",
+        differs(status, shares.total),
+        join(_alike(group, faults) for group in _groups(parts)),
+        faults.counted(gpu),
+    )
+
+
+def _groups(parts: Sequence[GpuStatus]) -> list[list[GpuStatus]]:
+    """MIG devices of which all but their shares' states can be said together."""
+    groups: dict[tuple[object, ...], list[GpuStatus]] = {}
+    for status in parts:
+        profile = status.gpu.mig.profile if status.gpu.mig is not None else ""
+        terms = (status.contract, status.wanted, status.wanted_shares, status.rule)
+        groups.setdefault((profile, *terms, len(status.shares)), []).append(status)
+    return list(groups.values())
+
+
+def _alike(group: Sequence[GpuStatus], faults: Faults) -> Html:
+    first = group[0]
+    profile = first.gpu.mig.profile if first.gpu.mig is not None else ""
+    shares = [(status, Shares(status.shares)) for status in group]
+    counts: Counter[ShareState] = Counter()
+    for _, found in shares:
+        counts.update(found.counts)
+    if counts.total() <= MAX_CELLS:
+        strips = items(
+            '<div class="part"><span class="small muted" title="{}">{}</span>{}</div>',
+            ((status.gpu.uuid, status.gpu.label, found.strip()) for status, found in shares),
+        )
+        strip = fill('<div class="parts">{}</div>', strips)
+    else:
+        strip = bar(counts)
+    return fill(
+        '<div class="mig"><p><b>{}</b> {}</p>{}{}<p class="small muted">{}</p>{}</div>',
+        f"{len(group)} x {profile}" if len(group) > 1 else profile,
+        contract(first),
+        join(faults.told(status.gpu) for status in group),
         strip,
-        " · ".join(filter(None, (told, f"rule {status.rule}" if status.rule is not None else ""))),
-        _differs(status, sum(counts.values())),
+        " · ".join(filter(None, (told(counts), rule(first)))),
+        differs(first, shares[0][1].total),
     )
-
-
-def _contract(status: GpuStatus) -> Html:
-    contract = status.contract
-    if contract is not None:
-        return fill("{} <code>{}</code>", contract.mode.value, contract.resource)
-    withheld = status.wanted is None and status.rule is not None
-    return fill('<span class="muted">{}</span>', "withheld" if withheld else "not advertised")
-
-
-def _cells(shares: Iterable[ShareStatus], told: str) -> Html:
-    if not told:
-        return Html("")
-    cells = items(
-        '<i class="share {}" title="{}"></i>',
-        (
-            (share.state.value, f"{share.id}: {share.state.value}" + (f", {share.holder}" if share.holder else ""))
-            for share in shares
-        ),
-    )
-    return fill('<div class="strip" role="img" aria-label="{}">{}</div>', told, cells)
-
-
-def _bar(counts: Counter[ShareState], told: str) -> Html:
-    parts = items(
-        '<i class="share {}" style="flex-grow:{}" title="{}"></i>',
-        ((state.value, counts[state], f"{counts[state]:,} {state.value}") for state in ShareState if counts[state]),
-    )
-    return fill('<div class="bar" role="img" aria-label="{}">{}</div>', told, parts)
-
-
-def _differs(status: GpuStatus, shares: int) -> Html:
-    """What Git wants, where that is not what is there."""
-    same = status.wanted == status.contract and (status.wanted is None or status.wanted_shares == shares)
-    if same or status.rule is None:
-        return Html("")
-    wanted = "nothing" if status.wanted is None else f"{count(status.wanted_shares, 'share')}, {status.wanted}"
-    return fill('<p class="small"><span class="tag warn">Git wants</span> {}</p>', wanted)

@@ -78,6 +78,11 @@ ul.errors li:first-child { border-top: 0; padding-top: 0; }
 .gpu { border: 1px solid var(--line); border-radius: 6px; padding: 10px 12px; min-width: 0; }
 .gpu.bad { border-color: var(--bad); }
 .gpu p { margin: 3px 0 0; overflow-wrap: anywhere; }
+.mig { border-top: 1px solid var(--line); margin-top: 8px; padding-top: 5px; }
+.parts { display: flex; flex-wrap: wrap; gap: 4px 12px; margin: 6px 0 4px; }
+.part { display: flex; gap: 5px; align-items: center; }
+.part .strip { margin: 0; }
+.part .strip, .part .bar { flex: 1 1 auto; }
 .strip { display: flex; flex-wrap: wrap; gap: 3px; margin: 8px 0 6px; }
 .bar { display: flex; height: 18px; margin: 8px 0 6px; border-radius: 3px; overflow: hidden; gap: 1px; }
 .bar i { min-width: 3px; height: 100%; border-radius: 0; }

@@ -8,36 +8,35 @@ completely.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from enum import Enum
 
-from nodeagent.model.config import Contract, Violation
+from nodeagent.model.config import Violation
+from nodeagent.model.health import XidLog, XidSource
 from nodeagent.model.inventory import Gpu, Inventory
+from nodeagent.model.mps import MpsStatus
 from nodeagent.model.plan import Action, Wait
-from nodeagent.model.shares import AppliedGpu, Listing
+from nodeagent.model.shares import Listing
 from nodeagent.model.snapshot import (
     Condition,
     ConfigState,
     DocumentInfo,
     Drift,
-    GpuStatus,
     Reload,
     ResourceStatus,
-    ShareStatus,
     Snapshot,
 )
+from nodeagent.report.status_gpus import Json, facts_to_json, gpu_to_json, limits_to_json
+from nodeagent.report.times import rfc3339
 from nodeagent.report.words import Names, describe_action, describe_wait
 
 API_VERSION = "nodeagent.io/v1alpha1"
 KIND = "NodeStatus"
 
-Json = dict[str, object]
-
 
 def to_json(snapshot: Snapshot) -> Json:
     """The whole status, ready for `json.dumps`; the order of keys never changes."""
-    return {**_head(snapshot), "gpus": [_gpu(snapshot, gpu) for gpu in snapshot.gpus], **_tail(snapshot)}
+    return {**_head(snapshot), "gpus": [gpu_to_json(snapshot, gpu) for gpu in snapshot.gpus], **_tail(snapshot)}
 
 
 def render(snapshot: Snapshot) -> Iterator[bytes]:
@@ -45,14 +44,8 @@ def render(snapshot: Snapshot) -> Iterator[bytes]:
     head = json.dumps(_head(snapshot))
     yield head[:-1].encode() + b', "gpus": ['
     for position, gpu in enumerate(snapshot.gpus):
-        yield (b", " if position else b"") + json.dumps(_gpu(snapshot, gpu)).encode()
+        yield (b", " if position else b"") + json.dumps(gpu_to_json(snapshot, gpu)).encode()
     yield b"], " + json.dumps(_tail(snapshot))[1:].encode() + b"\n"
-
-
-def rfc3339(seconds: float) -> str:
-    """Unix seconds as `2026-02-03T04:05:06.789Z`."""
-    whole, milliseconds = divmod(round(seconds * 1000), 1000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{milliseconds:03d}Z"
 
 
 def _head(snapshot: Snapshot) -> Json:
@@ -73,11 +66,13 @@ def _head(snapshot: Snapshot) -> Json:
         "config": _config(config),
         "conditions": [_condition(condition) for condition in snapshot.conditions],
         "inventory": _inventory(snapshot.inventory),
+        "mps": _mps(snapshot.mps),
+        "xids": _xids(snapshot.xids),
     }
 
 
 def _tail(snapshot: Snapshot) -> Json:
-    names = Names(snapshot.applied)
+    names = Names(snapshot.applied, snapshot.mps)
     return {
         "resources": [_resource(entry, snapshot.listings.get(entry.resource)) for entry in snapshot.resources],
         "drift": [_drift(drift) for drift in snapshot.drift],
@@ -99,6 +94,7 @@ def _config(config: ConfigState) -> Json:
         "lastKnownGood": _document(config.last_known_good),
         "usingLastKnownGood": config.using_last_known_good,
         "problem": config.problem,
+        "obstacles": [_violation(violation) for violation in config.obstacles],
         "violations": [_violation(violation) for violation in config.violations],
         "notes": list(config.notes),
     }
@@ -145,61 +141,41 @@ def _inventory(inventory: Inventory) -> Json:
         "reason": inventory.reason.value,
         "message": inventory.message,
         "complete": inventory.complete,
-        "gpus": [_facts(gpu) for gpu in inventory.gpus],
+        "driverLoad": inventory.driver_load,
+        "gpus": [facts_to_json(gpu) for gpu in inventory.gpus],
     }
 
 
-def _facts(gpu: Gpu) -> Json:
-    capability = gpu.compute_capability
+def _mps(mps: MpsStatus) -> Json:
     return {
-        "uuid": gpu.uuid,
-        "index": gpu.index,
-        "model": gpu.model,
-        "memoryBytes": gpu.memory,
-        "computeCapability": None if capability is None else f"{capability[0]}.{capability[1]}",
-        "minor": gpu.minor,
-        "pciBusId": gpu.pci_bus_id,
-        "numaNode": gpu.numa_node,
-        "health": gpu.health.value,
-        "message": gpu.message,
+        "reason": mps.reason.value,
+        "message": mps.message,
+        "root": mps.root,
+        "sharedMemory": mps.shared_memory,
     }
 
 
-def _gpu(snapshot: Snapshot, status: GpuStatus) -> Json:
+def _xids(log: XidLog) -> Json:
+    def place(source: XidSource) -> tuple[str, int, int, int]:
+        # A whole GPU comes before its instances, whose numbers are from 0.
+        instances = (source.gpu_instance, source.compute_instance)
+        gpu_instance, compute_instance = (-1 if number is None else number for number in instances)
+        return (source.uuid, source.xid, gpu_instance, compute_instance)
+
     return {
-        **_facts(status.gpu),
-        "wanted": {**_contract(status.wanted), "rule": status.rule, "shares": status.wanted_shares},
-        "applied": _applied(snapshot.applied.gpus.get(status.gpu.uuid)),
-        "shares": [_share(share) for share in status.shares],
-    }
-
-
-def _contract(contract: Contract | None) -> Json:
-    return {
-        "mode": None if contract is None else contract.mode.value,
-        "resource": None if contract is None else contract.resource,
-    }
-
-
-def _applied(entry: AppliedGpu | None) -> Json | None:
-    if entry is None:
-        return None
-    return {
-        **_contract(entry.contract),
-        "maxSharesPerContainer": entry.max_shares_per_container,
-        "numbers": sorted(entry.numbers),
-        "fenced": sorted(entry.fences),
-    }
-
-
-def _share(share: ShareStatus) -> Json:
-    return {
-        "number": share.number,
-        "id": share.id,
-        "state": share.state.value,
-        "held": share.held,
-        "fenced": share.fenced,
-        "holder": share.holder,
+        "reason": log.reason.value,
+        "message": log.message,
+        "counts": [
+            {
+                "uuid": source.uuid,
+                "xid": source.xid,
+                "gpuInstance": source.gpu_instance,
+                "computeInstance": source.compute_instance,
+                "count": tally.count,
+                "lastSeen": rfc3339(tally.last),
+            }
+            for source, tally in sorted(log.tallies.items(), key=lambda item: place(item[0]))
+        ],
     }
 
 
@@ -244,6 +220,7 @@ def _action(action: Action, names: Names) -> Json:
         "uuid": gpu.uuid if gpu is not None else getattr(action, "uuid", None),
         "resource": contract.resource if contract is not None else getattr(action, "resource", None),
         "mode": None if contract is None else contract.mode.value,
+        "limits": None if contract is None else limits_to_json(contract.limits),
         "numbers": None if numbers is None else sorted(numbers),
         "maxSharesPerContainer": getattr(action, "max_shares_per_container", None),
         "text": describe_action(action, names),

@@ -1,7 +1,8 @@
 """The status document read back: what `nodeagent plan` needs to plan for a node that it is not on.
 
 A newer agent may say more than this one knows; unknown keys are passed over. What is missing or of another type raises
-ValueError with the place, since planning on a guess would be worse than not planning.
+ValueError with the place, since planning on a guess would be worse than not planning; but what an older agent did not
+say yet, of MIG and XIDs, is taken as not there.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import TypeVar
 
-from nodeagent.model.config import Contract, Mode
+from nodeagent.model.config import Contract, Mode, MpsLimits
 from nodeagent.model.holds import ShareKey
-from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason
+from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason, MigDevice
+from nodeagent.model.mps import DaemonState, MpsDaemon, MpsReason, MpsStatus
 from nodeagent.model.shares import Applied, AppliedGpu
 from nodeagent.report.status import API_VERSION, KIND
+from nodeagent.report.times import unix_seconds
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Enum)
@@ -40,6 +43,9 @@ def applied_from_status(status: Mapping[str, object]) -> tuple[Applied, frozense
             numbers=_numbers(applied, "numbers", where_applied),
             fences=dict.fromkeys(sorted(_numbers(applied, "fenced", where_applied)), 0.0),
             max_shares_per_container=_optional(applied, "maxSharesPerContainer", int, where_applied),
+            fault=_optional(applied, "fault", str, where_applied) or "",
+            xids=_xids(applied, where_applied),
+            driver_load=_optional(applied, "driverLoad", str, where_applied),
         )
         if contract is not None:
             for share in _member(facts, "shares", list, where):
@@ -63,6 +69,53 @@ def inventory_from_status(status: Mapping[str, object]) -> Inventory:
         reason=_enum(inventory, "reason", InventoryReason, "inventory"),
         message=_member(inventory, "message", str, "inventory"),
         complete=_member(inventory, "complete", bool, "inventory"),
+        driver_load=_optional(inventory, "driverLoad", str, "inventory"),
+    )
+
+
+def moment_from_status(status: Mapping[str, object]) -> float:
+    """When the status was true, in Unix seconds. Raises ValueError."""
+    return _time(status, "observedAt")
+
+
+def mps_from_status(status: Mapping[str, object]) -> MpsStatus:
+    """How the MPS host and the daemons of the node's GPUs stand. Raises ValueError."""
+    _check_kind(status)
+    mps = _member(status, "mps", dict)
+    daemons: dict[str, MpsDaemon] = {}
+    for position, item in enumerate(_member(status, "gpus", list)):
+        where = f"gpus[{position}]"
+        facts = _expect(item, where, dict)
+        told = _optional(facts, "daemon", dict, where)
+        if told is not None:
+            uuid = _member(facts, "uuid", str, where)
+            daemons[uuid] = _daemon(uuid, told, f"{where}.daemon")
+    return MpsStatus(
+        reason=_enum(mps, "reason", MpsReason, "mps"),
+        message=_member(mps, "message", str, "mps"),
+        daemons=daemons,
+        root=_member(mps, "root", str, "mps"),
+        shared_memory=_member(mps, "sharedMemory", str, "mps"),
+    )
+
+
+def _daemon(uuid: str, told: Mapping[str, object], where: str) -> MpsDaemon:
+    where_contract = f"{where}.contract"
+    contract = _member(told, "contract", dict, where)
+    limits = _optional(contract, "limits", dict, where_contract)
+    return MpsDaemon(
+        uuid,
+        Contract(
+            resource=_member(contract, "resource", str, where_contract),
+            mode=_enum(contract, "mode", Mode, where_contract),
+            # Nobody may know any more what a daemon was started for.
+            limits=None if limits is None else _limits(limits, f"{where_contract}.limits"),
+        ),
+        state=_enum(told, "state", DaemonState, where),
+        message=_member(told, "message", str, where),
+        restarts=_member(told, "restarts", int, where),
+        restored=_member(told, "restored", int, where),
+        altered=_optional(told, "altered", str, where) or "",
     )
 
 
@@ -84,7 +137,27 @@ def _gpu(facts: Mapping[str, object], where: str) -> Gpu:
         numa_node=_optional(facts, "numaNode", int, where),
         health=_enum(facts, "health", GpuHealth, where),
         message=_member(facts, "message", str, where),
+        mig_enabled=_optional(facts, "migEnabled", bool, where) or False,
+        mig=_mig(facts, where),
     )
+
+
+def _mig(facts: Mapping[str, object], where: str) -> MigDevice | None:
+    told, within = _optional(facts, "mig", dict, where), f"{where}.mig"
+    if told is None:
+        return None
+    return MigDevice(
+        parent=_member(told, "parent", str, within),
+        profile=_member(told, "profile", str, within),
+        gpu_instance=_member(told, "gpuInstance", int, within),
+        compute_instance=_member(told, "computeInstance", int, within),
+    )
+
+
+def _xids(applied: Mapping[str, object], where: str) -> dict[int, float]:
+    within = f"{where}.xids"
+    told = [_expect(item, within, dict) for item in _optional(applied, "xids", list, where) or ()]
+    return {_member(one, "xid", int, within): _time(one, "lastSeen", within) for one in told}
 
 
 def _capability(text: str | None, where: str) -> tuple[int, int] | None:
@@ -101,7 +174,17 @@ def _contract(applied: Mapping[str, object], where: str) -> Contract | None:
     resource = _optional(applied, "resource", str, where)
     if resource is None:
         return None
-    return Contract(resource=resource, mode=_enum(applied, "mode", Mode, where))
+    mode = _enum(applied, "mode", Mode, where)
+    limits = _limits(_member(applied, "limits", dict, where), f"{where}.limits") if mode is Mode.MPS else None
+    return Contract(resource, mode, limits)
+
+
+def _limits(told: Mapping[str, object], where: str) -> MpsLimits:
+    return MpsLimits(
+        memory=_member(told, "memoryMiB", int, where),
+        threads=_member(told, "threadPercentage", int, where),
+        most=_member(told, "maxSharesPerContainer", int, where),
+    )
 
 
 def _numbers(applied: Mapping[str, object], key: str, where: str) -> frozenset[int]:
@@ -116,6 +199,15 @@ def _enum(mapping: Mapping[str, object], key: str, kind: type[E], where: str) ->
     except ValueError:
         known = ", ".join(str(member.value) for member in kind)
         raise ValueError(f"{where}.{key}: expected one of {known}, got {value!r}: is that agent newer?") from None
+
+
+def _time(mapping: Mapping[str, object], key: str, where: str = "") -> float:
+    text = _member(mapping, key, str, where)
+    try:
+        return unix_seconds(text)
+    except ValueError:
+        place = f"{where}.{key}" if where else key
+        raise ValueError(f"{place}: expected a time such as 2026-02-03T04:05:06.789Z, got {text!r}") from None
 
 
 def _optional(mapping: Mapping[str, object], key: str, kind: type[T], where: str) -> T | None:

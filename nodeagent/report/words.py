@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from nodeagent.model.health import describe_xids
+from nodeagent.model.mps import MpsStatus
 from nodeagent.model.plan import (
     Action,
     Adopt,
     Advertise,
+    Diagnose,
     Drop,
     Fence,
     Forget,
@@ -19,22 +22,39 @@ from nodeagent.model.plan import (
     Resend,
     Restore,
     Retire,
+    Start,
+    Verdict,
     Wait,
     WaitReason,
 )
-from nodeagent.model.shares import Applied
+from nodeagent.model.shares import Applied, AppliedGpu
 
 
 class Names:
-    """GPUs as people call them: by index where it is known, else by uuid."""
+    """GPUs and MIG devices as people call them: by index where it is known, else by uuid. And what keeps their MPS
+    daemons.
+    """
 
-    def __init__(self, applied: Applied) -> None:
-        self._indices: Mapping[str, int] = {uuid: entry.gpu.index for uuid, entry in applied.gpus.items()}
+    def __init__(self, applied: Applied, mps: MpsStatus) -> None:
+        self._gpus: Mapping[str, AppliedGpu] = applied.gpus
+        self._mps = mps
 
     def gpu(self, uuid: str) -> str:
-        """`GPU 3`, or the uuid of a GPU that the applied contract does not have."""
-        index = self._indices.get(uuid)
-        return uuid if index is None else f"GPU {index}"
+        """`GPU 3`, `MIG device 3:7`, or the uuid of one that the applied contract does not have."""
+        entry = self._gpus.get(uuid)
+        return uuid if entry is None else entry.gpu.name
+
+    def daemon(self, uuid: str) -> str:
+        """What of a GPU's MPS daemon is waited for: to be ready, to leave, or first of all to be known. And why that is
+        not so yet.
+        """
+        entry, daemon = self._gpus.get(uuid), self._mps.daemons.get(uuid)
+        contract = entry.contract if entry is not None else None
+        if contract is not None and contract.limits is not None:
+            return f"its MPS daemon: {self._mps.trouble(uuid, contract)}"
+        if daemon is not None:
+            return f"its MPS daemon to leave: {daemon.message or daemon.state.value}"
+        return f"news of its MPS daemon: {self._mps.message or self._mps.reason.value}"
 
 
 def count(things: Collection[object] | int, one: str) -> str:
@@ -43,15 +63,24 @@ def count(things: Collection[object] | int, one: str) -> str:
     return f"{number:,} {one}" if number == 1 else f"{number:,} {one}s"
 
 
-def describe_action(action: Action, names: Names) -> str:  # noqa: C901, PLR0911 - a table, one line per action
+def describe_action(action: Action, names: Names) -> str:  # noqa: C901, PLR0911, PLR0912 - a table, one line per action
     """What will be done next, as a sentence without a full stop."""
     match action:
         case Remember(gpu):
-            return f"take note of GPU {gpu.index} ({gpu.model}, {gpu.health.value})"
+            kind = gpu.model if gpu.mig is None else f"{gpu.mig.profile} of {gpu.model}"
+            return f"take note of {gpu.name} ({kind}, {gpu.health.value})"
         case Forget(uuid):
             return f"forget {names.gpu(uuid)}, which is gone"
         case Adopt(uuid, contract, numbers):
             return f"list {count(numbers, 'share')} of {names.gpu(uuid)} that pods have as {contract}"
+        case Diagnose(uuid, xids):
+            if not xids:
+                return f"hold no XID against {names.gpu(uuid)} any more"
+            return f"take {names.gpu(uuid)} for unhealthy: {describe_xids(xids)}"
+        case Verdict(uuid, fault):
+            return f"send the shares of {names.gpu(uuid)} as {f'unhealthy: {fault}' if fault else 'healthy again'}"
+        case Start(uuid, contract):
+            return f"start the MPS daemon of {names.gpu(uuid)} for {contract}"
         case Advertise(uuid, contract, numbers):
             return f"offer {count(numbers, 'share')} of {names.gpu(uuid)} as {contract}"
         case Fence(uuid, numbers):
@@ -89,6 +118,10 @@ def describe_wait(wait: Wait, names: Names) -> str:
             return f"{gpu}: waiting for a fresh look at which pods use it"
         case WaitReason.RESTART:
             return f"{gpu}: waiting until an agent that has just started can be sure which pods use it"
+        case WaitReason.DAEMON:
+            return f"{gpu}: waiting for {names.daemon(wait.uuid)}"
+        case WaitReason.MIG:
+            return f"{gpu}: waiting for what is on the list of the same GPU, whole or by MIG device, to leave it"
         case WaitReason.LIST_SIZE:
             return (
                 f"{gpu}: waiting for old shares to leave the kubelet's list: it has no room for {len(numbers):,} more"

@@ -137,7 +137,11 @@ class Allocator:
             raise Vanished(resource, frozenset(vanished))
         by_node = self._books.by_node(resource, ids)
         self._books.insert(Entry(self._pod.uid, container, resource, by_node, response.SerializeToString()))
-        self._pod.grants.setdefault(container, {})[resource] = Grant(tuple(sorted(ids)), dict(response.envs))
+        self._pod.grants.setdefault(container, {})[resource] = Grant(
+            tuple(sorted(ids)),
+            dict(response.envs),
+            {mount.container_path: mount.host_path for mount in response.mounts},
+        )
 
     def _client(self, resource: str) -> PluginClient:
         endpoint = self._books.endpoints.get(resource)

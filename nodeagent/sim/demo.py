@@ -1,4 +1,4 @@
-"""`nodeagent demo`: a simulated node, a stand-in kubelet and the real agent in one process.
+"""`nodeagent demo`: a simulated node, a stand-in kubelet and the real agent in one process, its MPS host beside it.
 
 To watch (`--once` plays a story), or to play with (the file is the user's to edit).
 """
@@ -18,6 +18,7 @@ from nodeagent.errors import CannotStart
 from nodeagent.sim.ending import conclude, tell_metrics
 from nodeagent.sim.git_mount import MountedConfigMap
 from nodeagent.sim.git_repo import GitFailed, GitRepo
+from nodeagent.sim.mps import ControlProgram, choose
 from nodeagent.sim.node import GPUS, Node, NotInTime, temporary_folder
 from nodeagent.sim.playground import CONFIG, Playground
 from nodeagent.sim.pods import AdmissionError, ContainerError, KubeletCrash, KubeletDown
@@ -33,22 +34,31 @@ FILE = "sharing.yaml"
 _INTERRUPTED = 130
 
 
-def run_demo(*, once: bool, directory: Path | None = None, listen: str = LISTEN, speed: float = 1.0) -> int:
+def run_demo(
+    *,
+    once: bool,
+    directory: Path | None = None,
+    listen: str = LISTEN,
+    speed: float = 1.0,
+    mps_control: str | None = None,
+) -> int:
     """Play the story (`once`), or stay up until SIGINT or SIGTERM. The exit code: 0; 1 when it could not start or did
     not come out as told; 130 for a story that was interrupted.
 
     `directory` is made when absent, and stays: the story's repository (it must be empty), or where the user edits
     `sharing.yaml` and `node.yaml` (what is there already is taken as it is). None: a temporary one. `speed` divides
-    the pauses for reading; what has to happen on the node takes as long as it takes.
+    the pauses for reading; what has to happen on the node takes as long as it takes. `mps_control`: see `mps.choose`.
     """
     screen = Screen(sys.stdout)
     try:
         with temporary_folder() as work, _quiet(screen, faults_only=not once):
+            mps = choose(mps_control, work)
             if once:
                 home = _empty(directory) if directory is not None else work / "repository"
-                return asyncio.run(_interruptible(_play(screen, work, home, listen, speed), interrupted=_INTERRUPTED))
-            home = directory.absolute() if directory is not None else work
-            return asyncio.run(_interruptible(_stay(screen, work / "node", home, listen), interrupted=0))
+                story = _play(screen, work, home, listen=listen, speed=speed, mps=mps)
+                return asyncio.run(_interruptible(story, interrupted=_INTERRUPTED))
+            home = directory.absolute() if directory is not None else work / "files"
+            return asyncio.run(_interruptible(_stay(screen, work, home, listen, mps), interrupted=0))
     except (AdmissionError, ContainerError, KubeletCrash, KubeletDown, NotAsTold, NotInTime) as error:
         screen.labelled("FAILED", f"the node did not do as told: {error}", "red")
     except (CannotStart, GitFailed, OSError) as error:
@@ -58,14 +68,16 @@ def run_demo(*, once: bool, directory: Path | None = None, listen: str = LISTEN,
     return 1
 
 
-async def _play(screen: Screen, work: Path, repository: Path, listen: str, speed: float) -> None:
+async def _play(
+    screen: Screen, work: Path, repository: Path, *, listen: str, speed: float, mps: ControlProgram
+) -> None:
     began = time.monotonic()
     gpus = work / "node.yaml"
     gpus.write_text(GPUS, encoding="utf-8")
     repo = GitRepo(repository, FILE)
     await asyncio.to_thread(repo.init)
     mount = MountedConfigMap(work / "mount")
-    node = Node(work, config=mount.directory, gpus=gpus, listen=listen, any_port=listen == LISTEN)
+    node = Node(work, config=mount.directory, gpus=gpus, listen=listen, any_port=listen == LISTEN, mps=mps)
     try:
         teller = Teller(screen, node, repo, mount, speed=speed)
         await Story(teller).play()
@@ -75,29 +87,38 @@ async def _play(screen: Screen, work: Path, repository: Path, listen: str, speed
         await node.stop()
 
 
-async def _stay(screen: Screen, work: Path, home: Path, listen: str) -> None:
+async def _stay(screen: Screen, work: Path, home: Path, listen: str, mps: ControlProgram) -> None:
     home.mkdir(parents=True, exist_ok=True)
-    work.mkdir()
     for name, content in ((FILE, CONFIG), ("node.yaml", GPUS)):
         if not (home / name).exists():
             (home / name).write_text(content, encoding="utf-8")
-    node = Node(work, config=home, gpus=home / "node.yaml", listen=listen, any_port=listen == LISTEN)
+    node = Node(work, config=home, gpus=home / "node.yaml", listen=listen, any_port=listen == LISTEN, mps=mps)
     try:
         await node.start()
         playground = Playground(screen, node, home / FILE)
         playground.introduce()
         await playground.run()
     finally:
-        screen.line()
         await node.stop()
+    screen.line()
 
 
 async def _interruptible(playing: Awaitable[None], *, interrupted: int) -> int:
-    """Play until the end, or until SIGINT or SIGTERM, so that everything is stopped and tidied up in either case."""
+    """Play until the end, or until a signal, so that everything is stopped and tidied up in either case. Whoever is
+    impatient does not end the tidying up: there are processes to be ended.
+    """
     task = asyncio.ensure_future(playing)
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
+    signalled = False
+
+    def stop() -> None:
+        nonlocal signalled
+        if not signalled:
+            signalled = True
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop)
     try:
         await task
     except asyncio.CancelledError:

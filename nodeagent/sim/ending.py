@@ -6,11 +6,11 @@ import textwrap
 import time
 from collections import Counter
 
-from nodeagent.sim.story import SHARED
+from nodeagent.sim.story_files import SHARED
 from nodeagent.sim.telling import NotAsTold, Teller
 
 _EXPECTED = {
-    'config_reloads_total{result="accepted"}': "5.0",
+    'config_reloads_total{result="accepted"}': "9.0",
     'config_reloads_total{result="rejected"}': "1.0",
     'config_reloads_total{result="failed"}': "0.0",
     'config_reload_failures_total{stage="schema"}': "1.0",
@@ -29,6 +29,8 @@ _TELLING = (
     ("in_sync", "is it fully applied?"),
     ("config_info", "which one is it?"),
     ("shares", "shares, by state"),
+    ("mps_daemon_up", "MPS daemons that run, answer and have their limits"),
+    ("gpu_xid_events_total", "XIDs, by what reported them"),
     ("kubelet_registrations_total", "registrations"),
 )
 
@@ -50,7 +52,7 @@ async def tell_metrics(teller: Teller) -> None:
         got = values.get(f"nodeagent_{series}")
         if got != value:
             raise NotAsTold(f"nodeagent_{series} is {value}: got {got}")
-    await teller.pause(3)
+    await teller.pause(2)
 
 
 def conclude(teller: Teller, began: float) -> None:
@@ -82,9 +84,9 @@ def _belongs(line: str, name: str) -> bool:
 
 
 def _show(teller: Teller, line: str) -> None:
-    # Prometheus reads a space after a comma as nothing; a terminal may break the line there.
+    # Prometheus reads a space between labels as nothing; a terminal may break the line there.
     for part in textwrap.wrap(
-        line.replace('",', '", '),
+        line.replace("{", "{ " if len(line.partition(",")[0]) + 3 > teller.screen.width else "{").replace('",', '", '),
         teller.screen.width,
         initial_indent="  ",
         subsequent_indent="      ",

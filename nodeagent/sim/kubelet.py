@@ -289,6 +289,9 @@ class StandInKubelet(KubeletView):
         except (Refusal, PluginError) as error:
             self._alive(life)
             raise ContainerError(str(error)) from error
+        for inside, path in pod.mounts(container).items():
+            if not Path(path).exists():
+                raise ContainerError(f"cannot mount {path} at {inside}: it does not exist")
         pod.running.add(container)
 
     async def _pods_arrive(self, life: _Life) -> None:

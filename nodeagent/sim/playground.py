@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from collections import Counter, deque
 from contextlib import suppress
 from pathlib import Path
 
+from nodeagent.model.health import describe_xids
+from nodeagent.model.mps import DaemonState, MpsDaemon, MpsReason
 from nodeagent.model.shares import ShareState
 from nodeagent.model.snapshot import Condition, Reload
 from nodeagent.sim.node import Node, NotInTime
@@ -25,6 +29,10 @@ spec:
       match: {indices: [0, 1]}
       resource: nvidia.com/gpu.shared
       timeSlicing: {replicas: 4}
+    - name: services
+      match: {indices: [2, 3]}
+      resource: nvidia.com/gpu.mps
+      mps: {replicas: 4}        # a quarter of the memory and of the threads each
     - name: training            # every other GPU
       resource: nvidia.com/gpu
       exclusive: {}
@@ -40,8 +48,14 @@ PAUSE = 3.0
 _TOLD_CONDITIONS = ("InventoryReady", "StateDirWritable", "Stalled")
 """Those that the rest of what is shown does not tell."""
 
+_HOST_STARTS = 3.0
+"""Seconds for which it is no news that no MPS host runs."""
+
 _WHOLE = "nvidia.com/gpu"
 _FIRST = 1.0
+_SETTLED = 5.0
+"""Seconds that pods wait at most for the first file to be applied: they spread over what is there when they start."""
+
 _LOOK = 0.1
 
 
@@ -62,6 +76,10 @@ class Playground:
         self._conditions: dict[str, Condition] = {}
         self._reload: Reload | None = None
         self._strips: tuple[Strip, ...] = ()
+        self._seen: deque[tuple[str, tuple[Strip, ...]]] = deque()
+        self._xids: dict[str, frozenset[int]] = {}
+        self._daemons: dict[int, MpsDaemon] = {}
+        self._host = "", 0.0
 
     def introduce(self) -> None:
         """What this is, and what can be done here."""
@@ -70,12 +88,14 @@ class Playground:
         screen.line()
         screen.say("Edit this file with any editor, and save it:")
         screen.line(f"    {self._file}", "bold")
-        screen.say("The node's GPUs are in node.yaml beside it: add one, or take one away.")
+        screen.say("The node's GPUs are in node.yaml beside it: add one, or let one fail.")
         screen.say(f"Status page: {self._node.url}")
+        if self._node.mps is not None:
+            screen.say(f"MPS daemons: processes of their own, of {self._node.mps.told}.")
         screen.line()
-        screen.say("Things to try in the file:")
+        screen.say("Things to try, in the files and in another terminal:")
         for edit, effect in _TO_TRY:
-            screen.say(effect, lead=f"    {edit:<20}")
+            screen.say(effect, lead=f"    {edit:<22}")
         screen.line()
         screen.say(
             f"{PODS} pods run here, with one share each. When a share is to be given back its pod goes on for "
@@ -83,7 +103,8 @@ class Playground:
             "Ctrl-C ends the demo."
         )
         screen.line()
-        screen.line(f"  {LEGEND}", "dim")
+        for line in LEGEND:
+            screen.line(f"  {line}", "dim")
         screen.line()
 
     async def run(self) -> None:
@@ -91,11 +112,18 @@ class Playground:
         # What the first file does is told at once, and not from nothing: unless it does nothing at all.
         with suppress(NotInTime):
             await self._node.until("a first list", lambda: bool(self._kubelet.resources()), within=_FIRST)
+        self._start_at = time.monotonic() + _SETTLED
+        # What a list changes may be over before the next look.
+        self._kubelet.record.on_message = lambda _: self._seen.append((_clock(), self._node.strips()))
         while True:
             self._tell_reload()
+            if not self._serial and self._node.snapshot.in_sync:
+                self._start_at = 0.0
             await self._keep_pods()
             self._tell_conditions()
             self._tell_strips()
+            self._tell_faults()
+            self._tell_mps()
             await asyncio.sleep(_LOOK)
 
     # --- pods ---
@@ -128,8 +156,11 @@ class Playground:
         return due
 
     async def _start_pod(self) -> Pod | None:
-        """Start one where there is room, on a share rather than on a whole GPU; None where there is none."""
-        for resource in sorted(self._kubelet.resources(), key=lambda name: (name == _WHOLE, name)):
+        """Start one where there is room, on a share rather than on a whole GPU, and of each kind of share as many; None
+        where there is none.
+        """
+        has = Counter(resource for pod in self._pods for resource in pod.containers["main"])
+        for resource in sorted(self._kubelet.resources(), key=lambda name: (name == _WHOLE, has[name], name)):
             if self._kubelet.schedulable(resource) > 0 and self._kubelet.free(resource):
                 self._serial += 1
                 name = f"job-{self._serial}"
@@ -171,23 +202,77 @@ class Playground:
                 self._say("node", f"{name} is {str(now.status).lower()}: {message}", "red" if wrong else "green")
 
     def _tell_strips(self) -> None:
-        strips = self._node.strips()
-        for strip in strips:
-            if strip not in self._strips:
-                lead = f"{_clock()}  "
-                self._screen.line(lead + strip.line(self._screen, room=self._screen.width - len(lead)))
-        self._strips = strips
+        self._seen.append((_clock(), self._node.strips()))
+        while self._seen:
+            at, strips = self._seen.popleft()
+            sure = [strip for strip in strips if not strip.unsure]
+            for strip in sure:
+                if strip not in self._strips:
+                    lead = f"{at}  "
+                    self._screen.line(lead + strip.line(self._screen, room=self._screen.width - len(lead)))
+            names = {strip.name for strip in strips}
+            for name in sorted({strip.name for strip in self._strips} - names):
+                self._screen.line(f"{at}  {name} is no more")
+            # Of what is not sure, what was told last stands.
+            unsure = names - {strip.name for strip in sure}
+            self._strips = (*sure, *(strip for strip in self._strips if strip.name in unsure))
+
+    def _tell_faults(self) -> None:
+        """XIDs that stand against a GPU or MIG device, with the command for when it is well again."""
+        applied = self._node.snapshot.applied
+        told = {uuid: frozenset(entry.xids) for uuid, entry in applied.gpus.items() if entry.xids}
+        for uuid, xids in told.items():
+            gpu = applied.gpus[uuid].gpu
+            if xids == self._xids.get(uuid) or (gpu.mig is not None and xids == told.get(gpu.physical)):
+                continue
+            self._say("gpu", f"{gpu.name}: {describe_xids(xids)}. When it is well:", "red")
+            for part in ("nodeagent clear-health \\", f"    --state-dir {self._node.state_dir} \\", f"    {uuid}"):
+                self._screen.line(" " * 10 + part)
+        self._xids = told
+
+    def _tell_mps(self) -> None:
+        """What is wrong with the MPS host, if that lasts; each daemon with its limits when it has become ready, or what
+        is wrong with it. That one is on its way is seen at its GPU.
+        """
+        self._tell_host()
+        told = {status.gpu.index: status.daemon for status in self._node.snapshot.gpus if status.daemon is not None}
+        for index, daemon in told.items():
+            if daemon == self._daemons.get(index):
+                continue
+            if daemon.state in {DaemonState.FAILED, DaemonState.OCCUPIED}:
+                self._say("mps", f"GPU {index}: {daemon.state.value}: {daemon.message}", "red")
+            elif daemon.state is DaemonState.READY and daemon.altered:
+                self._say("mps", f"GPU {index}: somebody has changed its limits: {daemon.altered}", "red")
+            elif daemon.state is DaemonState.READY:
+                process = self._node.daemons.find(daemon.uuid)
+                who = f"process {process.pid}" if process is not None else "its daemon"
+                self._say("mps", f"GPU {index}: {who}, {daemon.contract.limits}", "green")
+        self._daemons = told
+
+    def _tell_host(self) -> None:
+        mps, ready = self._node.snapshot.mps, self._node.snapshot.condition("MpsReady")
+        wrong = ready is not None and not ready.status and mps.reason is not MpsReason.RUNNING
+        trouble = mps.message if wrong else ""
+        if trouble != self._host[0]:
+            self._host = trouble, time.monotonic() + _HOST_STARTS
+        elif trouble and time.monotonic() >= self._host[1]:
+            self._host = trouble, math.inf
+            self._say("mps", trouble, "red")
 
     def _say(self, who: str, text: str, style: str) -> None:
         self._screen.say(f"{who}: {text}", lead=f"{_clock()}  ", style=style)
 
 
 _TO_TRY = (
-    ("replicas: 10", "more shares, at once"),
+    ("replicas: 10", "more time-sliced shares, at once"),
     ("replicas: 2", "fewer: held shares drain, the others go at once"),
     ("replica: 2", "a typo: nothing changes, and you are told why"),
-    ("indices: [0, 1, 2]", "one more GPU is shared; the others do not notice"),
+    ("indices: [2, 3, 4]", "one more GPU comes under MPS; the others do not notice"),
+    ("threadPercentage: 50", "in `mps`: other limits, where no pod has the old ones"),
     ("withheld: {}", "for `resource` and `exclusive`: out of service"),
+    ("kill -9 PID", "of an MPS daemon: its GPU's shares fail, and are back"),
+    ("xids: [...]", "in node.yaml: a GPU has a fault, until clear-health"),
+    ("mig: {devices: [...]}", "in node.yaml: a GPU is divided, while nobody is on it"),
 )
 
 

@@ -59,6 +59,8 @@ class Grant:
 
     ids: tuple[str, ...]
     envs: Mapping[str, str]
+    mounts: Mapping[str, str] = field(default_factory=dict)
+    """The host's path by the container's."""
 
 
 @dataclass(eq=False)
@@ -95,6 +97,10 @@ class Pod:
     def envs(self, container: str) -> dict[str, str]:
         """Environment variables that the plugins' answers set in a container."""
         return {key: value for grant in self.grants.get(container, {}).values() for key, value in grant.envs.items()}
+
+    def mounts(self, container: str) -> dict[str, str]:
+        """What the plugins' answers mount into a container: the host's path by the container's."""
+        return {key: value for grant in self.grants.get(container, {}).values() for key, value in grant.mounts.items()}
 
     def requested(self, resource: str) -> int:
         """How many the scheduler counts for this pod: containers run together, plain init containers one by one."""

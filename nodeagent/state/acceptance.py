@@ -47,12 +47,17 @@ class Verdict:
 
 
 def judge(before: Acceptance, newest: Loaded | Unreadable, gpus: Sequence[Gpu]) -> tuple[Acceptance, Verdict | None]:
-    """Judge the newest document on this node's GPUs. No verdict where nothing new can be said."""
-    if newest == before.newest and not _worth_another_look(before, gpus):
-        return before, None
+    """Judge the newest document on this node's GPUs. No verdict where nothing new can be said: that other GPUs are at
+    odds with it than before is told without one.
+    """
+    known = newest == before.newest
     if isinstance(newest, Unreadable):
+        if known:
+            return before, None
         return replace(before, newest=newest, violations=()), Verdict(ReloadResult.FAILED, Stage.READ)
     violations = newest.violations or _on_these(newest, gpus)
+    if known and bool(violations) == bool(before.violations):
+        return before if violations == before.violations else replace(before, violations=violations), None
     if newest.config is None or violations:
         stage = violations[0].stage if violations else Stage.PARSE
         return replace(before, newest=newest, violations=violations), Verdict(ReloadResult.REJECTED, stage)
@@ -70,14 +75,16 @@ def resume(before: Acceptance, stored: Loaded) -> Acceptance:
     return replace(before, accepted=stored, generation=before.generation + 1, from_store=True)
 
 
-def wanted(acceptance: Acceptance, gpus: Sequence[Gpu]) -> Desired | None:
+def wanted(acceptance: Acceptance, gpus: Sequence[Gpu]) -> tuple[Desired | None, tuple[Violation, ...]]:
     """The desired state; None where what is applied is to be kept: nothing accepted, suspended, or impossible on these
-    GPUs.
+    GPUs, with what makes it so.
     """
-    if acceptance.config is None or acceptance.suspended:
-        return None
-    desired = resolve(acceptance.config, gpus)
-    return None if check(desired, "") else desired
+    accepted = acceptance.accepted
+    if accepted is None or accepted.config is None or acceptance.suspended:
+        return None, ()
+    desired = resolve(accepted.config, gpus)
+    obstacles = check(desired, accepted.document.path)
+    return (None if obstacles else desired), obstacles
 
 
 def config_state(
@@ -87,8 +94,9 @@ def config_state(
     applied: Loaded | None,
     last_known_good: Document | None,
     observed_generation: int,
+    obstacles: tuple[Violation, ...] = (),
 ) -> ConfigState:
-    """How the node stands to Git, for the reports."""
+    """How the node stands to Git, for the reports. `obstacles` are those of the config in force on these GPUs."""
     newest = acceptance.newest
     unreadable = newest if isinstance(newest, Unreadable) else None
     return ConfigState(
@@ -98,6 +106,7 @@ def config_state(
         applied=info(applied),
         last_known_good=_stored_info(last_known_good, acceptance.accepted),
         violations=acceptance.violations,
+        obstacles=obstacles if obstacles != acceptance.violations else (),
         notes=acceptance.config.notes if acceptance.config is not None else (),
         problem=unreadable.message if unreadable is not None else None,
         generation=acceptance.generation,
@@ -131,14 +140,6 @@ def _document_info(document: Document, config: SharingConfig | None) -> Document
         name=config.name if config is not None else None,
         size=len(document.data),
     )
-
-
-def _worth_another_look(before: Acceptance, gpus: Sequence[Gpu]) -> bool:
-    """Whether these GPUs turn the last judgement of the newest document over."""
-    newest = before.newest
-    if not isinstance(newest, Loaded) or newest.config is None:
-        return False
-    return bool(_on_these(newest, gpus)) != bool(before.violations)
 
 
 def _on_these(loaded: Loaded, gpus: Sequence[Gpu]) -> tuple[Violation, ...]:

@@ -1,30 +1,45 @@
 """Answers to the kubelet's questions, from what is advertised and who has it.
 
 Both answers are made while a pod waits for its admission, and no other pod of the node is admitted meanwhile (FACTS),
-so they are single passes over the ids that the kubelet names.
+so they are single passes over the ids that the kubelet names, and a choice that is bounded.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
-from nodeagent.model.allocation import ContainerGrant, PreferenceRequest, RefusalReason, Refused
-from nodeagent.model.config import Mode
+from nodeagent.model.allocation import ContainerGrant, Mount, PreferenceRequest, RefusalReason, Refused
+from nodeagent.model.config import Contract, Mode, Placement
 from nodeagent.model.holds import ShareKey
+from nodeagent.model.inventory import Gpu
+from nodeagent.model.mps import SHARED_MEMORY, MpsStatus
 from nodeagent.model.plan import Plan, WaitReason
 from nodeagent.model.shares import Applied, AppliedGpu, split_share_id
+from nodeagent.model.topology import Topology
+from nodeagent.state.choosing import Candidate, Free, near, spread, together
+from nodeagent.state.daemons import verified
+from nodeagent.state.desired import Desired
+from nodeagent.state.naming import gpus as named
 from nodeagent.state.observed import by_gpu
 
 VISIBLE_DEVICES = "NVIDIA_VISIBLE_DEVICES"
 
+PIPE_DIRECTORY = "CUDA_MPS_PIPE_DIRECTORY"
+MEMORY_LIMIT = "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"
+THREAD_PERCENTAGE = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
+"""What a client of MPS reads (CUDA's own names)."""
+
+PIPE_IN_CONTAINER = "/mps/pipe"
+
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One resource as the answers need it: its GPUs by uuid, how many shares of each are held, which shares should
-    rather not be handed out, and which of those drain or are fenced already.
+    """One resource as the answers need it: its GPUs by uuid, in the order of the node; which shares should rather not
+    be handed out, and which of those drain or are fenced already. `mps` says where daemons are found.
+
+    `used` is how many shares of each GPU of the node are held, under whatever name; of a GPU with MIG, how many of its
+    MIG devices.
     """
 
     resource: str
@@ -32,10 +47,38 @@ class Offer:
     used: Mapping[str, int] = field(default_factory=dict)
     avoid: frozenset[str] = frozenset()
     leaving: frozenset[str] = frozenset()
+    mps: MpsStatus = field(default_factory=MpsStatus)
+    placement: Placement = Placement.DISTRIBUTED
+    topology: Topology = field(default_factory=Topology)
+
+    @property
+    def together(self) -> bool:
+        """Whether a container's shares must be of one GPU."""
+        return any(entry.contract is not None and entry.contract.mode is Mode.MPS for entry in self.gpus.values())
+
+    @property
+    def whole(self) -> bool:
+        """Whether all there is are whole GPUs."""
+        return all(_exclusive(entry) and entry.gpu.mig is None for entry in self.gpus.values())
 
 
-def offers(applied: Applied, resources: Iterable[str], plan: Plan, held: Iterable[ShareKey]) -> dict[str, Offer]:
-    """The offer of each resource. What `plan` waits for, and what is fenced, should rather not be handed out."""
+NOWHERE = Topology()
+"""What is known of GPUs of which nothing is known."""
+
+
+def offers(
+    applied: Applied,
+    resources: Iterable[str],
+    plan: Plan,
+    held: Iterable[ShareKey],
+    mps: MpsStatus,
+    *,
+    desired: Desired | None = None,
+    topology: Topology = NOWHERE,
+) -> dict[str, Offer]:
+    """The offer of each resource. What `plan` waits for, and what is fenced, should rather not be handed out. Shares
+    are packed where a rule of what is desired says so.
+    """
     leaving: dict[str, frozenset[int]] = {}
     surplus: dict[str, frozenset[int]] = {}
     for wait in plan.waits:
@@ -44,11 +87,16 @@ def offers(applied: Applied, resources: Iterable[str], plan: Plan, held: Iterabl
         elif wait.reason is not WaitReason.LIST_SIZE:
             surplus[wait.uuid] = surplus.get(wait.uuid, frozenset()) | wait.numbers
     used = {uuid: len(keys) for uuid, keys in by_gpu(held).items()}
+    for gpu in [applied.gpus[uuid].gpu for uuid in used if uuid in applied.gpus]:
+        if gpu.mig is not None:
+            used[gpu.physical] = used.get(gpu.physical, 0) + 1
+    packed = _packed(desired)
+    ordered = applied.ordered()
     found = {}
     for resource in resources:
         gpus = {
-            uuid: entry
-            for uuid, entry in applied.gpus.items()
+            entry.gpu.uuid: entry
+            for entry in ordered
             if entry.contract is not None and entry.contract.resource == resource
         }
         going = frozenset(
@@ -59,37 +107,55 @@ def offers(applied: Applied, resources: Iterable[str], plan: Plan, held: Iterabl
         rather_not = frozenset(
             share for uuid, entry in gpus.items() for share in entry.ids(surplus.get(uuid, frozenset()))
         )
-        found[resource] = Offer(resource, gpus, used, avoid=going | rather_not, leaving=going)
+        found[resource] = Offer(
+            resource,
+            gpus,
+            used,
+            avoid=going | rather_not,
+            leaving=going,
+            mps=mps,
+            placement=Placement.PACKED if resource in packed else Placement.DISTRIBUTED,
+            topology=topology,
+        )
     return found
+
+
+def _packed(desired: Desired | None) -> frozenset[str]:
+    """The resources of which one rule at least wants packed shares."""
+    wants = desired.wants.values() if desired is not None else ()
+    return frozenset(
+        contract.resource
+        for want in wants
+        if want.rule.placement is Placement.PACKED and (contract := want.contract) is not None
+    )
 
 
 def allocate(offer: Offer, requests: Sequence[Sequence[str]]) -> list[ContainerGrant]:
     """One grant per container. A fenced share is granted (the kubelet may not have seen the fence yet).
 
-    Raises Refused for an id that is not on the list, a GPU that is not healthy, or more shares than one container may
-    have.
+    Raises Refused for an id that is not on the list, a GPU that is not well, an MPS daemon that is not verified, more
+    shares than one container may have, or shares of several GPUs under MPS: a container has one daemon.
     """
     return [_allocate(offer, ids) for ids in requests]
 
 
 def prefer(offer: Offer, requests: Sequence[PreferenceRequest]) -> list[list[str]]:
-    """The ids to choose, one list per container: what must be included, then shares of the least used GPUs, lowest
-    index and number first.
+    """The ids to choose, one list per container: what must be included, then shares of the least used GPUs, or where
+    they are packed of the most used ones, lowest index and number first. Whole GPUs are those nearest to one another.
 
-    Shares to avoid (draining and fenced ones) come last. Whole GPUs come lowest index first, since each is used or not.
+    Shares to avoid come last: draining and fenced ones, and those of GPUs that are not well. Under MPS all shares of a
+    container are of one GPU, as far as one has enough. MIG devices that are not shared use their GPU as shares would.
     Raises Refused where the request is larger than what is available, or what must be included is not available.
     """
     return [_prefer(offer, request) for request in requests]
 
 
-def given(offer: Offer, requests: Iterable[Iterable[str]]) -> Offer:
-    """The offer once these shares have been granted: what is preferred next is spread around them."""
-    used = dict(offer.used)
-    for ids in requests:
-        for share in ids:
-            uuid = share.partition("::")[0]
-            used[uuid] = used.get(uuid, 0) + 1
-    return replace(offer, used=used)
+def given(found: Mapping[str, Offer], resource: str, requests: Iterable[Iterable[str]]) -> dict[str, Offer]:
+    """All offers once these shares of one resource have been granted: what is preferred next is spread around them."""
+    if resource not in found:
+        return dict(found)
+    used = _used(found[resource], (share for ids in requests for share in ids))
+    return {name: replace(offer, used=used) for name, offer in found.items()}
 
 
 def _allocate(offer: Offer, ids: Sequence[str]) -> ContainerGrant:
@@ -97,20 +163,58 @@ def _allocate(offer: Offer, ids: Sequence[str]) -> ContainerGrant:
     for share in ids:
         entry = _find(offer, share)
         if not entry.healthy:
-            raise Refused(
-                RefusalReason.UNHEALTHY,
-                f"cannot allocate {share}: GPU {entry.gpu.index} is {entry.gpu.health.value}: {entry.gpu.message}",
-            )
-        limit = entry.max_shares_per_container
-        if limit is not None and len(ids) > limit:
-            raise Refused(
-                RefusalReason.TOO_MANY,
-                f"cannot allocate {len(ids)} shares of {offer.resource} to one container: at most {limit} allowed "
-                f"(maxSharesPerContainer); request {offer.resource}: {limit}",
-            )
+            raise Refused(RefusalReason.UNHEALTHY, f"cannot allocate {share}: {entry.trouble}")
+        _demand_few(offer, len(ids), entry.max_shares_per_container)
         gpus[entry.gpu.uuid] = entry
-    order = sorted(gpus.values(), key=lambda entry: entry.gpu.index)
-    return ContainerGrant({VISIBLE_DEVICES: ",".join(entry.gpu.uuid for entry in order)})
+    order = sorted(gpus.values(), key=lambda entry: entry.gpu.place)
+    visible = {VISIBLE_DEVICES: ",".join(entry.gpu.uuid for entry in order)}
+    # While a resource changes its mode, GPUs with and without a daemon go by its name.
+    under_mps = [contract for entry in order if (contract := entry.contract) is not None and contract.limits]
+    if not under_mps:
+        return ContainerGrant(visible)
+    if len(order) > 1:
+        raise Refused(
+            RefusalReason.SEVERAL_GPUS,
+            f"cannot allocate {len(ids)} shares of {offer.resource} to one container: they are of "
+            f"{named(entry.gpu for entry in order)}, and under MPS a container can use one GPU only; "
+            f"request fewer shares",
+        )
+    return _client(offer, order[0].gpu, under_mps[0], len(set(ids)), visible)
+
+
+def _client(offer: Offer, gpu: Gpu, contract: Contract, shares: int, envs: Mapping[str, str]) -> ContainerGrant:
+    """What makes a container a client of the GPU's daemon: its pipe directory, the memory that clients share with the
+    server, and its limits, which can only tighten what the daemon allows (FACTS).
+
+    Where all this is follows from what the agent has verified: of another daemon it would be a guess.
+    """
+    limits = contract.limits
+    if limits is None or not verified(contract, gpu.uuid, offer.mps):
+        raise Refused(
+            RefusalReason.UNHEALTHY,
+            f"cannot allocate shares of {offer.resource}: {gpu.name}: its MPS daemon is not ready: "
+            f"{offer.mps.trouble(gpu.uuid, contract)}",
+        )
+    _demand_few(offer, shares, limits.most)
+    memory, threads = limits.times(shares)
+    return ContainerGrant(
+        {
+            **envs,
+            PIPE_DIRECTORY: PIPE_IN_CONTAINER,
+            MEMORY_LIMIT: f"0={memory}M",
+            THREAD_PERCENTAGE: str(threads),
+        },
+        (Mount(PIPE_IN_CONTAINER, offer.mps.pipe(gpu.uuid)), Mount(SHARED_MEMORY, offer.mps.shared_memory)),
+    )
+
+
+def _demand_few(offer: Offer, shares: int, limit: int | None) -> None:
+    if limit is not None and shares > limit:
+        raise Refused(
+            RefusalReason.TOO_MANY,
+            f"cannot allocate {shares} shares of {offer.resource} to one container: at most {limit} allowed "
+            f"(maxSharesPerContainer); request {offer.resource}: {limit}",
+        )
 
 
 def _find(offer: Offer, share: str) -> AppliedGpu:
@@ -119,10 +223,8 @@ def _find(offer: Offer, share: str) -> AppliedGpu:
     except ValueError:
         uuid, number = share, None
     entry = offer.gpus.get(uuid)
-    if entry is not None and entry.contract is not None:
-        exclusive = entry.contract.mode is Mode.EXCLUSIVE
-        if exclusive == (number is None) and (number or 0) in entry.numbers:
-            return entry
+    if entry is not None and _exclusive(entry) == (number is None) and (number or 0) in entry.numbers:
+        return entry
     raise Refused(
         RefusalReason.UNKNOWN_SHARE, f"cannot allocate {share}: it is not a share of {offer.resource} on this node"
     )
@@ -148,32 +250,44 @@ def _prefer(offer: Offer, request: PreferenceRequest) -> list[str]:
         )
     if request.size == len(must):
         return must
-    return must + _spread(offer, available.difference(must), must, request.size - len(must))
+    free = _free(offer, available.difference(must))
+    size = request.size - len(must)
+    if offer.whole:
+        return must + near(free, offer.topology, must, size)
+    used = _used(offer, must)
+    if offer.together:
+        begun = {share.partition("::")[0] for share in must}
+        return must + together(free, used, begun, size, offer.placement)
+    return must + spread(free, used, size, offer.placement)
 
 
-def _spread(offer: Offer, free: AbstractSet[str], chosen: Sequence[str], size: int) -> list[str]:
-    """`size` of `free`, one after the other from the GPU that is used least, what is to be avoided only when nothing
-    else is left.
-    """
-    queues: dict[str, list[tuple[bool, int, str]]] = {}
+def _free(offer: Offer, shares: Iterable[str]) -> Free:
+    """What may be chosen. A GPU that is not of this resource comes last: Allocate would refuse it."""
+    known = {
+        uuid: (not entry.healthy, rank, entry.gpu.physical if _exclusive(entry) else uuid)
+        for rank, (uuid, entry) in enumerate(offer.gpus.items())
+    }
     avoid = offer.avoid
-    for share in free:
+    found: dict[str, list[Candidate]] = {}
+    for share in shares:
         uuid, _, number = share.partition("::")
-        queues.setdefault(uuid, []).append((share in avoid, int(number) if number.isdecimal() else 0, share))
-    heap = []
-    for uuid, queue in queues.items():
-        queue.sort(reverse=True)
+        ill, rank, counted = known.get(uuid) or (True, len(known), uuid)
+        candidate = (ill or share in avoid, rank, int(number) if number.isdecimal() else 0, share)
+        found.setdefault(counted, []).append(candidate)
+    return found
+
+
+def _used(offer: Offer, shares: Iterable[str]) -> dict[str, int]:
+    """What is used once these shares are held too."""
+    used = dict(offer.used)
+    for share in shares:
+        uuid = share.partition("::")[0]
         entry = offer.gpus.get(uuid)
-        used = offer.used.get(uuid, 0) + sum(share.partition("::")[0] == uuid for share in chosen)
-        heap.append((queue[-1][0], used, entry.gpu.index if entry is not None else len(offer.gpus), uuid))
-    heapq.heapify(heap)
-    picked = []
-    for _ in range(size):
-        _, used, index, uuid = heap[0]
-        queue = queues[uuid]
-        picked.append(queue.pop()[2])
-        if queue:
-            heapq.heapreplace(heap, (queue[-1][0], used + 1, index, uuid))
-        else:
-            heapq.heappop(heap)
-    return picked
+        if entry is not None and entry.gpu.mig is not None and not used.get(uuid):
+            used[entry.gpu.physical] = used.get(entry.gpu.physical, 0) + 1
+        used[uuid] = used.get(uuid, 0) + 1
+    return used
+
+
+def _exclusive(entry: AppliedGpu) -> bool:
+    return entry.contract is not None and entry.contract.mode is Mode.EXCLUSIVE

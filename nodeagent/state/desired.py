@@ -8,13 +8,20 @@ from dataclasses import dataclass, field
 from nodeagent.model.config import Contract, Rule, SharingConfig, Stage, Violation
 from nodeagent.model.inventory import Gpu
 from nodeagent.model.shares import MAX_ID_LENGTH, share_id
+from nodeagent.state import mig_terms, mps_terms
 
 MAX_LIST_BYTES = 4 * 1024 * 1024
 """The kubelet's receive limit on ListAndWatch (gRPC's default, source of the kubelet)."""
 
-_DEVICE_OVERHEAD = 2 + 2 + len("Unhealthy") + 2
+_TOPOLOGY_BYTES = 2 + 2 + 1 + 2
+"""Bytes of a Device's topology on the wire, at most: tag and length of the topology, tag and length of the one node in
+it, tag and number of that (Linux has 1024 nodes at most: two bytes)."""
+
+_DEVICE_OVERHEAD = 2 + 2 + len("Unhealthy") + _TOPOLOGY_BYTES + 2
 """Bytes of a Device on the wire beside its id, at most: tag and length of the id, tag, length and text of the health
-(the longer of the two), and tag and length of the message itself (one byte each, since it stays below 128 bytes)."""
+(the longer of the two), the topology, and tag and length of the message itself (one byte each, since it stays below 128
+bytes). The NUMA node counts wherever it is not known: drivers may come to tell it, and a config that was accepted must
+stay so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +33,7 @@ class Want:
 
     @property
     def contract(self) -> Contract | None:
-        return self.rule.contract
+        return self.rule.contract_for(self.gpu)
 
     @property
     def count(self) -> int:
@@ -45,14 +52,29 @@ class Desired:
 
 def resolve(config: SharingConfig, gpus: Iterable[Gpu]) -> Desired:
     """The first matching rule of each GPU. Same config and GPUs, same result."""
-    return Desired({gpu.uuid: Want(gpu, config.rule_for(gpu)) for gpu in gpus})
+    gpus = tuple(gpus)
+    whole = {gpu.uuid: gpu for gpu in gpus if gpu.mig is None}
+    return Desired({gpu.uuid: Want(gpu, config.rule_for(gpu, whole.get(gpu.physical))) for gpu in gpus})
+
+
+def changed(before: Desired | None, after: Desired | None) -> frozenset[str]:
+    """The uuids of the GPUs of which other shares are wanted than before, whatever rule says so."""
+    old, new = _shares(before), _shares(after)
+    return frozenset(uuid for uuid in old.keys() | new.keys() if old.get(uuid) != new.get(uuid))
+
+
+def _shares(desired: Desired | None) -> dict[str, tuple[Contract, int]]:
+    wants = desired.wants if desired is not None else {}
+    return {uuid: (want.contract, want.count) for uuid, want in wants.items() if want.contract is not None}
 
 
 def check(desired: Desired, file: str) -> tuple[Violation, ...]:
-    """What is wrong with a config on this very node: ids and lists that the kubelet would refuse. By arithmetic, never
-    by building the list.
+    """What is wrong with a config on this very node: ids and lists that the kubelet would refuse, by arithmetic, never
+    by building the list; and what MPS and MIG cannot do with these GPUs.
     """
-    found = []
+    decided = [(want.rule, want.gpu) for want in desired.wants.values()]
+    faults = (*mps_terms.faults(decided), *mig_terms.faults(decided))
+    found = [_violation(file, rule, message) for rule, message in faults]
     by_resource: dict[str, list[Want]] = {}
     for want in desired.wants.values():
         if want.contract is None:
@@ -64,7 +86,7 @@ def check(desired: Desired, file: str) -> tuple[Violation, ...]:
                 _violation(
                     file,
                     want.rule,
-                    f"expected share ids of at most {MAX_ID_LENGTH} characters, got {longest} for GPU {want.gpu.index} "
+                    f"expected share ids of at most {MAX_ID_LENGTH} characters, got {longest} for {want.gpu.name} "
                     f"({want.gpu.uuid}) with {want.count} replicas; lower `replicas`",
                 )
             )

@@ -7,12 +7,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from nodeagent.model.config import THROUGH_MIG
+from nodeagent.model.health import describe_xids
 from nodeagent.model.inventory import GpuHealth, Inventory, InventoryReason
 from nodeagent.model.kubelet import RegistrationState, RegistrationStatus
+from nodeagent.model.mps import MpsReason, MpsStatus
 from nodeagent.model.shares import Applied, AppliedGpu
 from nodeagent.model.snapshot import ConfigState, Drift, DriftKind
-from nodeagent.state.desired import Desired, describe
+from nodeagent.state.daemons import troubles
+from nodeagent.state.desired import Desired, Want, describe
 from nodeagent.state.kubelet_view import View
+
+GONE = "gone"
+"""What is wanted of a GPU that is not there any more."""
 
 
 def drift(
@@ -21,13 +28,15 @@ def drift(
     desired: Desired | None,
     applied: Applied,
     inventory: Inventory,
+    mps: MpsStatus,
     registrations: Iterable[RegistrationStatus],
     views: Mapping[str, View],
 ) -> tuple[Drift, ...]:
-    """All differences, in the order Git, GPUs, kubelet, hardware. `since` is left at 0: see `aged`."""
+    """All differences, in the order Git, GPUs, MPS, kubelet, hardware. `since` is left at 0: see `aged`."""
     return (
         *_of_config(config),
         *_of_shares(desired, applied),
+        *_of_mps(applied, mps),
         *_of_kubelet(registrations, views),
         *_of_hardware(applied, inventory),
     )
@@ -49,12 +58,15 @@ def _of_config(config: ConfigState) -> Iterable[Drift]:
         yield Drift(DriftKind.CONFIG, config.path, config.newest.git_blob, accepted)
     elif config.suspended:
         yield Drift(DriftKind.CONFIG, config.path, config.newest.git_blob, "suspended")
+    if config.obstacles:
+        have = f"these GPUs are at odds with it: {config.obstacles[0].message}"
+        yield Drift(DriftKind.CONFIG, "GPUs", accepted, have)
 
 
 def _of_shares(desired: Desired | None, applied: Applied) -> Iterable[Drift]:
     if desired is None:
         return
-    for want in sorted(desired.wants.values(), key=lambda want: want.gpu.index):
+    for want in sorted(desired.wants.values(), key=lambda want: want.gpu.place):
         entry = applied.gpus.get(want.gpu.uuid)
         have = share_count(entry) if entry is not None else 0
         contract = entry.contract if entry is not None else None
@@ -62,15 +74,23 @@ def _of_shares(desired: Desired | None, applied: Applied) -> Iterable[Drift]:
         if contract != want.contract or have != want.count or fenced:
             yield Drift(
                 DriftKind.SHARES,
-                f"GPU {want.gpu.index}",
-                describe(want.contract, want.count),
+                want.gpu.name,
+                wish(want),
                 describe(contract, have) if contract is not None else "nothing advertised",
             )
     for entry in applied.ordered():
         if entry.gpu.uuid not in desired.wants and entry.contract is not None:
-            yield Drift(
-                DriftKind.SHARES, f"GPU {entry.gpu.index}", "gone", describe(entry.contract, share_count(entry))
-            )
+            yield Drift(DriftKind.SHARES, entry.gpu.name, GONE, describe(entry.contract, share_count(entry)))
+
+
+def _of_mps(applied: Applied, mps: MpsStatus) -> Iterable[Drift]:
+    if mps.reason is MpsReason.PENDING:
+        return
+    for trouble in troubles(applied, mps):
+        contract = trouble.entry.contract
+        limits = contract.limits if contract is not None else None
+        want = f"an MPS daemon with {limits}" if limits is not None else "no MPS daemon"
+        yield Drift(DriftKind.MPS, trouble.entry.gpu.name, want, trouble.message)
 
 
 def _of_kubelet(registrations: Iterable[RegistrationStatus], views: Mapping[str, View]) -> Iterable[Drift]:
@@ -89,18 +109,31 @@ def _of_kubelet(registrations: Iterable[RegistrationStatus], views: Mapping[str,
 
 
 def _of_hardware(applied: Applied, inventory: Inventory) -> Iterable[Drift]:
-    for entry in applied.ordered():
-        if entry.gpu.health is not GpuHealth.OK:
-            yield Drift(
-                DriftKind.HARDWARE,
-                f"GPU {entry.gpu.index}",
-                GpuHealth.OK.value,
-                f"{entry.gpu.health.value}: {entry.gpu.message}",
-            )
-    if inventory.reason is not InventoryReason.FOUND and not any(
-        entry.gpu.health is not GpuHealth.OK for entry in applied.gpus.values()
-    ):
+    """A MIG device has the faults of its GPU, and one that is gone has been destroyed, which is no fault: what is left
+    of its shares is told as such.
+    """
+    unwell = [entry for entry in applied.ordered() if not entry.well]
+    sick = {entry.gpu.uuid for entry in unwell}
+    faulty = [
+        entry
+        for entry in unwell
+        if entry.gpu.mig is None or (entry.gpu.mig.parent not in sick and entry.gpu.health is not GpuHealth.LOST)
+    ]
+    for entry in faulty:
+        gpu = entry.gpu
+        broken = gpu.health is not GpuHealth.OK
+        have = f"{gpu.health.value}: {gpu.message}" if broken else describe_xids(entry.xids)
+        yield Drift(DriftKind.HARDWARE, gpu.name, GpuHealth.OK.value, have)
+    told = any(entry.gpu.health is not GpuHealth.OK for entry in faulty)
+    if inventory.reason is not InventoryReason.FOUND and not told:
         yield Drift(DriftKind.HARDWARE, "inventory", InventoryReason.FOUND.value, inventory.message)
+
+
+def wish(want: Want) -> str:
+    """What is wanted of a GPU: `time-sliced nvidia.com/gpu.shared x10`, `withheld`, `used through MIG devices`."""
+    if want.rule == THROUGH_MIG:
+        return "used through MIG devices" if want.gpu.mig is None else "part of a whole GPU"
+    return describe(want.contract, want.count)
 
 
 def share_count(entry: AppliedGpu) -> int:

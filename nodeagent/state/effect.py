@@ -12,6 +12,7 @@ from dataclasses import replace
 from nodeagent.model.plan import (
     Adopt,
     Advertise,
+    Diagnose,
     Drop,
     Fence,
     Forget,
@@ -20,6 +21,8 @@ from nodeagent.model.plan import (
     Remember,
     Restore,
     ShareAction,
+    Start,
+    Verdict,
 )
 from nodeagent.model.shares import Applied, AppliedGpu
 
@@ -51,6 +54,14 @@ def _perform(gpus: dict[str, AppliedGpu], action: ShareAction, now: float) -> No
             entry = _entry(gpus, uuid)
             _demand(entry.contract is None, "forget a GPU that has a contract", entry)
             del gpus[uuid]
+        case Diagnose(uuid, xids, driver_load):
+            gpus[uuid] = replace(_entry(gpus, uuid), xids=xids, driver_load=driver_load)
+        case Verdict(uuid, fault):
+            gpus[uuid] = replace(_entry(gpus, uuid), fault=fault)
+        case Start(uuid, contract):
+            entry = _entry(gpus, uuid)
+            _demand(entry.contract is None, f"start {contract}", entry)
+            gpus[uuid] = replace(entry, contract=contract)
         case Adopt(uuid, contract, numbers) | Advertise(uuid, contract, numbers):
             entry = _entry(gpus, uuid)
             _demand(entry.contract in (None, contract), f"advertise {contract}", entry)
@@ -71,7 +82,7 @@ def _perform(gpus: dict[str, AppliedGpu], action: ShareAction, now: float) -> No
         case Release(uuid):
             entry = _entry(gpus, uuid)
             _demand(not entry.numbers, "release a GPU that has shares on the list", entry)
-            gpus[uuid] = replace(entry, contract=None, max_shares_per_container=None)
+            gpus[uuid] = replace(entry, contract=None, max_shares_per_container=None, fault="")
         case Limit(uuid, limit):
             gpus[uuid] = replace(_entry(gpus, uuid), max_shares_per_container=limit)
 

@@ -26,9 +26,9 @@ def fenced(applied: Applied) -> frozenset[str]:
 
 def _devices(entry: AppliedGpu) -> Iterable[Device]:
     healthy = entry.healthy
-    fences = entry.fences
+    fences, numa = entry.fences, entry.gpu.numa_node
     for number, share in zip(sorted(entry.numbers), entry.ids(entry.numbers), strict=True):
-        yield Device(share, healthy and number not in fences)
+        yield Device(share, healthy and number not in fences, numa)
 
 
 def _listing(resource: str, devices: tuple[Device, ...], before: Listing | None) -> Listing:

@@ -14,6 +14,8 @@ from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason
 from nodeagent.model.shares import Applied
 
 UNLISTED = "the driver no longer lists it"
+REMOVED = "it was taken out of the node"
+DESTROYED = "its instance was destroyed"
 
 
 def node_gpus(inventory: Inventory, applied: Applied) -> tuple[Gpu, ...]:
@@ -23,18 +25,22 @@ def node_gpus(inventory: Inventory, applied: Applied) -> tuple[Gpu, ...]:
 
     One that is remembered from before a reboot and has not been seen since was taken out of the node, and is not a GPU
     of this node any more, once the driver has listed everything without a fault: a GPU that hangs or is lost may be it.
+    A MIG device that a GPU which answers does not list was destroyed, and is no more either, whatever becomes of its
+    GPU.
     """
     listed = inventory.by_uuid()
     whole = inventory.complete and inventory.reason is InventoryReason.FOUND
     gone = {uuid for uuid, entry in applied.gpus.items() if whole and entry.unseen and uuid not in listed}
+    gone |= {uuid for uuid, entry in applied.gpus.items() if uuid not in listed and _is_destroyed(entry.gpu, inventory)}
     remembered = {uuid: entry.gpu.index for uuid, entry in applied.gpus.items() if uuid not in gone}
-    taken = set(remembered.values())
+    taken = {entry.gpu.index for uuid, entry in applied.gpus.items() if uuid in remembered and entry.gpu.mig is None}
     gpus = []
-    for gpu in sorted(inventory.gpus, key=lambda gpu: (gpu.index, gpu.uuid)):
-        index = remembered.get(gpu.uuid)
+    for gpu in sorted(inventory.gpus, key=lambda gpu: gpu.place):
+        index = remembered.get(gpu.physical)
         if index is None:
             index = gpu.index if gpu.index not in taken else _lowest_free(taken)
             taken.add(index)
+            remembered[gpu.uuid] = index
         gpus.append(gpu if index == gpu.index else replace(gpu, index=index))
     for uuid in remembered.keys() - listed.keys():
         gpu = applied.gpus[uuid].gpu
@@ -43,12 +49,27 @@ def node_gpus(inventory: Inventory, applied: Applied) -> tuple[Gpu, ...]:
         elif inventory.reason is InventoryReason.DRIVER_MISSING:
             gpu = replace(gpu, health=GpuHealth.LOST, message=inventory.message)
         gpus.append(gpu)
-    return tuple(sorted(gpus, key=lambda gpu: (gpu.index, gpu.uuid)))
+    return tuple(sorted(gpus, key=lambda gpu: gpu.place))
 
 
 def unseen(applied: Applied) -> Applied:
-    """The applied contract after a reboot: no GPU of it is known to be there still."""
-    return Applied({uuid: replace(entry, unseen=True) for uuid, entry in applied.gpus.items()})
+    """The applied contract after a reboot: no GPU of it is known to be there still, and each has been reset."""
+    return Applied(
+        {uuid: replace(entry, unseen=True, xids={}, driver_load=None) for uuid, entry in applied.gpus.items()}
+    )
+
+
+def lost(gpu: Gpu) -> Gpu:
+    """A GPU, or MIG device, that is not one of this node any more, as it is remembered."""
+    return replace(gpu, health=GpuHealth.LOST, message=REMOVED if gpu.mig is None else DESTROYED)
+
+
+def _is_destroyed(gpu: Gpu, inventory: Inventory) -> bool:
+    if gpu.mig is None:
+        return False
+    parent = inventory.by_uuid().get(gpu.mig.parent)
+    # A GPU that is well and has something to say cannot be asked for its MIG devices.
+    return gpu == lost(gpu) or (parent is not None and parent.health is GpuHealth.OK and not parent.message)
 
 
 def _lowest_free(taken: AbstractSet[int]) -> int:

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
-from nodeagent.model.config import Mode
+from nodeagent.model.config import Contract, Mode
 from nodeagent.model.holds import ShareKey
 from nodeagent.model.inventory import Gpu
 from nodeagent.model.kubelet import PodListing, PodResourcesReason, PodResourcesStatus
+from nodeagent.model.mps import MpsStatus
 from nodeagent.model.shares import Applied, AppliedGpu, split_share_id
+from nodeagent.state.health import Symptoms
 
 FENCE_SECONDS = 1.0
 """How long a share is sent Unhealthy before it may be dropped, at least (DESIGN section 5, rule 4)."""
@@ -33,8 +35,10 @@ class Observed:
     agent that has just started: what the one before it granted in its last moments is on no disk, and `List` may not
     know of it yet. `pressed` are draining shares that the kubelet handed out once more. `mentions` maps ids that a
     GetPreferredAllocation named lately to when. `blind_since` is since when a kubelet has been there whose PodResources
-    cannot be read, None while they can. `registered` are the resources being served; `resend` and `reconnect` those
-    whose view at the kubelet asks for healing.
+    cannot be read, None while they can. `mps` is how the MPS daemons stand, `orphans` are those that an agent before
+    this one asked for and that no applied contract speaks of: its state directory was lost. `symptoms` is what the
+    driver has reported of the GPUs' faults, and how that is to be judged. `registered` are the resources being served;
+    `resend` and `reconnect` those whose view at the kubelet asks for healing.
     """
 
     now: float
@@ -48,7 +52,10 @@ class Observed:
     pressed: frozenset[ShareKey] = frozenset()
     mentions: Mapping[str, float] = field(default_factory=dict)
     blind_since: float | None = None
+    mps: MpsStatus = field(default_factory=MpsStatus)
+    orphans: Mapping[str, Contract] = field(default_factory=dict)
     registered: frozenset[str] = frozenset()
+    symptoms: Symptoms = field(default_factory=Symptoms)
     resend: frozenset[str] = frozenset()
     reconnect: frozenset[str] = frozenset()
 

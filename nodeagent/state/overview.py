@@ -8,6 +8,7 @@ from typing import overload
 
 from nodeagent.model.holds import ShareKey
 from nodeagent.model.kubelet import PodResourcesStatus, RegistrationStatus
+from nodeagent.model.mps import MpsStatus
 from nodeagent.model.plan import Plan, WaitReason
 from nodeagent.model.shares import Applied, AppliedGpu, ShareState
 from nodeagent.model.snapshot import GpuStatus, ResourceStatus, ShareStatus
@@ -84,7 +85,13 @@ class _Shares(Sequence[ShareStatus]):
 
 
 def gpu_statuses(
-    applied: Applied, desired: Desired | None, plan: Plan, held: Iterable[ShareKey], pods: PodResourcesStatus
+    applied: Applied,
+    desired: Desired | None,
+    plan: Plan,
+    held: Iterable[ShareKey],
+    *,
+    pods: PodResourcesStatus,
+    mps: MpsStatus,
 ) -> tuple[GpuStatus, ...]:
     """Every GPU of the node, by index."""
     keys = by_gpu(held)
@@ -105,6 +112,7 @@ def gpu_statuses(
                 wanted_shares=want.count if want is not None else 0,
                 contract=entry.contract,
                 shares=_Shares(entry, holdings(entry, keys.get(uuid, ())).own, draining.get(uuid, frozenset()), names),
+                daemon=mps.daemons.get(uuid),
             )
         )
     return tuple(found)

@@ -11,20 +11,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from nodeagent.model.config import Stage
-from nodeagent.model.inventory import GpuHealth, Inventory, InventoryReason
+from nodeagent.model.config import THROUGH_MIG, Stage
+from nodeagent.model.health import EventsReason, XidLog
+from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason
 from nodeagent.model.kubelet import (
     PodResourcesReason,
     PodResourcesStatus,
     RegistrationState,
     RegistrationStatus,
 )
+from nodeagent.model.mps import DaemonState, MpsReason, MpsStatus
 from nodeagent.model.plan import Plan, WaitReason
 from nodeagent.model.shares import Applied
 from nodeagent.model.snapshot import (
     Condition,
     ConfigState,
 )
+from nodeagent.state.daemons import daemons, troubles
+from nodeagent.state.desired import Desired
+from nodeagent.state.naming import gpus
 
 
 class Reason(StrEnum):
@@ -51,6 +56,11 @@ class Reason(StrEnum):
     GPU_LOST = "GpuLost"
     GPU_HANGS = "GpuHangs"
     INVALID_FILE = "InvalidFile"
+    NO_MIG_DEVICES = "NoMigDevices"
+    # HealthWatched
+    WATCHING = "Watching"
+    NOT_SUPPORTED = "NotSupported"
+    EVENTS_FAILED = "Failed"
     # Registered
     ALL_REGISTERED = "AllRegistered"
     KUBELET_ABSENT = "KubeletAbsent"
@@ -59,6 +69,17 @@ class Reason(StrEnum):
     LISTED = "Listed"
     TIMEOUT = "Timeout"
     UNAVAILABLE = "Unavailable"
+    # MpsReady
+    IDLE = "Idle"
+    DAEMONS_READY = "DaemonsReady"
+    HOST_OFF = "HostOff"
+    HOST_ABSENT = "HostAbsent"
+    UNUSABLE = "Unusable"
+    STARTING = "Starting"
+    OCCUPIED = "Occupied"
+    DAEMON_FAILED = "DaemonFailed"
+    STOPPING = "Stopping"
+    LIMITS_ALTERED = "LimitsAltered"
     # StateDirWritable
     WRITABLE = "Writable"
     WRITE_FAILED = "WriteFailed"
@@ -86,7 +107,7 @@ class Facts:
     """What conditions are computed from. `now` and `draining` (by uuid, since when) are in Unix seconds,
     `transition_timeout` in seconds.
 
-    `wanted` are the resources that the config in force wants. `missing` tells a document that is not there from one
+    `desired` is what the config in force wants. `missing` tells a document that is not there from one
     that cannot be read. `disk_problem` is the last failed write, None when all is written.
     """
 
@@ -95,6 +116,7 @@ class Facts:
     inventory: Inventory
     applied: Applied = field(default_factory=Applied)
     registrations: tuple[RegistrationStatus, ...] = ()
+    mps: MpsStatus = field(default_factory=MpsStatus)
     pods: PodResourcesStatus = field(default_factory=PodResourcesStatus)
     plan: Plan = field(default_factory=Plan)
     draining: Mapping[str, float] = field(default_factory=dict)
@@ -102,7 +124,13 @@ class Facts:
     missing: bool = False
     looked: bool = True
     disk_problem: str | None = None
-    wanted: frozenset[str] = frozenset()
+    desired: Desired | None = None
+    xids: XidLog = field(default_factory=XidLog)
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """The resources that the config in force wants."""
+        return self.desired.resources() if self.desired is not None else frozenset()
 
 
 def conditions(facts: Facts, before: Iterable[Condition]) -> tuple[Condition, ...]:
@@ -113,6 +141,12 @@ def conditions(facts: Facts, before: Iterable[Condition]) -> tuple[Condition, ..
         _ready(facts, registered),
         config,
         _inventory_ready(facts),
+        Condition(
+            "HealthWatched",
+            facts.xids.reason is EventsReason.WATCHING,
+            Reason(facts.xids.reason.value),
+            facts.xids.message,
+        ),
         registered,
         Condition(
             "PodResourcesReady",
@@ -120,6 +154,7 @@ def conditions(facts: Facts, before: Iterable[Condition]) -> tuple[Condition, ..
             Reason(facts.pods.reason.value),
             facts.pods.message,
         ),
+        _mps_ready(facts),
         Condition(
             "StateDirWritable",
             facts.disk_problem is None,
@@ -176,16 +211,38 @@ def _config_accepted(facts: Facts) -> Condition:
 def _inventory_ready(facts: Facts) -> Condition:
     """A driver that is content without a GPU which this node had does not know that one is missing."""
     inventory = facts.inventory
-    lost = [entry.gpu for entry in facts.applied.ordered() if entry.gpu.health is GpuHealth.LOST]
+    ordered = facts.applied.ordered()
+    lost = [entry.gpu for entry in ordered if entry.gpu.health is GpuHealth.LOST and entry.gpu.mig is None]
     if inventory.reason is InventoryReason.FOUND and lost:
-        message = "; ".join(f"GPU {gpu.index} ({gpu.uuid}): {gpu.message}" for gpu in lost)
+        message = "; ".join(f"{gpu.name} ({gpu.uuid}): {gpu.message}" for gpu in lost)
         return Condition("InventoryReady", False, Reason.GPU_LOST, message)
+    if inventory.reason is InventoryReason.FOUND and (bare := _without_devices(facts)):
+        why = "; ".join(sorted({gpu.message for gpu in bare if gpu.message})) or "there is no MIG device"
+        told = f"{gpus(bare)}: MIG is enabled, and nothing can be offered: {why}"
+        return Condition("InventoryReady", False, Reason.NO_MIG_DEVICES, told)
     return Condition(
         "InventoryReady",
         inventory.reason is InventoryReason.FOUND,
         Reason(inventory.reason.value),
-        inventory.message or f"{len(inventory.gpus)} GPUs",
+        inventory.message or _counted(inventory),
     )
+
+
+def _without_devices(facts: Facts) -> list[Gpu]:
+    """GPUs with MIG enabled of which the config in force would offer MIG devices, and which have none."""
+    parents = {gpu.mig.parent for gpu in facts.inventory.gpus if gpu.mig is not None}
+    through = {
+        uuid for uuid, want in (facts.desired.wants.items() if facts.desired else ()) if want.rule == THROUGH_MIG
+    }
+    return [
+        entry.gpu for entry in facts.applied.ordered() if entry.gpu.mig_enabled and entry.gpu.uuid in through - parents
+    ]
+
+
+def _counted(inventory: Inventory) -> str:
+    parts = sum(gpu.mig is not None for gpu in inventory.gpus)
+    told = f"{len(inventory.gpus) - parts} GPUs"
+    return f"{told}, {parts} MIG devices" if parts else told
 
 
 def _registered(facts: Facts) -> Condition:
@@ -211,14 +268,43 @@ def _registered(facts: Facts) -> Condition:
     return Condition("Registered", False, reason, message)
 
 
+_DAEMON = {
+    DaemonState.FAILED: Reason.DAEMON_FAILED,
+    DaemonState.OCCUPIED: Reason.OCCUPIED,
+    DaemonState.STARTING: Reason.STARTING,
+    DaemonState.STOPPING: Reason.STOPPING,
+    DaemonState.READY: Reason.LIMITS_ALTERED,
+}
+"""Reasons of MpsReady, the worst first."""
+
+
+def _mps_ready(facts: Facts) -> Condition:
+    """Whether every daemon that must run is verified, somebody looks after it, and none is left over."""
+    mps = facts.mps
+    wanted = daemons(facts.applied, {})
+    found = troubles(facts.applied, mps)
+    waiting = {wait.uuid for wait in facts.plan.waits if wait.reason is WaitReason.DAEMON}
+    if not wanted and not found and not waiting:
+        return Condition("MpsReady", True, Reason.IDLE, "no GPU is under MPS")
+    uuids = {*wanted, *waiting, *(one.entry.gpu.uuid for one in found)}
+    named = gpus(entry.gpu for entry in facts.applied.ordered() if entry.gpu.uuid in uuids)
+    if mps.reason is not MpsReason.RUNNING:
+        return Condition("MpsReady", False, Reason(mps.reason.value), f"{named}: {mps.message}")
+    if not found:
+        return Condition("MpsReady", True, Reason.DAEMONS_READY, f"under MPS: {named}")
+    worst = next(reason for state, reason in _DAEMON.items() if any(one.state is state for one in found))
+    message = "; ".join(f"{one.entry.gpu.name}: {one.message}" for one in found)
+    return Condition("MpsReady", False, worst, message)
+
+
 def _drains(facts: Facts) -> tuple[Condition, Condition]:
     drains = [wait for wait in facts.plan.waits if wait.reason is WaitReason.PODS]
     shares = sum(len(wait.numbers) for wait in drains)
-    named = ", ".join(f"GPU {facts.applied.gpus[wait.uuid].gpu.index}" for wait in drains)
+    named = ", ".join(facts.applied.gpus[wait.uuid].gpu.name for wait in drains)
     late = [
         wait.uuid for wait in drains if facts.now - facts.draining.get(wait.uuid, facts.now) > facts.transition_timeout
     ]
-    stalled = ", ".join(f"GPU {facts.applied.gpus[uuid].gpu.index}" for uuid in late)
+    stalled = ", ".join(facts.applied.gpus[uuid].gpu.name for uuid in late)
     return (
         Condition("Draining", True, Reason.PODS_HOLD_SHARES, f"{shares} held shares drain on {named}")
         if drains

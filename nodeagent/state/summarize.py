@@ -46,12 +46,13 @@ def summarize(identity: Identity, turn: Turn, before: Snapshot | None) -> Snapsh
     """The snapshot of this turn."""
     facts = turn.facts
     applied = turn.desired is not None and facts.plan.converged
-    gpus = gpu_statuses(facts.applied, turn.desired, facts.plan, turn.held, facts.pods)
+    gpus = gpu_statuses(facts.applied, turn.desired, facts.plan, turn.held, pods=facts.pods, mps=facts.mps)
     found = drift(
         config=facts.config,
         desired=turn.desired,
         applied=facts.applied,
         inventory=facts.inventory,
+        mps=facts.mps,
         registrations=facts.registrations,
         views=turn.views,
     )
@@ -64,6 +65,8 @@ def summarize(identity: Identity, turn: Turn, before: Snapshot | None) -> Snapsh
         version=identity.version,
         config=facts.config,
         inventory=facts.inventory,
+        mps=facts.mps,
+        xids=facts.xids,
         applied=facts.applied,
         conditions=conditions(facts, before.conditions if before is not None else ()),
         gpus=gpus,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from nodeagent.model.inventory import Gpu
 from nodeagent.model.snapshot import ChangeClass
 from nodeagent.state.desired import Desired, describe
-from nodeagent.state.drift import share_count
+from nodeagent.state.drift import GONE, share_count, wish
+from nodeagent.state.naming import gpus
 from nodeagent.state.observed import Observed, by_gpu, holdings
 from nodeagent.state.transition import divide
 
@@ -26,47 +27,31 @@ def change(desired: Desired | None, observed: Observed) -> Change:
     if desired is None:
         return Change(ChangeClass.NONE, "what is applied is kept")
     held = by_gpu(observed.held)
-    moves: dict[tuple[str, str], list[int]] = {}
-    drains: dict[int, list[int]] = {}
+    moves: dict[tuple[str, str], list[Gpu]] = {}
+    drains: dict[int, list[Gpu]] = {}
     for entry in observed.applied.ordered():
-        uuid, index = entry.gpu.uuid, entry.gpu.index
+        uuid, gpu = entry.gpu.uuid, entry.gpu
         want = desired.wants.get(uuid)
         contract, count = (want.contract, want.count) if want is not None else (None, 0)
         offered = share_count(entry)
         if (entry.contract, offered) == (contract, count):
             continue
         before = describe(entry.contract, offered) if entry.contract is not None and offered else "nothing"
-        moves.setdefault((before, describe(contract, count)), []).append(index)
+        moves.setdefault((before, wish(want) if want is not None else GONE), []).append(gpu)
         own = holdings(entry, held.get(uuid, ())).own if observed.readable else entry.numbers
         if drain := divide(entry, own, count if contract == entry.contract else 0).drain:
-            drains.setdefault(len(drain), []).append(index)
+            drains.setdefault(len(drain), []).append(gpu)
     fresh = [want for uuid, want in desired.wants.items() if uuid not in observed.applied.gpus]
-    for want in sorted(fresh, key=lambda want: want.gpu.index):
+    for want in sorted(fresh, key=lambda want: want.gpu.place):
         if want.contract is not None:
-            moves.setdefault(("nothing", describe(want.contract, want.count)), []).append(want.gpu.index)
+            moves.setdefault(("nothing", wish(want)), []).append(want.gpu)
     if not moves:
         return Change(ChangeClass.NONE, "nothing changes")
-    text = "; ".join(f"{gpus(indices)}: {before} -> {after}" for (before, after), indices in moves.items())
+    text = "; ".join(f"{gpus(moved)}: {before} -> {after}" for (before, after), moved in moves.items())
     if not drains:
         return Change(ChangeClass.LIVE, text)
     waits = ", ".join(
-        f"{count} {'each ' if len(indices) > 1 else ''}on {gpus(indices)}" for count, indices in drains.items()
+        f"{count} {'each ' if len(waiting) > 1 else ''}on {gpus(waiting)}" for count, waiting in drains.items()
     )
-    draining = sum(count * len(indices) for count, indices in drains.items())
+    draining = sum(count * len(waiting) for count, waiting in drains.items())
     return Change(ChangeClass.DRAINED, f"{text}; held shares drain: {waits}", draining)
-
-
-def gpus(indices: Sequence[int]) -> str:
-    """`GPU 3`, or `GPUs 0-3, 6`."""
-    parts = [f"{first}-{last}" if last > first else f"{first}" for first, last in _runs(sorted(indices))]
-    return f"{'GPUs' if len(indices) > 1 else 'GPU'} {', '.join(parts)}"
-
-
-def _runs(numbers: Iterable[int]) -> list[tuple[int, int]]:
-    runs: list[tuple[int, int]] = []
-    for number in numbers:
-        if runs and runs[-1][1] == number - 1:
-            runs[-1] = (runs[-1][0], number)
-        else:
-            runs.append((number, number))
-    return runs

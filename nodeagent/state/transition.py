@@ -13,6 +13,8 @@ Rules (DESIGN section 5), each a promise to a running pod or to the kubelet:
   held.
 - A share that a pod has and that is not on the list comes back to it: so does the agent take over from another plugin,
   or from a lost state directory.
+- Under MPS a GPU takes its contract first, so that its daemon is started, and shares when the daemon is verified; what
+  follows MPS is advertised when the daemon has left.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from nodeagent.model.config import Contract, Mode
-from nodeagent.model.plan import Adopt, Advertise, Drop, Fence, Release, Restore, ShareAction, Wait, WaitReason
+from nodeagent.model.plan import Adopt, Advertise, Drop, Fence, Release, Restore, ShareAction, Start, Wait, WaitReason
 from nodeagent.model.shares import AppliedGpu, split_share_id
+from nodeagent.state.daemons import left, verified
 from nodeagent.state.observed import Holdings, Observed, droppable
 
 
@@ -77,15 +80,37 @@ def transition(
         actions.append(Restore(uuid, restore))
     if drop := split.leaving & droppable(entry, held, observed):
         actions.append(Drop(uuid, drop))
+    waits = list(_waits(uuid, split, fence, drop, observed))
     if same:
         if add := lowest_unused(entry.numbers, count - len(split.keep)):
-            actions.append(Advertise(uuid, entry.contract, add))
+            if not entry.numbers and not observed.looked:
+                # A daemon that was started, or found, without a share of it on the list: as for a GPU without contract.
+                waits.append(Wait(uuid, WaitReason.FRESH_LIST))
+            elif verified(entry.contract, uuid, observed.mps):
+                actions.append(Advertise(uuid, entry.contract, add))
+            else:
+                waits.append(Wait(uuid, WaitReason.DAEMON, add))
     elif drop == entry.numbers:
-        actions.append(Release(uuid))
-        if contract is not None and not holdings.others:
-            actions.append(Advertise(uuid, contract, frozenset(range(count))))
+        then = _end(entry, contract, count, holdings, observed)
+        actions += then.actions
+        waits += then.waits
 
-    return Step(tuple(actions), tuple(_waits(uuid, split, fence, drop, observed)))
+    return Step(tuple(actions), tuple(waits))
+
+
+def _end(entry: AppliedGpu, contract: Contract | None, count: int, holdings: Holdings, observed: Observed) -> Step:
+    """End the contract of a GPU whose last share has left, or leaves now, and begin what is wanted in its place."""
+    uuid = entry.gpu.uuid
+    if not entry.numbers and not observed.fresh:
+        # Pods may use the daemon all the same.
+        late = WaitReason.RESTART if observed.cautious else WaitReason.FRESH_LIST
+        return Step((), (Wait(uuid, late if observed.readable else WaitReason.POD_RESOURCES),))
+    if contract is None or holdings.others:
+        return Step((Release(uuid),))
+    # The daemon of this contract is still there, whatever is told of it: it leaves when the contract has ended.
+    gone = entry.contract is not None and entry.contract.limits is None and left(uuid, observed.mps)
+    then = _take(uuid, contract, count, gone=gone)
+    return Step((Release(uuid), *then.actions), then.waits)
 
 
 def divide(entry: AppliedGpu, held: AbstractSet[int], count: int, known: AbstractSet[int] = frozenset()) -> Split:
@@ -131,7 +156,7 @@ def adopt(entry: AppliedGpu, holdings: Holdings) -> Adopt | None:
 
 def lowest_unused(numbers: AbstractSet[int], count: int) -> frozenset[int]:
     """The `count` lowest numbers that are not in `numbers`; none for a count below 1."""
-    return frozenset(_take(count, (number for number in range(len(numbers) + max(count, 0)) if number not in numbers)))
+    return frozenset(_first(count, (number for number in range(len(numbers) + max(count, 0)) if number not in numbers)))
 
 
 def _begin(uuid: str, contract: Contract | None, count: int, observed: Observed) -> Step:
@@ -139,7 +164,17 @@ def _begin(uuid: str, contract: Contract | None, count: int, observed: Observed)
         return Step()
     if not observed.looked:
         return Step((), (Wait(uuid, WaitReason.FRESH_LIST),))
-    return Step((Advertise(uuid, contract, frozenset(range(count))),))
+    return _take(uuid, contract, count, gone=left(uuid, observed.mps))
+
+
+def _take(uuid: str, contract: Contract, count: int, *, gone: bool) -> Step:
+    """Give a contract to a GPU that has none; `gone` says that no daemon of an earlier one is left."""
+    numbers = frozenset(range(count))
+    if contract.limits is not None:
+        return Step((Start(uuid, contract),), (Wait(uuid, WaitReason.DAEMON, numbers),))
+    if not gone:
+        return Step((), (Wait(uuid, WaitReason.DAEMON, numbers),))
+    return Step((Advertise(uuid, contract, numbers),))
 
 
 def _waits(
@@ -159,5 +194,5 @@ def _pressed(entry: AppliedGpu, number: int, observed: Observed) -> bool:
     )
 
 
-def _take(count: int, numbers: Iterable[int]) -> list[int]:
+def _first(count: int, numbers: Iterable[int]) -> list[int]:
     return [number for number, _ in zip(numbers, range(count), strict=False)] if count > 0 else []

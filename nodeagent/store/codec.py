@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from enum import Enum
-from typing import TypeVar
 
+from nodeagent.durable.atomic import Untrusted
+from nodeagent.durable.contracts import decode_contract, decode_enum, encode_contract
+from nodeagent.durable.envelope import expect, member, optional, parse
 from nodeagent.model.config import Contract, Mode
 from nodeagent.model.holds import Holds, ShareKey
-from nodeagent.model.inventory import Gpu, GpuHealth
+from nodeagent.model.inventory import Gpu, GpuHealth, MigDevice
 from nodeagent.model.kubelet import CheckpointEntry
 from nodeagent.model.shares import Applied, AppliedGpu, share_id, split_share_id
-from nodeagent.store.atomic import Untrusted
-from nodeagent.store.envelope import expect, member, optional, parse
 from nodeagent.store.ranges import MAX_NUMBER, pack, unpack
-
-E = TypeVar("E", bound=Enum)
 
 
 def _dump(value: object) -> bytes:
@@ -45,11 +42,25 @@ def _encode_gpu(entry: AppliedGpu) -> dict[str, object]:
         "numaNode": gpu.numa_node,
         "health": gpu.health.value,
         "message": gpu.message,
-        "contract": None if contract is None else {"mode": contract.mode.value, "resource": contract.resource},
+        "contract": None if contract is None else encode_contract(contract),
         "numbers": pack(entry.numbers),
         "fenced": pack(entry.fences),
         "maxSharesPerContainer": entry.max_shares_per_container,
         "unseen": entry.unseen,
+        "fault": entry.fault,
+        "migEnabled": gpu.mig_enabled,
+        "mig": None if gpu.mig is None else _encode_mig(gpu.mig),
+        "xids": {str(xid): at for xid, at in entry.xids.items()},
+        "driverLoad": entry.driver_load,
+    }
+
+
+def _encode_mig(device: MigDevice) -> dict[str, object]:
+    return {
+        "parent": device.parent,
+        "profile": device.profile,
+        "gpuInstance": device.gpu_instance,
+        "computeInstance": device.compute_instance,
     }
 
 
@@ -75,8 +86,11 @@ def _decode_gpu(item: Mapping[str, object], now: float) -> AppliedGpu:
         minor=optional(item, "minor", int),
         pci_bus_id=optional(item, "pciBusId", str),
         numa_node=optional(item, "numaNode", int),
-        health=_enum(GpuHealth, member(item, "health", str)),
+        health=decode_enum(GpuHealth, member(item, "health", str)),
         message=member(item, "message", str),
+        # An agent from before MIG and XIDs wrote nothing of them.
+        mig_enabled=optional(item, "migEnabled", bool) or False,
+        mig=_mig(optional(item, "mig", dict)),
     )
     entry = AppliedGpu(
         gpu=gpu,
@@ -85,6 +99,9 @@ def _decode_gpu(item: Mapping[str, object], now: float) -> AppliedGpu:
         fences=dict.fromkeys(sorted(unpack(member(item, "fenced", str))), now),
         max_shares_per_container=optional(item, "maxSharesPerContainer", int),
         unseen=member(item, "unseen", bool),
+        fault=optional(item, "fault", str) or "",  # an agent from before MPS wrote none
+        xids=_xids(optional(item, "xids", dict) or {}),
+        driver_load=optional(item, "driverLoad", str),
     )
     _check(entry)
     return entry
@@ -97,10 +114,10 @@ def _check(entry: AppliedGpu) -> None:
         wrong = "its facts are impossible"
     elif not entry.fences.keys() <= entry.numbers:
         wrong = "shares are fenced that are not advertised"
+    elif entry.gpu.mig is not None and (entry.gpu.mig_enabled or entry.gpu.mig.parent == entry.gpu.uuid):
+        wrong = "it is a GPU and a MIG device at once"
     elif entry.contract is None and entry.numbers:
         wrong = "shares are advertised without a contract"
-    elif entry.contract is not None and (entry.contract.mode is Mode.WITHHELD or not entry.contract.resource):
-        wrong = "nothing can be advertised under its contract"
     elif entry.contract is not None and entry.contract.mode is Mode.EXCLUSIVE and not entry.numbers <= {0}:
         wrong = "an exclusive GPU has more than one share"
     elif entry.max_shares_per_container is not None and entry.max_shares_per_container < 1:
@@ -117,17 +134,25 @@ def _capability(value: list[object] | None) -> tuple[int, int] | None:
     return expect(value[0], "major", int), expect(value[1], "minor", int)
 
 
-def _contract(value: Mapping[str, object] | None) -> Contract | None:
+def _mig(value: Mapping[str, object] | None) -> MigDevice | None:
     if value is None:
         return None
-    return Contract(resource=member(value, "resource", str), mode=_enum(Mode, member(value, "mode", str)))
+    return MigDevice(
+        parent=member(value, "parent", str),
+        profile=member(value, "profile", str),
+        gpu_instance=member(value, "gpuInstance", int),
+        compute_instance=member(value, "computeInstance", int),
+    )
 
 
-def _enum(kind: type[E], value: str) -> E:
-    try:
-        return kind(value)
-    except ValueError as error:
-        raise Untrusted(str(error)) from error
+def _xids(value: Mapping[str, object]) -> dict[int, float]:
+    if not all(xid.isascii() and xid.isdigit() for xid in value):
+        raise Untrusted("xids: expected numbers")
+    return {int(xid): expect(at, "xid", float) for xid, at in value.items()}
+
+
+def _contract(value: Mapping[str, object] | None) -> Contract | None:
+    return None if value is None else decode_contract(value)
 
 
 def encode_holds(holds: Holds) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from nodeagent.store.atomic import Untrusted
+from nodeagent.durable.atomic import Untrusted
 
 MAX_NUMBER = 1_000_000
 """No list of the kubelet's 4 MiB has as many; a damaged range must not be expanded into all memory."""

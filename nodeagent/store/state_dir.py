@@ -16,13 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from nodeagent.durable import atomic
+from nodeagent.durable.atomic import Untrusted, naming
+from nodeagent.durable.envelope import member, optional, seal, unseal
+from nodeagent.durable.lock import FileLock
 from nodeagent.model.config import Document
 from nodeagent.model.holds import Holds
 from nodeagent.model.shares import Applied
-from nodeagent.store import atomic, codec
-from nodeagent.store.atomic import Untrusted, naming
-from nodeagent.store.envelope import member, optional, seal, unseal
-from nodeagent.store.lock import FileLock
+from nodeagent.store import codec
 
 T = TypeVar("T")
 

@@ -6,6 +6,7 @@ import json
 
 GPU = "nvidia.com/gpu"
 SHARED = "nvidia.com/gpu.shared"
+MPS = "nvidia.com/gpu.mps"
 
 Rule = dict[str, object]
 
@@ -19,6 +20,25 @@ def time_sliced(replicas: int, resource: str = SHARED, *, at: list[int] | None =
 def exclusive(resource: str = GPU, *, at: list[int] | None = None) -> Rule:
     """Whole GPUs."""
     return {**_head(resource, at), "resource": resource, "exclusive": {}}
+
+
+def mps(
+    replicas: int,
+    memory: str | None = None,
+    threads: int | None = None,
+    resource: str = MPS,
+    *,
+    at: list[int] | None = None,
+    most: int | None = None,
+) -> Rule:
+    """`replicas` shares per GPU under MPS, with limits of their own where they are given."""
+    terms: Rule = {"replicas": replicas}
+    if memory is not None:
+        terms["memoryPerReplica"] = memory
+    if threads is not None:
+        terms["threadPercentage"] = threads
+    limit = {} if most is None else {"maxSharesPerContainer": most}
+    return {**_head(resource, at), "resource": resource, "mps": terms, **limit}
 
 
 def withheld(*, at: list[int] | None = None) -> Rule:

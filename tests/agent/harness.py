@@ -17,7 +17,8 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from nodeagent.settings import Settings
 from nodeagent.sim.git_mount import MountedConfigMap
 from nodeagent.sim.kubelet import StandInKubelet
 from nodeagent.sim.pods import Pod
+from nodeagent.state.holds import GRANT_SETTLED
 from tests.agent.documents import SHARED
 from tests.sim.plugin import TinyPlugin
 from tests.waiting import eventually
@@ -247,10 +249,19 @@ class Node:
         self.mount.write(files)
 
     def simulate(
-        self, count: int = GPUS, *, health: Mapping[int, str] | None = None, without: Collection[int] = ()
+        self,
+        count: int = GPUS,
+        *,
+        health: Mapping[int, str] | None = None,
+        without: Collection[int] = (),
+        processes: Mapping[int, list[dict[str, object]]] | None = None,
+        xids: Mapping[int, Sequence[int]] | None = None,
+        mig: Mapping[int, Sequence[str]] | None = None,
+        driver_loads: int = 1,
     ) -> None:
-        """Have this many GPUs, `health` (ok, lost, hang) by index. Those in `without` are not listed at all, so that
-        the ones behind them move up, as under NVML.
+        """Have this many GPUs, `health` (ok, lost, hang) and the processes that compute on them by index. Those in
+        `without` are not listed at all, so that the ones behind them move up, as under NVML. `xids` are all that each
+        has reported since the driver was first asked, oldest first; `mig` are the profiles of its MIG devices.
         """
         entries = [
             {
@@ -259,11 +270,19 @@ class Node:
                 "computeCapability": "9.0",
                 "uuid": uuid(index),
                 "health": (health or {}).get(index, "ok"),
+                **({"processes": processes[index]} if processes and index in processes else {}),
+                **({"xids": numbered(xids[index])} if xids and index in xids else {}),
+                **({"mig": {"devices": list(mig[index])}} if mig and index in mig else {}),
             }
             for index in range(count)
             if index not in without
         ]
-        document = {"apiVersion": "nodeagent.io/v1alpha1", "kind": "SimulatedNode", "gpus": entries}
+        document = {
+            "apiVersion": "nodeagent.io/v1alpha1",
+            "kind": "SimulatedNode",
+            "driverLoads": driver_loads,
+            "gpus": entries,
+        }
         self.write(self.simulation, json.dumps(document).encode())
 
     @staticmethod
@@ -286,6 +305,10 @@ class Node:
             "listen": "127.0.0.1:0",
             "node_name": NODE_NAME,
             "pool": None,
+            "mps_host": "off",
+            "mps_root": self.directory / "mps",
+            "mps_control": "nvidia-cuda-mps-control",
+            "mps_shm_size": "64Mi",
             "log_format": "text",
             "log_level": "info",
             "strict_readiness": False,
@@ -367,10 +390,13 @@ class Node:
         return kept
 
     async def looked(self) -> None:
-        """Wait until an agent with something to drain has looked at the pods twice more, so that it no longer takes a
-        young grant for one whose pod `List` cannot show yet.
+        """Wait until an agent with something to drain has looked at the pods so late that it no longer takes a grant of
+        before this call for one whose pod `List` cannot show yet.
         """
+        settled = time.monotonic() + GRANT_SETTLED
+        await eventually(lambda: time.monotonic() >= settled)
         before = self.kubelet.pod_resources_calls
+        # Twice, since the first of these calls may be the second one of a look that was under way.
         await eventually(lambda: self.kubelet.pod_resources_calls >= before + 2 * CALLS_OF_A_LOOK)
 
     def of_gpu(self, index: int, resource: str = SHARED) -> dict[str, bool]:
@@ -407,6 +433,11 @@ class Node:
         assert not stacks, "\n".join(stacks)
 
 
+def numbered(codes: Sequence[int]) -> list[dict[str, int]]:
+    """XIDs as a simulation file has them."""
+    return [{"code": code, "seq": seq} for seq, code in enumerate(codes, start=1)]
+
+
 def uuid(index: int) -> str:
     """Which GPU has this index on a node where none is missing."""
     return derived_uuid(NODE_NAME, index)
@@ -437,6 +468,12 @@ def arguments(settings: Settings) -> list[str]:
         "--listen": settings.listen,
         "--node-name": settings.node_name,
         "--pool": settings.pool,
+        "--driver-root": settings.driver_root,
+        "--nvml-library": settings.nvml_library,
+        "--mps-host": settings.mps_host,
+        "--mps-root": settings.mps_root,
+        "--mps-control": settings.mps_control,
+        "--mps-shm-size": settings.mps_shm_size,
         "--log-format": settings.log_format,
         "--log-level": settings.log_level,
     }

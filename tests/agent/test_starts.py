@@ -7,6 +7,7 @@ from enum import Enum
 
 import pytest
 
+from nodeagent.agent import Agent
 from nodeagent.errors import CannotStart
 from tests.agent.documents import GPU, SHARED, exclusive, shares, sharing
 from tests.agent.harness import GPUS, Node, Process, uuid
@@ -172,8 +173,9 @@ async def test_an_agent_that_cannot_start_says_why(node: Node) -> None:
         await node.agent(listen=f"127.0.0.1:{first.port}")
 
     (node.directory / "file").write_bytes(b"")
+    second = Agent(node.settings(state_dir=node.directory / "file"))
     with pytest.raises(CannotStart, match="cannot use state directory"):
-        await node.agent(state_dir=node.directory / "file")
+        await second.run()
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["driver", "late driver"])

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from nodeagent.agent import STOP_SECONDS
+from nodeagent.durable.lock import FileLock
 from nodeagent.model.plan import WaitReason
-from nodeagent.store.lock import FileLock
 from tests.agent.documents import SHARED, shares
 from tests.agent.harness import Node, Process
 from tests.waiting import eventually
@@ -93,7 +93,11 @@ async def _writes(agent: Process) -> None:
     threads = Path(f"/proc/{agent.process.pid}/task")
 
     def where() -> set[str]:
-        return {(thread / "wchan").read_text() for thread in threads.iterdir()}
+        found = set()
+        for thread in threads.iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                found.add((thread / "wchan").read_text())
+        return found
 
     if where() == {"0"}:
         pytest.skip("the kernel does not tell what a thread waits for")

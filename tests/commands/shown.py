@@ -1,4 +1,6 @@
-"""The node that docs/commands.md and the README show: eight H100 shared by ten, of which two then become whole."""
+"""The nodes that docs/commands.md shows: eight H100 shared by ten, of which two then become whole, a node with two GPUs
+under MPS, and one with MIG devices.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from nodeagent.config.load import load
-from nodeagent.model.config import Document, Stage, Violation, Where
+from nodeagent.model.config import Contract, Document, Mode, MpsLimits, Stage, Violation, Where
+from nodeagent.model.health import describe_xids
+from nodeagent.model.mps import DaemonState
 from nodeagent.model.plan import Plan, Wait, WaitReason
 from nodeagent.model.shares import Applied
 from nodeagent.model.snapshot import (
@@ -39,6 +43,7 @@ def document(example: str, revision: str) -> DocumentInfo:
 
 BEFORE = document("time-slicing.yaml", "main@sha1:5d1e90c")
 AFTER = document("mixed.yaml", "main@sha1:c2a77f4")
+SIDE_BY_SIDE = document("side-by-side.yaml", "main@sha1:7be0a11")
 
 
 def before() -> Snapshot:
@@ -76,6 +81,70 @@ def draining() -> Snapshot:
         plan=Plan((), (Wait(gpus[0].gpu.uuid, WaitReason.PODS, frozenset({0, 1})),)),
         in_sync=False,
     )
+
+
+def under_mps() -> Snapshot:
+    """Two minutes after examples/side-by-side.yaml was accepted: a process outside the cluster keeps GPU 3 from MPS."""
+    contract = Contract("nvidia.com/gpu.mps", Mode.MPS, MpsLimits(20480, 25, 2))
+    gpus = [gpu_status(gpu(index), "f" * 10, rule="notebooks") for index in range(8)]
+    gpus[0] = gpu_status(gpu(0), "hhffffffff", rule="notebooks")
+    gpus[2] = builders.under_mps(2, "hhff", builders.mps_daemon(2, contract=contract), contract)
+    held = "held by process 4242 (python)"
+    occupied = builders.mps_daemon(3, DaemonState.OCCUPIED, held, contract)
+    gpus[3] = builders.under_mps(3, "", occupied, contract)
+    gpus[4] = gpu_status(gpu(4), "", wanted=None, contract=None, rule="broken-riser")
+    gpus[5:] = [gpu_status(gpu(index), "h", wanted=WHOLE, contract=WHOLE, rule="training") for index in (5, 6, 7)]
+    since = time.time() - 150
+    reload = Reload(
+        since, SIDE_BY_SIDE, ReloadResult.FAILED, None,
+        f"GPU 3: {SHARED} x10 -> {contract} x4: GPU 3: its MPS daemon is not as it should be: {held}", 10.021,
+    )  # fmt: skip
+    config = ConfigState(PATH, SIDE_BY_SIDE, SIDE_BY_SIDE, BEFORE, SIDE_BY_SIDE, generation=4, observed_generation=3)
+    return replace(
+        _snapshot(
+            gpus,
+            config,
+            (reload,),
+            conditions=builders.conditions(MpsReady=(False, "Occupied", f"GPU 3: {held}")),
+            drift=(
+                Drift(DriftKind.SHARES, "GPU 3", f"{contract} x4", f"{contract} x0", since),
+                Drift(DriftKind.MPS, "GPU 3", f"an MPS daemon with {contract.limits}", held, since),
+            ),
+            plan=Plan((), (Wait(gpus[3].gpu.uuid, WaitReason.DAEMON, frozenset(range(4))),)),
+            in_sync=False,
+        ),
+        node="gpu-node-9",
+    )
+
+
+def partitioned() -> Snapshot:
+    """In sync with examples/time-slicing.yaml: two of four A100 are divided by MIG, and two minutes ago another one
+    fell off the bus.
+    """
+    small, halves = range(7, 14), (1, 2)
+    gpus = [
+        gpu_status(builders.a100(0), "hhffffffff", rule="every-gpu"),
+        gpu_status(builders.a100(1), "Uuuuuuuuuu", rule="every-gpu"),
+        builders.through_mig(2),
+        *(builders.mig_status(builders.mig(2, number), "h" if number < 10 else "f") for number in small),
+        builders.through_mig(3),
+        *(builders.mig_status(builders.mig(3, number, "3g.20gb"), "h") for number in halves),
+    ]
+    since = time.time() - 150
+    reload = Reload(
+        time.time() - 86_400, BEFORE, ReloadResult.ACCEPTED, ChangeClass.LIVE,
+        "GPUs 0-1: exclusive nvidia.com/gpu -> time-sliced nvidia.com/gpu.shared x10", 0.039,
+    )  # fmt: skip
+    config = ConfigState(PATH, BEFORE, BEFORE, BEFORE, BEFORE, generation=2, observed_generation=2)
+    xids = {79: since}
+    base = _snapshot(
+        gpus,
+        config,
+        (reload,),
+        drift=(Drift(DriftKind.HARDWARE, "GPU 1", "ok", describe_xids(xids), since),),
+        in_sync=True,
+    )
+    return replace(builders.unwell(base, {gpus[1].gpu.uuid: xids}), node="gpu-node-12")
 
 
 def rejecting(document_: DocumentInfo) -> Snapshot:

@@ -42,7 +42,7 @@ def test_the_bare_command_shows_the_way(capsys: pytest.CaptureFixture[str]) -> N
     [
         (
             ["rnu"],
-            "expected one of run, validate, plan, status, wait, schema, convert, demo, got 'rnu'; did you mean run?",
+            "status, wait, clear-health, mps-host, schema, convert, demo, got 'rnu'; did you mean run?",
         ),
         (["run", "--confg", "x"], "unrecognized arguments: --confg x"),
         (["run"], "--config (or NODEAGENT_CONFIG) must name the sharing config"),

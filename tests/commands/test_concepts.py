@@ -7,6 +7,8 @@ import re
 from nodeagent.model.config import Mode
 from nodeagent.model.inventory import InventoryReason
 from nodeagent.model.kubelet import PodResourcesReason
+from nodeagent.model.mps import MpsReason
+from nodeagent.model.plan import WaitReason
 from nodeagent.model.snapshot import ChangeClass
 from nodeagent.state.status import Reason
 from tests.conftest import ROOT
@@ -19,12 +21,20 @@ ROWS = re.findall(r"^\| (?:`(?P<type>\w+)`)? ?\| `(?P<reason>\w+)` \| .+ \|$", P
 def test_every_reason_is_explained() -> None:
     """Each reason that a condition can have is in the tables, and none that no condition has."""
     assert {reason for _, reason in ROWS} == {str(reason) for reason in Reason}
-    assert {str(reason.value) for kind in (InventoryReason, PodResourcesReason) for reason in kind} <= set(Reason)
+    kinds = (InventoryReason, PodResourcesReason, MpsReason)
+    others = {str(reason.value) for kind in kinds for reason in kind if reason is not MpsReason.RUNNING}
+    assert others <= set(Reason)
 
 
 def test_every_condition_is_explained() -> None:
     """Each condition of the status has its rows, in the order in which the status gives them."""
     assert [type_ for type_, _ in ROWS if type_] == [condition.type for condition in conditions()]
+
+
+def test_every_wait_is_explained() -> None:
+    """What a plan can wait for has a row each, in the order of the program."""
+    table = PAGE.partition("## What a plan waits for")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `([a-z-]+)` \| .+ \|$", table, re.MULTILINE) == [reason.value for reason in WaitReason]
 
 
 def test_modes_and_classes_have_their_words() -> None:

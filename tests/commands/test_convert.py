@@ -29,6 +29,19 @@ def test_what_is_converted_means_the_same(tmp_path: Path) -> None:
     assert after.name == "a100"
 
 
+@pytest.mark.parametrize(("strategy", "noted"), [("none", True), ("single", False), ("mixed", False)])
+def test_what_our_format_cannot_say_is_noted(
+    strategy: str, noted: bool, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """GPUs with MIG enabled are never offered as whole by our format: a note and a comment say so."""
+    path = tmp_path / "nvidia.yaml"
+    path.write_text(f"version: v1\nflags: {{migStrategy: {strategy}}}\n", encoding="utf-8")
+    assert main(["convert", str(path)]) == 0
+    told = capsys.readouterr()
+    assert ("note: NVIDIA's migStrategy none would offer" in told.err) == noted
+    assert ("# NVIDIA's migStrategy none would offer" in told.out) == noted
+
+
 def test_a_config_map_or_a_pipe_will_do() -> None:
     """The file may be inside a ConfigMap, and come from stdin."""
     done = nodeagent("convert", "-", stdin=config_map(NVIDIAS))

@@ -7,6 +7,7 @@ against the node of `shown.py`.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,12 +17,15 @@ import pytest
 
 from nodeagent.model.config import Document
 from nodeagent.model.snapshot import DocumentInfo, Snapshot
+from nodeagent.settings import MPS_HOST_OPTIONS, OPTIONS, Option
 from tests.commands import shown
 from tests.commands.conftest import EXAMPLES, Serve
 from tests.conftest import ROOT
 from tests.markdown import Command, blocks, commands, matches
 
 PAGE = ROOT / "docs" / "commands.md"
+IN_TABLES = ("--driver-root", "--nvml-library", "--mps-")
+AS_OF_RUN = {"--node-name", "--log-format", "--log-level"}
 TYPED = [
     command
     for block in blocks(PAGE.read_text(encoding="utf-8"))
@@ -41,6 +45,10 @@ def node(command: Command) -> Snapshot:
     """How the node stands when the page types a command."""
     if "typo.yaml" in command.text:
         return shown.rejecting(typo())
+    if "gpu-node-12" in command.text:
+        return shown.partitioned()
+    if "gpu-node-9" in command.text:
+        return shown.under_mps()
     return shown.before() if " plan " in command.text else shown.draining()
 
 
@@ -69,3 +77,17 @@ def test_the_page_shows_what_really_happens(command: Command, serve: Serve, tmp_
 def test_the_page_shows_an_agent() -> None:
     """The commands that need one are all on the page."""
     assert {command.text.split()[1] for command in TYPED} == {"plan", "status", "wait"}
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("run", [option for option in OPTIONS if option.flag.startswith(IN_TABLES)]),
+        ("mps-host", [option for option in MPS_HOST_OPTIONS if option.flag not in AS_OF_RUN]),
+    ],
+)
+def test_the_options_for_drivers_and_mps_are_told(command: str, options: list[Option]) -> None:
+    """Flag and default of each are in the tables of the command."""
+    _, _, section = PAGE.read_text(encoding="utf-8").partition(f"\n## {command}\n")
+    rows = re.findall(r"^\| `(--[a-z-]+)` \| `?([^`|]+?)`? \| .+ \|$", section.partition("\n## ")[0], re.MULTILINE)
+    assert rows == [(option.flag, option.default or ("off" if option.switch else "none")) for option in options]

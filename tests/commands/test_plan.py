@@ -12,31 +12,39 @@ from pathlib import Path
 import pytest
 
 from nodeagent.cli import main
-from nodeagent.commands.preview import GpuPreview, Node, Terms, preview
-from nodeagent.model.config import Contract, Document, Match, Rule, SharingConfig
+from nodeagent.commands.preview import GpuPreview, Terms, preview
+from nodeagent.commands.rehearsal import Node
+from nodeagent.model.config import MIB, Contract, Document, Match, MpsTerms, Rule, SharingConfig
+from nodeagent.model.mps import DaemonState, MpsDaemon, MpsReason, MpsStatus
 from nodeagent.model.shares import Applied, AppliedGpu, share_id
 from nodeagent.model.snapshot import ChangeClass
 from nodeagent.report.status import to_json
 from nodeagent.state.desired import resolve
 from tests.commands.conftest import H100X8, NVIDIAS, SHARED_BY_TEN, WRONG_TWICE, Serve, config_map, nodeagent
 from tests.report import builders
-from tests.report.builders import SHARED, WHOLE, gpu
+from tests.report.builders import MPS, SHARED, SMALL, WHOLE, gpu, gpu_status, mps_daemon, under_mps
 
 OTHER = Contract("nvidia.com/gpu.other", SHARED.mode)
 
 
 def want(contract: Contract | None, replicas: int, limit: int | None = None) -> SharingConfig:
     """A config that wants this of every GPU."""
-    return SharingConfig("wanted", (Rule("all", Match(), contract, replicas, limit),))
+    if contract is None or contract.limits is None:
+        return SharingConfig("wanted", (Rule("all", Match(), contract, replicas, limit),))
+    terms = MpsTerms(contract.limits.memory * MIB, contract.limits.threads)
+    bare = replace(contract, limits=None)
+    return SharingConfig("wanted", (Rule("all", Match(), bare, replicas, contract.limits.most, terms),))
 
 
 def node(contract: Contract, shares: int, *held: int, limit: int | None = None) -> Node:
     """A node of one GPU with these shares, of which those with the numbers `held` are."""
     one = gpu(0)
     ids = {number: share_id(one.uuid, contract.mode, number) for number in held}
+    daemons = [mps_daemon(0, contract=contract)] if contract.limits is not None else []
     return Node(
         gpus=(one,),
         applied=Applied({one.uuid: AppliedGpu(one, contract, frozenset(range(shares)), {}, limit)}),
+        mps=MpsStatus(MpsReason.RUNNING, daemons={daemon.uuid: daemon for daemon in daemons}),
         held=frozenset((contract.resource, share) for share in ids.values()),
         holders={share: f"team-a/pod-{number}/main" for number, share in ids.items()},
         resources=frozenset({contract.resource}),
@@ -122,6 +130,90 @@ def test_what_is_not_known_counts_as_held() -> None:
     found = foresee(want(SHARED, 4), replace(node(SHARED, 10), readable=False))
     assert not found.removed
     assert len(found.draining) == 6
+
+
+OFF = MpsStatus(MpsReason.OFF, "no daemon can be started: this agent runs with --mps-host off")
+
+
+def test_a_free_gpu_comes_under_mps_at_once() -> None:
+    """Where the MPS host works its shares follow: the daemon is started and verified on the way."""
+    found = foresee(want(MPS, 4), node(SHARED, 10))
+    assert (len(found.removed), numbers(found.added)) == (10, [0, 1, 2, 3])
+    assert found.after == Terms(MPS, 4, 1)
+    assert nothing(found.kept, found.draining, found.later)
+    assert not found.obstacle
+
+
+def test_a_gpu_in_use_comes_under_mps_when_its_pods_have_ended() -> None:
+    """The daemon cannot be started beside them: the shares under MPS come after that."""
+    found = foresee(want(MPS, 4), node(SHARED, 10, 3, 4))
+    assert (len(found.removed), numbers(found.draining), numbers(found.later)) == (8, [3, 4], [0, 1, 2, 3])
+    assert found.holders == ("team-a/pod-3/main", "team-a/pod-4/main")
+    assert nothing(found.added, found.kept)
+
+
+@pytest.mark.parametrize("contract", [SHARED, WHOLE])
+def test_a_gpu_leaves_mps(contract: Contract) -> None:
+    """What comes after MPS comes when the daemon has gone, which it does once its last share has left."""
+    found = foresee(want(contract, 1), node(MPS, 4))
+    assert (len(found.removed), len(found.added), found.obstacle) == (4, 1, "")
+    held = foresee(want(contract, 1), node(MPS, 4, 0))
+    assert (len(held.removed), len(held.draining), len(held.later)) == (3, 1, 1)
+
+
+def test_other_limits_are_other_shares() -> None:
+    """The ids are the same, and what they stand for is not: every share leaves, and comes with the new limits."""
+    found = foresee(want(SMALL, 4), node(MPS, 4, 1))
+    assert (numbers(found.removed), numbers(found.draining)) == ([0, 2, 3], [1])
+    assert numbers(found.later) == [0, 1, 2, 3]
+    assert (found.before, found.after) == (Terms(MPS, 4), Terms(SMALL, 4, 2))
+
+
+def test_the_same_limits_change_nothing() -> None:
+    """More or fewer shares with the limits that they have need no other daemon, and none ends."""
+    assert not foresee(want(MPS, 4), node(MPS, 4, 1, limit=1)).changes
+    assert numbers(foresee(want(MPS, 6), node(MPS, 4, 1)).added) == [4, 5]
+
+
+@pytest.mark.parametrize("reason", [MpsReason.OFF, MpsReason.ABSENT, MpsReason.UNUSABLE, MpsReason.PENDING])
+def test_without_an_mps_host_there_is_a_wait(reason: MpsReason) -> None:
+    """What is there goes, and nothing comes before somebody sees to the host: the plan says both."""
+    mps = MpsStatus(reason, "there is none")
+    found = foresee(want(MPS, 4), replace(node(SHARED, 10), mps=mps))
+    assert (len(found.removed), numbers(found.later), found.obstacle) == (
+        10,
+        [0, 1, 2, 3],
+        "the MPS host: there is none",
+    )
+    assert nothing(found.added, found.draining)
+
+
+def test_without_an_mps_host_daemons_stay() -> None:
+    """Nobody stops the daemon of a GPU that is to leave MPS: what comes after it waits for the host."""
+    on = node(MPS, 4)
+    found = foresee(want(SHARED, 4), replace(on, mps=replace(on.mps, reason=MpsReason.ABSENT, message="it is away")))
+    assert (len(found.removed), len(found.later), found.obstacle) == (4, 4, "the MPS host: it is away")
+
+
+@pytest.mark.parametrize("wanted", [MPS, SMALL])
+def test_a_daemon_in_trouble_stays_in_trouble(wanted: Contract) -> None:
+    """Processes that hold the GPU keep the next daemon out as well: the plan names them, and counts on nobody."""
+    on = node(MPS, 0)
+    daemon = mps_daemon(0, DaemonState.OCCUPIED, "held by process 4242 (python)")
+    found = foresee(want(wanted, 4), replace(on, mps=replace(on.mps, daemons={daemon.uuid: daemon})))
+    assert (found.obstacle, len(found.later)) == ("its MPS daemon: held by process 4242 (python)", 4)
+    assert nothing(found.added, found.removed)
+
+
+def test_a_daemon_on_its_way_is_expected() -> None:
+    """One that is being started, or that still has another contract, becomes what the host is asked for."""
+    on = node(MPS, 0)
+    for daemon in (
+        mps_daemon(0, DaemonState.STARTING, "its limits are being set"),
+        MpsDaemon(gpu(0).uuid, SMALL, DaemonState.READY),
+    ):
+        found = foresee(want(MPS, 4), replace(on, mps=replace(on.mps, daemons={daemon.uuid: daemon})))
+        assert (len(found.added), found.obstacle) == (4, "")
 
 
 def test_every_gpu_is_told_once_and_in_order() -> None:
@@ -272,3 +364,231 @@ def test_a_status_that_planning_cannot_rely_on(
     monkeypatch.setattr("nodeagent.commands.client.fetch_status", lambda _: status)
     assert main(["plan", "--config", str(good)]) == 1
     assert "cannot read the status of http://127.0.0.1:9400: inventory.gpus: expected list" in capsys.readouterr().err
+
+
+UNDER_MPS = """\
+apiVersion: nodeagent.io/v1alpha1
+kind: SharingConfig
+metadata:
+  name: batch
+spec:
+  rules:
+    - name: batch
+      match: {indices: [0, 1]}
+      resource: nvidia.com/gpu.mps
+      mps: {replicas: 4, memoryPerReplica: 9Gi, threadPercentage: 25}
+      maxSharesPerContainer: 2
+    - name: small-inference
+      resource: nvidia.com/gpu.shared
+      timeSlicing: {replicas: 10}
+      maxSharesPerContainer: 2
+"""
+
+
+@pytest.fixture
+def under(tmp_path: Path) -> str:
+    """The path of a config that has GPUs 0 and 1 under MPS."""
+    path = tmp_path / "mps.yaml"
+    path.write_text(UNDER_MPS, encoding="utf-8")
+    return str(path)
+
+
+def test_a_gpu_on_its_way_to_mps_is_told(under: str, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    """What it becomes, with which limits, for which pods it waits."""
+    agent = serve(builders.snapshot(gpu_status(gpu(0), "hhffffffff"), gpu_status(gpu(1), "f" * 10)))
+    assert main(["plan", "--config", under, "--agent", agent.address]) == 2
+    told = capsys.readouterr().out
+    assert (
+        """\
+GPU 0: time-sliced nvidia.com/gpu.shared x10 -> mps nvidia.com/gpu.mps x4:
+  waits for 2 pods
+    limits: 9216 MiB and 25 % each, at most 2 per container
+    - 8 removed (::2 to ::9)
+    ~ 2 drain, held by team-a/worker-0-0, team-a/worker-0-1
+    + 4 added after that (::0 to ::3)
+GPU 1: time-sliced nvidia.com/gpu.shared x10 -> mps nvidia.com/gpu.mps x4
+    limits: 9216 MiB and 25 % each, at most 2 per container
+    - 10 removed (::0 to ::9)
+    + 4 added (::0 to ::3)
+"""
+        in told
+    )
+    assert max(map(len, told.splitlines())) <= 80
+
+
+def test_other_limits_are_told(under: str, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    """From which to which, in lines that fit a terminal; a GPU that stays says them too."""
+    agent = serve(
+        builders.snapshot(
+            under_mps(0, "hhff", mps_daemon(0)), under_mps(1, "ffff", mps_daemon(1, contract=SMALL), contract=SMALL)
+        )
+    )
+    assert main(["plan", "--config", under, "--agent", agent.address]) == 2
+    told = capsys.readouterr().out
+    assert (
+        """\
+GPU 0: mps nvidia.com/gpu.mps x4 -> x4 with other limits: waits for 2 pods
+    limits: 20480 MiB and 25 % each -> 9216 MiB and 25 % each, at most 2 per
+      container
+    - 2 removed (::2 to ::3)
+    ~ 2 drain, held by team-a/worker-0-0, team-a/worker-0-1
+    + 4 added after that (::0 to ::3)
+GPU 1: stays mps nvidia.com/gpu.mps (9216 MiB and 25 % each, at most 2 per
+  container) x4
+"""
+        in told
+    )
+
+
+def test_an_agent_without_an_mps_host_is_told_of(under: str, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    """The plan says that what is under MPS will wait, and why, and does not call that at once."""
+    agent = serve(builders.snapshot(gpu_status(gpu(0), "f" * 10), gpu_status(gpu(1), "f" * 10), mps=OFF))
+    assert main(["plan", "--config", under, "--agent", agent.address]) == 2
+    told = capsys.readouterr().out
+    assert (
+        """\
+    - 10 removed (::0 to ::9)
+    ! waits for the MPS host: no daemon can be started: this agent runs with
+      --mps-host off
+    + 4 added after that (::0 to ::3)
+"""
+        in told
+    )
+    assert "class live: no pod has to end, but something waits for MPS\n" in told
+    assert main(["plan", "--config", under, "--agent", agent.address, "-o", "json"]) == 2
+    one = json.loads(capsys.readouterr().out)["gpus"][0]
+    assert one["waitsFor"] == f"the MPS host: {OFF.message}"
+    assert one["after"] == {
+        "mode": "mps",
+        "resource": "nvidia.com/gpu.mps",
+        "limits": {"memoryMiB": 9216, "threadPercentage": 25, "maxSharesPerContainer": 2},
+        "shares": 4,
+        "maxSharesPerContainer": 2,
+    }
+
+
+def test_a_node_without_an_agent_is_taken_to_have_an_mps_host(under: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--driver` tells what the config would do to a node that works."""
+    assert main(["plan", "--config", under, "--driver", f"simulated:{H100X8}"]) == 2
+    told = capsys.readouterr().out
+    assert (
+        """\
+GPUs 0-1: not advertised -> mps nvidia.com/gpu.mps x4
+    limits: 9216 MiB and 25 % each, at most 2 per container
+    + 4 added (::0 to ::3)
+"""
+        in told
+    )
+    assert "class live: all of it at once\n" in told
+
+
+SLICED_MIG = """\
+apiVersion: nodeagent.io/v1alpha1
+kind: SharingConfig
+metadata:
+  name: slices
+spec:
+  rules:
+    - name: small
+      match: {mig: ["1g.*"]}
+      resource: nvidia.com/gpu.small
+      timeSlicing: {replicas: 2}
+    - name: halves
+      match: {mig: ["3g.*"]}
+      resource: nvidia.com/gpu.slices
+      timeSlicing: {replicas: 2}
+    - name: small-inference
+      match: {indices: [3]}
+      resource: nvidia.com/gpu.shared
+      timeSlicing: {replicas: 10}
+      maxSharesPerContainer: 2
+"""
+
+
+def sliced(tmp_path: Path, health: str = "") -> str:
+    """The path of a config that shares MIG devices; `health` is its policy, if any."""
+    path = tmp_path / "slices.yaml"
+    path.write_text(SLICED_MIG + health, encoding="utf-8")
+    return str(path)
+
+
+def test_mig_devices_are_planned_for(tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    """As GPUs are, alike ones together; what is wrong with any of them is told."""
+    agent = serve(builders.partitioned())
+    assert main(["plan", "--config", sliced(tmp_path), "--agent", agent.address]) == 2
+    told = capsys.readouterr().out
+    assert (
+        """\
+GPUs 0, 5: stays exclusive nvidia.com/gpu
+GPUs 1-2: used through MIG devices
+MIG device 1:7: exclusive nvidia.com/mig-1g.5gb -> time-sliced
+  nvidia.com/gpu.small x2: waits for 1 pod
+    ~ 1 drains, held by team-a/worker-1-7-0
+    + 2 added after that (::0 to ::1)
+"""
+        in told
+    )
+    for part in (
+        "MIG devices 1:9, 1:11-13, 2:9: exclusive nvidia.com/mig-1g.5gb -> time-sliced\n  nvidia.com/gpu.small x2\n",
+        "MIG device 2:1: stays time-sliced nvidia.com/gpu.slices x2\n    ! unhealthy: XID 48 (double-bit ECC error), ",
+        "GPU 3: stays time-sliced nvidia.com/gpu.shared x10\n    ! unhealthy: XID 79 (GPU has fallen off the bus)\n",
+        "GPU 4: used through MIG devices\n    ! unhealthy: lost: the driver no longer lists it\n",
+        "0 of 6 GPUs and 10 of 12 MIG devices change; shares: ",
+    ):
+        assert part in told, part
+    assert max(map(len, told.splitlines())) <= 80
+
+
+def test_json_tells_which_mig_device(tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    """By label, profile and uuid, and why it is unhealthy."""
+    agent = serve(builders.partitioned())
+    assert main(["plan", "--config", sliced(tmp_path), "--agent", agent.address, "-o", "json"]) == 2
+    found = {one["label"]: one for one in json.loads(capsys.readouterr().out)["gpus"]}
+    assert (found["1:7"]["profile"], found["1:7"]["uuid"]) == ("1g.5gb", builders.mig(1, 7).uuid)
+    assert (found["1"]["profile"], found["1"]["unhealthy"], found["1"]["changes"]) == (None, None, False)
+    assert found["3"]["unhealthy"] == "XID 79 (GPU has fallen off the bus)"
+
+
+def test_a_policy_that_heals_is_a_change(tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    """XIDs that the new config does not take for critical, or lets a GPU recover from, stand against it no more."""
+    snapshot = builders.unwell(builders.snapshot(gpu_status(gpu(3), "u" * 10)), {gpu(3).uuid: {79: builders.AT - 90}})
+    where = ["--agent", serve(snapshot).address]
+    stays = "    ! unhealthy: XID 79 (GPU has fallen off the bus)\n"
+    heals = "    ! no longer held against it: XID 79 (GPU has fallen off the bus)\n"
+    for health, code, expected in (
+        ("", 0, stays),
+        ("  health: {criticalXids: [48]}\n", 2, heals),
+        ("  health: {recovery: {after: 1m, xids: [79]}}\n", 2, heals),
+        ("  health: {recovery: {after: 2m, xids: [79]}}\n", 0, stays),
+    ):
+        assert main(["plan", "--config", sliced(tmp_path, health), *where]) == code
+        told = capsys.readouterr().out
+        assert expected in told
+        assert ("class none: no share comes or goes\n" in told) == (code == 2)
+
+
+def test_a_gpu_on_its_way_to_mig_is_told(tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its last share as a whole leaves first; MIG devices that were destroyed are wanted of nobody."""
+    whole = gpu_status(builders.a100(1, mig_enabled=True), "h", wanted=None, contract=WHOLE, rule="(mig)")
+    gone = builders.mig_status(builders.mig(1, 5, "2g.10gb"), "h")
+    fresh = builders.mig(1, 7)
+    base = builders.snapshot(whole, gone)
+    found = replace(base.inventory, gpus=(whole.gpu, fresh))
+    agent = serve(replace(base, inventory=found))
+    assert main(["plan", "--config", sliced(tmp_path), "--agent", agent.address]) == 2
+    told = capsys.readouterr().out
+    for part in (
+        "GPU 1: exclusive nvidia.com/gpu -> used through MIG devices: waits for 1 pod\n",
+        "MIG device 1:5: exclusive nvidia.com/mig-2g.10gb -> not advertised:\n  waits for 1 pod\n",
+        "MIG device 1:7: not advertised -> time-sliced nvidia.com/gpu.small x2\n    + 2 added",
+    ):
+        assert part in told, told
+
+
+def test_the_mig_devices_of_a_driver(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A simulated node with MIG and nothing on it."""
+    spec = f"simulated:{H100X8.with_name('mig.yaml')}"
+    assert main(["plan", "--config", sliced(tmp_path), "--driver", spec]) == 2
+    told = capsys.readouterr().out
+    assert "used through MIG devices\n" in told
+    assert " -> time-sliced nvidia.com/gpu.small x2\n" in told

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from nodeagent.cli import main
 from nodeagent.commands import status_report
+from nodeagent.commands.ages import age
 from nodeagent.commands.terminal import Terminal
+from nodeagent.model.config import Contract, Mode, MpsLimits, Stage
+from nodeagent.model.inventory import GpuHealth
+from nodeagent.model.mps import MpsReason, MpsStatus
 from nodeagent.model.plan import Plan, Wait, WaitReason
 from nodeagent.model.shares import Applied
 from nodeagent.model.snapshot import ConfigState, Drift, DriftKind, Snapshot
 from nodeagent.report.status import to_json
 from tests.commands.conftest import Serve, nodeagent
 from tests.report import builders
-from tests.report.builders import AT, gpu, gpu_status
+from tests.report.builders import AT, WHOLE, gpu, gpu_status, mps_daemon, under_mps
 
 NOW = AT + 5.0
 
@@ -64,13 +69,190 @@ def test_all_that_is_wrong_is_told() -> None:
         "  Draining, PodsHoldShares, for 65s: 2 held shares drain on GPU 0\n",
         "    0  H100 80GB HBM3  time-sliced  …gpu.shared     -     4      2      4      -\n",
         "    4  H100 80GB HBM3  withheld     -               -     -      -      -      -\n",
-        "  GPU 2 is lost: the GPU fell off the bus\n",
+        "  GPU 2 is lost, for 5m: the GPU fell off the bus\n",
         "  shares: GPU 1: want 1 x exclusive nvidia.com/gpu, have 6 time-sliced, for 105s\n",
         "  GPUs 0-1 each: waiting for the pods on 2 shares that Git no longer wants\n",
         "    (team-a/worker-0-4, team-a/worker-0-5, team-a/worker-1-3, team-a/worker-1-4)\n",
         "  failed, 35s ago, 200 ms\n    no space left on device\n",
     ):
         assert part in text
+    assert "hardware" not in text
+
+
+def test_a_config_that_the_gpus_do_not_fit_is_told() -> None:
+    """What keeps the accepted document from being applied stands with the errors."""
+    base = builders.snapshot()
+    fault = replace(builders.violation("expected nvidia.com/gpu to be one kind of device"), stage=Stage.SEMANTIC)
+    text = told(replace(base, config=replace(base.config, obstacles=(fault,)), in_sync=False))
+    assert (
+        "\nerrors\n  accepted, and at odds with these GPUs: expected nvidia.com/gpu to be one kind\n    of device\n"
+        in text
+    )
+
+
+def test_gpus_under_mps_are_told_with_their_limits_and_daemons() -> None:
+    """A line per GPU with what a share may use; below it what is wrong with daemons, once, and for how long."""
+    text = told(builders.sharing_by_mps())
+    for part in (
+        "  not MpsReady, DaemonFailed, for 65s: GPUs 1-7, see below\n",
+        "    2  H100 80GB HBM3  mps 20Gi 25%  nvidia.com/gpu.mps     -     -      4\n",
+        "    7  H100 80GB HBM3  mps 9Gi 25%   nvidia.com/gpu.mps     -     -      -\n",
+        "  MPS daemon of GPU 1: a client has changed the limits: 40960 MiB, 100 %, for 6s\n",
+        "  MPS daemon of GPU 2: exited with status 1 (2 restarts), for 7s\n",
+        "  MPS daemon of GPU 6: it is asked to end, for 11s\n",
+        "  GPU 4: waiting for its MPS daemon: held by process 4242 (python)\n",
+    ):
+        assert part in text
+    assert "\ndrift\n" not in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_daemons_in_the_same_trouble_are_told_together() -> None:
+    """Two GPUs that nobody starts daemons for are one line, beside a condition that says why in full."""
+    off = MpsStatus(MpsReason.OFF, "no daemon can be started: this agent runs with --mps-host off")
+    wanting = (under_mps(index, "", None) for index in range(2))
+    text = told(
+        builders.snapshot(
+            *wanting,
+            mps=off,
+            conditions=builders.conditions(MpsReady=(False, "HostOff", f"GPU 0, GPU 1: {off.message}")),
+            drift=tuple(Drift(DriftKind.MPS, f"GPU {index}", "an MPS daemon", off.message, AT) for index in range(2)),
+        )
+    )
+    assert "  MPS daemon of GPUs 0-1: no daemon can be started: this agent runs with\n" in text
+    assert "  not MpsReady, HostOff, for 65s: GPU 0, GPU 1: no daemon can be started: this\n" in text
+
+
+def test_trouble_with_daemons_catches_the_eye() -> None:
+    """What somebody must do something about is red, what is on its way is yellow."""
+    text = told(builders.sharing_by_mps(), Terminal(80, colour=True))
+    assert "\033[31m  MPS daemon of GPU 4: held by process 4242 (python), for 9s\033[0m" in text
+    assert "\033[33m  MPS daemon of GPU 3: its limits are being set, for 8s\033[0m" in text
+
+
+def test_the_widest_table_fits() -> None:
+    """Long limits and shares in every state still fit 80 columns."""
+    odd = Contract("nvidia.com/gpu.mps", Mode.MPS, MpsLimits(20_479, 25))
+    snapshot = builders.snapshot(
+        *(under_mps(index, "hdfx", mps_daemon(index, contract=odd), odd) for index in range(2)),
+        gpu_status(gpu(2), "uuuu"),
+    )
+    text = told(snapshot)
+    assert "    0  H100 80GB…  mps 20479Mi 25%  …om/gpu.mps     1     1      1      1      -\n" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_mig_devices_are_rows_under_their_gpu() -> None:
+    """Those of one profile that are offered alike are one row, with their shares added up; their GPU has no other
+    mode.
+    """
+    text = told(builders.partitioned())
+    assert (
+        """\
+GPUs
+  GPU     MODEL           MODE         RESOURCE               FREE  HELD  FAULT
+  0       A100-SXM4-40GB  exclusive    nvidia.com/gpu            -     1      -
+  1       A100-SXM4-40GB  MIG          -                         -     -      -
+  1:7-13  7 x 1g.5gb      exclusive    nvidia.com/mig-1g.5gb     4     3      -
+  2       A100-SXM4-40GB  MIG          -                         -     -      -
+  2:1-2   2 x 3g.20gb     time-sliced  nvidia.com/gpu.slices     1     1      2
+  2:9     1g.5gb          exclusive    nvidia.com/mig-1g.5gb     1     -      -
+  3       A100-SXM4-40GB  time-sliced  nvidia.com/gpu.shared     -     -     10
+"""
+        in text
+    )
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_mig_devices_in_any_order_are_told_apart() -> None:
+    """By instance; a compute instance where it is not the first; and by what they are offered as."""
+    parts = [builders.mig(1, 5), builders.mig(1, 3), builders.mig(1, 3, compute=1), builders.mig(1, 6)]
+    other = builders.mig_status(builders.mig(1, 4), contract=builders.SLICES)
+    statuses = [builders.through_mig(1), *map(builders.mig_status, parts), other]
+    text = told(builders.snapshot(*statuses))
+    assert "\n  1:3,5-6,3:1  4 x 1g.5gb      exclusive    nvidia.com/mig-1g.5gb     4     -\n" in text
+    assert "\n  1:4          1g.5gb          time-sliced  nvidia.com/gpu.slices     1     -\n" in text
+
+
+def test_a_gpu_with_mig_may_be_whole_or_withheld() -> None:
+    """Then it has a mode like any other; its MIG devices are told as long as they are there, and offer nothing."""
+    whole = gpu_status(builders.a100(1, mig_enabled=True), "f", wanted=WHOLE, contract=WHOLE)
+    hidden = replace(builders.mig_status(builders.mig(1, 7)), contract=None, wanted=None, shares=(), rule="(mig)")
+    withheld = replace(builders.through_mig(2), rule="broken-riser")
+    text = told(builders.snapshot(whole, hidden, withheld))
+    assert "  1    A100-SXM4-40GB  exclusive  nvidia.com/gpu     1     -\n" in text
+    assert "  1:7  1g.5gb          -          -                  -     -\n" in text
+    assert "  2    A100-SXM4-40GB  withheld   -                  -     -\n" in text
+
+
+def test_an_unhealthy_gpu_is_told_with_its_xids_and_what_to_do() -> None:
+    """What they mean, when they came, and the command that clears them, in one line to be copied."""
+    text = told(builders.partitioned())
+    assert (
+        """\
+  GPU 4 is lost, for 6m: the driver no longer lists it
+  MIG device 2:1: XID 48 (double-bit ECC error), 66m ago, and XID 94 (contained
+    ECC error), 61m ago; all its shares are unhealthy; mend it, then:
+    nodeagent clear-health MIG-00000002-0001-5000-8000-000000000000
+  GPU 3: XID 79 (GPU has fallen off the bus), 3m ago; all its shares are
+    unhealthy; mend it, then:
+    nodeagent clear-health GPU-00000003-0000-4000-8000-000000000003
+"""
+        in text
+    )
+    assert "\ndrift\n" not in text
+    assert "XID 13" not in text
+    assert "\033[31m    nodeagent clear-health MIG-" in told(builders.partitioned(), Terminal(80, colour=True))
+
+
+def test_the_faults_of_a_gpu_are_not_told_again_of_its_mig_devices() -> None:
+    """They all have them; what one of them has beside is told."""
+    gpu_, seven, eight = builders.through_mig(1), builders.mig(1, 7), builders.mig(1, 8)
+    base = builders.snapshot(gpu_, builders.mig_status(seven, "u"), builders.mig_status(eight, "u"))
+    xids = {79: AT}
+    sick = builders.unwell(base, {gpu_.gpu.uuid: xids, seven.uuid: xids, eight.uuid: {**xids, 999: AT}})
+    faults = " ".join(told(sick).split())
+    assert "GPU 1: XID 79 (GPU has fallen off the bus), 5s ago; all its MIG devices are unhealthy; mend it" in faults
+    assert "MIG device 1:8: XID 999, 5s ago; it is unhealthy; mend it, then: nodeagent clear-health MIG-" in faults
+    assert faults.count("XID") == 2
+
+
+def test_mig_devices_that_were_destroyed_are_named_together() -> None:
+    """While pods still hold shares of them."""
+    gone = [
+        builders.mig_status(
+            replace(builders.mig(1, number), health=GpuHealth.LOST, message="its instance was destroyed"), "U"
+        )
+        for number in (7, 8)
+    ]
+    text = told(builders.snapshot(builders.through_mig(1), *gone))
+    assert "\n  MIG devices 1:7-8 are each lost: its instance was destroyed\n" in text
+
+
+def test_mig_devices_wait_and_differ_by_their_names() -> None:
+    """In drift and waits they are named as GPUs are, alike ones together."""
+    parts = [builders.mig_status(builders.mig(1, number), "d") for number in (7, 8, 9)]
+    snapshot = builders.snapshot(
+        builders.through_mig(1),
+        *parts,
+        gpu_status(gpu(0), "d"),
+        drift=tuple(Drift(DriftKind.SHARES, one.gpu.name, "gone", "x1", AT) for one in parts),
+        plan=Plan((), tuple(Wait(one.gpu.uuid, WaitReason.PODS, frozenset({0})) for one in (*parts[:2], parts[2]))),
+        in_sync=False,
+    )
+    text = told(snapshot)
+    assert "  shares: MIG devices 1:7-9: want gone, have x1, for 5s\n" in text
+    assert "  MIG devices 1:7-9 each: waiting for the pods on 1 share that Git no longer\n" in text
+
+
+def test_an_older_agent_is_understood() -> None:
+    """One that says nothing of MIG and XIDs yet."""
+    status: Any = json.loads(json.dumps(to_json(builders.troubled())))
+    del status["xids"]
+    for facts in status["gpus"]:
+        del facts["label"], facts["mig"], facts["migEnabled"], facts["applied"]["xids"]
+    text = "\n".join(status_report.text(status, "http://127.0.0.1:9400", Terminal(), NOW)) + "\n"
+    assert text == told(builders.troubled())
 
 
 @pytest.mark.parametrize("width", [80, 100, 200])
@@ -120,7 +302,7 @@ def test_no_gpus() -> None:
 )
 def test_ages_are_short(seconds: int, said: str) -> None:
     """An age is told in the unit in which a person would."""
-    assert status_report.age("2026-02-03T04:05:06.000Z", 1_770_091_506.0 + seconds) == said
+    assert age("2026-02-03T04:05:06.000Z", 1_770_091_506.0 + seconds) == said
 
 
 def test_the_exit_code_is_the_verdict(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:

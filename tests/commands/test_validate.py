@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from nodeagent.cli import main
-from nodeagent.commands.gpus import plausible
+from nodeagent.commands.gpus import idle_rules, plausible
 from nodeagent.config.load import load
 from nodeagent.model.config import Document
+from nodeagent.state.desired import resolve
 from tests.commands.conftest import EXAMPLES, H100X8, NVIDIAS, SHARED_BY_TEN, WRONG_TWICE, config_map, nodeagent
+from tests.state import make
 
 KUSTOMIZATION = "resources: [sharing.yaml]\n"
 SERVICE = "apiVersion: v1\nkind: Service\nmetadata: {name: metrics}\n"
@@ -177,6 +179,49 @@ def test_gpus_bring_out_what_depends_on_the_node(
     assert "bytes for 480000 shares on 8 GPUs" in capsys.readouterr().out
 
 
+UNDER_MPS = """\
+apiVersion: nodeagent.io/v1alpha1
+kind: SharingConfig
+metadata: {name: mps}
+spec:
+  rules:
+    - name: batch
+      match: {MATCH}
+      resource: nvidia.com/gpu.mps
+      mps: {replicas: 4, memoryPerReplica: 21Gi}
+"""
+
+
+@pytest.mark.parametrize(
+    ("match", "told"),
+    [
+        ("", None),
+        ("minMemory: 40Gi", "expected at most 40960 MiB for all shares together, the memory of GPUs 0-7, got 4 x"),
+        ("minMemory: 84Gi", None),
+    ],
+)
+def test_gpus_have_no_less_memory_than_a_rule_lets_in(
+    match: str, told: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """How much memory the GPUs of a pool have only `minMemory` tells: no limit is wrong on those that were made up."""
+    path = tmp_path / "mps.yaml"
+    path.write_text(UNDER_MPS.replace("MATCH", match), "utf-8")
+    assert main(["validate", "--gpus", "8", str(path)]) == (told is not None)
+    assert (told or "1 file: 1 valid") in capsys.readouterr().out
+
+
+def test_a_driver_tells_how_much_memory_its_gpus_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a driver, limits under MPS that add up to more than its GPUs have are an error at the rule."""
+    path = tmp_path / "mps.yaml"
+    path.write_text(UNDER_MPS.replace("MATCH", ""), "utf-8")
+    assert main(["validate", "--driver", f"simulated:{H100X8}", str(path)]) == 1
+    told = capsys.readouterr().out
+    assert f"{path}:6:7: spec.rules[0]: expected at most 81559 MiB for all shares together" in told
+    assert "of GPUs 0-7, got 4 x 21504 MiB; lower `memoryPerReplica` (to at most 20389Mi)" in told
+    path.write_text(UNDER_MPS.replace("MATCH", "").replace("21Gi", "20389Mi"), "utf-8")
+    assert main(["validate", "--driver", f"simulated:{H100X8}", str(path)]) == 0
+
+
 def test_a_driver_brings_its_own_gpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With a driver, rules that decide for none of its GPUs are pointed out: nobody writes them on purpose."""
     path = tmp_path / "sharing.yaml"
@@ -185,6 +230,99 @@ def test_a_driver_brings_its_own_gpus(tmp_path: Path, capsys: pytest.CaptureFixt
     assert 'note: rule "small-inference" decides for none of these 8 GPUs' in capsys.readouterr().out
     assert main(["validate", "--driver", "simulated:absent.yaml", str(path)]) == 2
     assert "cannot read absent.yaml: no such file or directory" in capsys.readouterr().err
+
+
+MIG = """\
+apiVersion: nodeagent.io/v1alpha1
+kind: SharingConfig
+metadata: {name: mig}
+spec:
+  rules:
+RULES
+"""
+
+
+def mig_rules(*rules: str) -> str:
+    """A config of these rules."""
+    return MIG.replace("RULES", "\n".join(f"    - {{{rule}}}" for rule in rules))
+
+
+@pytest.mark.parametrize(
+    ("rules", "gpus", "told"),
+    [
+        (["name: single, match: {mig: ['*']}, resource: nvidia.com/gpu, exclusive: {}"], 8, None),
+        (
+            ["name: single, match: {indices: [0], mig: ['*']}, resource: nvidia.com/gpu, exclusive: {}"],
+            8,
+            "expected nvidia.com/gpu to be one kind of device, 1g.10gb as on MIG devices 0:0-6, got a whole GPU on GPU",
+        ),
+        (["name: single, match: {indices: [0], mig: ['*']}, resource: nvidia.com/gpu, exclusive: {}"], 1, None),
+        (["name: two, match: {mig: ['1g.*', '3g.*']}, resource: a.io/mig, timeSlicing: {replicas: 4}"], 8, None),
+        (
+            [
+                "name: some, match: {mig: [2g.20gb], minMemory: 10Gi}, resource: a.io/mig, timeSlicing: {replicas: 4}",
+                "name: rest, match: {mig: ['2g.*']}, exclusive: {}",
+            ],
+            8,
+            None,
+        ),
+        (
+            ["name: many, match: {mig: [1g.5gb]}, resource: a.io/mig, timeSlicing: {replicas: 20000}"],
+            1,
+            "for 140000 shares on 7 GPUs",
+        ),
+    ],
+)
+def test_gpus_have_mig_devices_where_a_rule_speaks_of_them(
+    rules: list[str], gpus: int, told: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For each profile that a rule for MIG devices names, its GPUs consist of those, and the others are whole."""
+    path = tmp_path / "mig.yaml"
+    path.write_text(mig_rules(*rules), "utf-8")
+    assert main(["validate", "--gpus", str(gpus), str(path)]) == (told is not None)
+    assert (told or "1 file: 1 valid") in capsys.readouterr().out
+
+
+def test_plausible_mig_devices_are_such_as_the_rules_ask_for() -> None:
+    """There are nodes on which each rule for MIG devices decides, by profile, memory, index or uuid of either kind."""
+    text = mig_rules(
+        "name: exact, match: {mig: [1g.5gb]}, exclusive: {}",
+        "name: video, match: {mig: ['*+me']}, exclusive: {}",
+        "name: large, match: {mig: ['[47]g.*'], minMemory: 30Gi}, exclusive: {}",
+        "name: by-index, match: {mig: ['*'], indices: [1]}, exclusive: {}",
+        "name: by-gpu, match: {mig: ['*'], uuids: [GPU-a]}, exclusive: {}",
+        "name: by-name, match: {uuids: [MIG-a, MIG-b]}, withheld: {}",
+        "name: by-both, match: {mig: ['*'], uuids: [GPU-b, MIG-c]}, exclusive: {}",
+    )
+    config = load(Document("x", text.encode())).config
+    assert config is not None
+    nodes = list(plausible(4, config))
+    assert all(sum(gpu.mig is None for gpu in gpus) == 4 for gpus in nodes)
+    deciding = {want.rule.name for gpus in nodes for want in resolve(config, gpus).wants.values()}
+    assert deciding >= {rule.name for rule in config.rules}
+    assert all(len({gpu.uuid for gpu in gpus}) == len(gpus) for gpus in nodes)
+    assert {gpu.mig_enabled for gpu in nodes[0]} == {False}
+
+
+def test_rules_that_decide_for_no_mig_device() -> None:
+    """GPUs and MIG devices are counted apart; a rule for GPUs that are all used through MIG decides nothing."""
+    text = mig_rules(
+        "name: first, match: {indices: [0]}, exclusive: {}",
+        "name: small, match: {mig: ['1g.*']}, exclusive: {}",
+        "name: large, match: {mig: ['7g.*']}, exclusive: {}",
+        "name: rest-of-mig, match: {mig: ['*']}, withheld: {}",
+    )
+    config = load(Document("x", text.encode())).config
+    assert config is not None
+    parts = [make.mig(0, instance, "1g.10gb") for instance in (7, 8)]
+    assert idle_rules(config, [make.with_mig(0), *parts]) == (
+        'rule "first" decides for none of these 1 GPU and 2 MIG devices',
+        'rule "large" decides for none of these 1 GPU and 2 MIG devices',
+    )
+    assert idle_rules(config, [make.gpu(0)]) == (
+        'rule "small" decides for none of these 1 GPU',
+        'rule "large" decides for none of these 1 GPU',
+    )
 
 
 def test_plausible_gpus_are_such_as_the_rules_ask_for() -> None:

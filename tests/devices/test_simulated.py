@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
 
+from nodeagent.devices.compute_modes import ComputeModes
 from nodeagent.devices.driver import open_driver, read_once
-from nodeagent.devices.simulated import load_inventory
-from nodeagent.devices.simulation_file import parse
+from nodeagent.devices.simulated import SimulatedDriver, load_inventory
+from nodeagent.devices.simulation_file import Use, parse
 from nodeagent.documents.strict import Rejected
-from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason
+from nodeagent.model.inventory import (
+    ComputeMode,
+    DriverError,
+    Gpu,
+    GpuHealth,
+    GpuProcess,
+    Inventory,
+    InventoryReason,
+)
 from tests.devices.worlds import SimulatedWorld, gpu
+from tests.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = "apiVersion: nodeagent.io/v1alpha1\nkind: SimulatedNode\n"
@@ -98,6 +111,121 @@ REFUSED = [
         ["node.yaml:5:33: gpus[1].uuid: expected a uuid of its own, got that of gpus[0]"],
         id="uuid twice",
     ),
+    pytest.param(
+        "gpus:\n- {model: A, memory: 1Gi, computeMode: exclusive}\n",
+        ["gpus[0].computeMode: ", '"exclusive-process"'],
+        id="compute mode",
+    ),
+    pytest.param(
+        "gpus:\n- {model: A, memory: 1Gi, processes: {}}\n", ["gpus[0].processes: ", "a list"], id="no process"
+    ),
+    pytest.param(
+        "gpus:\n- {model: A, memory: 1Gi, processes: [{pid: 1}, {name: a}]}\n",
+        ["gpus[0].processes[0]: ", '"name"', "gpus[0].processes[1]: ", '"pid"'],
+        id="half a process",
+    ),
+    pytest.param(
+        "gpus:\n- {model: A, memory: 1Gi, processes: [{pid: 0, name: a}, {pid: 4194305, name: b}]}\n",
+        ["gpus[0].processes[0].pid: ", "gpus[0].processes[1].pid: ", "from 1 to 4194304"],
+        id="pid",
+    ),
+    pytest.param(
+        "gpus:\n- {model: A, memory: 1Gi, processes: [{pid: 1, name: /bin/a}, {pid: 2, name: ''}]}\n",
+        ["gpus[0].processes[0].name: ", "gpus[0].processes[1].name: ", "without directories"],
+        id="name",
+    ),
+    pytest.param(
+        "gpus:\n- {model: A, memory: 1Gi, processes: [{pid: 1, name: a, mps: 1}]}\n",
+        ["gpus[0].processes[0].mps: ", "true or false"],
+        id="mps",
+    ),
+    pytest.param(
+        "gpus:\n- {model: A, memory: 1Gi, processes: [{pid: 7, name: a}, {pid: 8, name: a}, {pid: 7, name: b}]}\n",
+        ["node.yaml:4:83: gpus[0].processes[2].pid: expected each process once, got pid 7 again"],
+        id="process twice",
+    ),
+    pytest.param(
+        "gpus:\n- {model: A, memory: 1Gi, mig: [1g.5gb]}\n", ["gpus[0].mig: ", "an object"], id="mig without devices"
+    ),
+    pytest.param(
+        "gpus:\n- {model: A, memory: 1Gi, mig: {enabled: 1, profiles: []}}\n",
+        ["gpus[0].mig.enabled: ", "true or false", "gpus[0].mig.profiles: expected the key enabled or devices"],
+        id="mig keys",
+    ),
+    pytest.param(
+        'gpus:\n- {model: A, memory: 1Gi, mig: {devices: ["1g.5GB", "8g.80gb", "1g.0gb", "1g.5gb+x", 5, "2g.10gb"]}}\n',
+        [f"gpus[0].mig.devices[{position}]: expected a quoted MIG profile such as" for position in range(5)],
+        id="mig profiles",
+    ),
+    pytest.param(
+        'gpus:\n- {model: A, memory: 1Gi, mig: {devices: ["4g.20gb", "2g.10gb", "1c.2g.10gb"]}}\n',
+        ["node.yaml:4:42: gpus[0].mig.devices: expected profiles of at most 7 slices in all, got 8"],
+        id="mig slices",
+    ),
+    pytest.param(
+        'gpus:\n- {model: A, memory: 1Gi, mig: {devices: ["3c.3g.20gb", "4c.3g.20gb"]}}\n',
+        ["node.yaml:4:57: gpus[0].mig.devices[1]: expected at most 3 compute slices of 3g, got 4c"],
+        id="mig compute slices",
+    ),
+    pytest.param(
+        'gpus:\n- {model: A, memory: 1Gi, mig: {enabled: false, devices: ["1g.5gb"]}}\n',
+        ["node.yaml:4:58: gpus[0].mig.devices: expected no MIG devices with `enabled: false`, got 1"],
+        id="mig not enabled",
+    ),
+    pytest.param(
+        "gpus:\n- {model: A, memory: 1Gi, events: 0, xids: {}}\n",
+        ["gpus[0].events: ", "true or false", "gpus[0].xids: ", "a list"],
+        id="events",
+    ),
+    pytest.param(
+        "gpus:\n- {model: A, memory: 1Gi, xids: [{code: 0, seq: 1}, {code: 1000, seq: 0}, {seq: 1}, {code: 1}]}\n",
+        [
+            "gpus[0].xids[0].code: expected a whole number from 1 to 999, got 0",
+            "gpus[0].xids[1].code: ",
+            "gpus[0].xids[1].seq: ",
+            'gpus[0].xids[2]: expected the key "code"',
+            'gpus[0].xids[3]: expected the key "seq"',
+        ],
+        id="xids",
+    ),
+    pytest.param(
+        "gpus:\n- {model: A, memory: 1Gi, xids: [{code: 1, seq: 7}, {code: 2, seq: 8}, {code: 3, seq: 7}]}\n",
+        ["node.yaml:4:87: gpus[0].xids[2].seq: expected each seq once, got 7 again"],
+        id="seq twice",
+    ),
+    pytest.param(
+        'gpus:\n- {model: A, memory: 1Gi, mig: {devices: ["1g.5gb"]}, xids: [{code: 1, seq: 7, migDevice: 1}]}\n'
+        "- {model: A, memory: 1Gi, xids: [{code: 1, seq: 7, migDevice: 0}]}\n",
+        [
+            "gpus[0].xids[0].migDevice: expected a position, from 0, in mig.devices, which has 1, got 1",
+            "gpus[1].xids[0].migDevice: expected a position, from 0, in mig.devices, which has 0, got 0",
+        ],
+        id="no such mig device",
+    ),
+    pytest.param(
+        "gpus:\n- {model: A, memory: 1Gi, events: false, xids: [{code: 1, seq: 7}]}\n",
+        ["node.yaml:4:48: gpus[0].xids: expected no XIDs of a GPU with `events: false`, got 1"],
+        id="xids without events",
+    ),
+    pytest.param(
+        "nvlink: [[0], [0, 0], [64, 1], 5]\ngpus:\n- {model: A, memory: 1Gi, count: 8}\n",
+        [
+            "node.yaml:3:10: nvlink[0]: expected the indices of at least 2 GPUs, got a list of 1",
+            "nvlink[1][1]: expected each item once, got 0 again",
+            "nvlink[2][0]: expected a whole number from 0 to 63, got 64",
+            "nvlink[3]: expected the indices of at least 2 GPUs, got 5",
+        ],
+        id="islands",
+    ),
+    pytest.param(
+        "nvlink: [[0, 1], [2, 8], [3, 1]]\ngpus:\n- {model: A, memory: 1Gi, count: 8}\n",
+        [
+            "node.yaml:3:22: nvlink[1][1]: expected an index below 8, the number of GPUs, got 8",
+            "node.yaml:3:30: nvlink[2][1]: expected each GPU in one island, got GPU 1 again (first in nvlink[0])",
+        ],
+        id="gpus of islands",
+    ),
+    pytest.param("gpus: []\ndriverLoads: 0\n", ["node.yaml:4:14: driverLoads: ", "from 1 to "], id="driver loads"),
     pytest.param("gpus: []\ngpus: []\n", ["node.yaml:4:1: "], id="key twice"),
     pytest.param("gpus: []\ncudaVersion: 12.4\n", ["node.yaml:4:14: cudaVersion: ", '"12.4"'], id="cuda version"),
     pytest.param("gpus: []\ndriverVersion: new\n", ["driverVersion: ", '"550.163.01"'], id="driver version"),
@@ -121,6 +249,20 @@ def test_all_at_once() -> None:
     assert [one.where.path for one in caught.value.violations] == ["gpus[0].health", "gpus[1].memory", "gpus[1].count"]
 
 
+def test_all_contradictions_at_once() -> None:
+    """So is everything that contradicts itself."""
+    uuid = f"- {{model: A, memory: 1Gi, uuid: {UUID}}}\n"
+    mig = '- {model: A, memory: 1Gi, mig: {devices: ["7g.40gb", "1g.5gb"]}, xids: [{code: 1, seq: 1, migDevice: 2}]}\n'
+    with pytest.raises(Rejected) as caught:
+        gpus(f"{uuid}{mig}{uuid}nvlink: [[0, 4]]\n")
+    assert [one.where.path for one in caught.value.violations] == [
+        "gpus[1].mig.devices",
+        "gpus[1].xids[0].migDevice",
+        "gpus[2].uuid",
+        "nvlink[0][1]",
+    ]
+
+
 def test_other_kind() -> None:
     """A file of another kind, such as a sharing config, is refused."""
     text = HEAD.replace("SimulatedNode", "SharingConfig") + "gpus: []\n"
@@ -134,12 +276,21 @@ async def test_examples(example: Path) -> None:
     assert (await read_once(f"simulated:{example}", node_name="node")).gpus
 
 
+def undescribed(schema: Mapping[str, Any]) -> Iterator[str]:
+    """The keys that an editor could say nothing of."""
+    if "items" in schema:
+        yield from undescribed(schema["items"])
+    for name, key in schema.get("properties", {}).items():
+        if not key.get("description"):
+            yield name
+        yield from undescribed(key)
+
+
 def test_schema() -> None:
     """The published schema is one, and describes every key."""
     schema = json.loads((ROOT / "schemas/simulated-node-v1alpha1.json").read_text("utf-8"))
     Draft202012Validator.check_schema(schema)
-    keys = {**schema["properties"], **schema["properties"]["gpus"]["items"]["properties"]}
-    assert [name for name, key in keys.items() if not key.get("description")] == []
+    assert list(undescribed(schema)) == []
 
 
 async def test_bad_edit(simulated: SimulatedWorld) -> None:
@@ -196,6 +347,104 @@ async def test_saved_by_an_editor(simulated: SimulatedWorld, save: Callable[[Pat
     save(simulated.file, text.replace('"ok"', '"lost"'))
     inventory = await simulated.inventory(lambda newest: newest.reason is InventoryReason.GPU_LOST)
     assert [one.health for one in inventory.gpus] == [GpuHealth.LOST]
+
+
+def test_use_of_several() -> None:
+    """With a count, each of the GPUs is used by the processes of the entry and comes with its compute mode."""
+    used_by = "computeMode: prohibited, processes: [{pid: 7, name: a}]"
+    node = parse(f"{HEAD}gpus:\n- {H100}, count: 2, {used_by}}}\n- {H100}}}\n".encode(), "node.yaml", "node")
+    used = Use((GpuProcess(7, "a", mps=False),), ComputeMode.PROHIBITED)
+    assert [node.uses[one.uuid] for one in node.gpus] == [used, used, Use((), ComputeMode.DEFAULT)]
+
+
+DAMAGE = [b"", b"{", b"[]", b"null", b"\xff", b'{"%s": "exclusive"}', b'{"%s": 3}', b'{"%s": {}}', b"[" * 100_000]
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: repr(damage[:20]))
+async def test_damaged_compute_modes(simulated: SimulatedWorld, damage: bytes) -> None:
+    """A file of compute modes that is damaged is as if it were not there, and the next one that is set mends it."""
+    simulated.follows = False
+    simulated.has(gpu(0), modes={gpu(0).uuid: ComputeMode.PROHIBITED})
+    kept = simulated.file.with_name("node.yaml.compute-modes.json")
+    kept.write_bytes(damage.replace(b"%s", gpu(0).uuid.encode()))
+    await simulated.start()
+    assert await simulated.compute_mode(gpu(0).uuid) is ComputeMode.PROHIBITED
+    await simulated.set_compute_mode(gpu(0).uuid, ComputeMode.EXCLUSIVE_PROCESS)
+    assert await simulated.compute_mode(gpu(0).uuid) is ComputeMode.EXCLUSIVE_PROCESS
+    assert json.loads(kept.read_bytes()) == {gpu(0).uuid: "exclusive-process"}
+
+
+async def test_stuck_call_ends(simulated: SimulatedWorld) -> None:
+    """The thread that is stuck in a GPU that hangs ends when the GPU does not hang any more, without a look."""
+    driver = SimulatedDriver(
+        simulated.file, node_name="node", subscribe=lambda _directory, _wake: None, wake=lambda: None
+    )
+
+    def stuck() -> list[str]:
+        return [one.name for one in threading.enumerate() if gpu(0).uuid in one.name]
+
+    simulated.has(gpu(0, health=GpuHealth.HANG))
+    with pytest.raises(DriverError):
+        await driver.processes(gpu(0).uuid)
+    assert len(stuck()) == 1
+    simulated.has(gpu(0))
+    assert await driver.processes(gpu(0).uuid) == ()
+    await eventually(lambda: not stuck())
+
+
+async def test_compute_modes_are_forgotten(simulated: SimulatedWorld) -> None:
+    """Without the file of compute modes each GPU has again the one that the simulation file gives it."""
+    simulated.has(gpu(0))
+    await simulated.start()
+    await simulated.set_compute_mode(gpu(0).uuid, ComputeMode.EXCLUSIVE_PROCESS)
+    simulated.file.with_name("node.yaml.compute-modes.json").unlink()
+    assert await simulated.compute_mode(gpu(0).uuid) is ComputeMode.DEFAULT
+
+
+async def test_compute_mode_cannot_be_kept(simulated: SimulatedWorld) -> None:
+    """A compute mode that cannot be kept was not set, and nothing half written stays."""
+    simulated.has(gpu(0))
+    simulated.file.with_name("node.yaml.compute-modes.json").mkdir()
+    await simulated.start()
+    with pytest.raises(
+        DriverError, match=r"^cannot set the compute mode of GPU-0.*: .*compute-modes.*: Is a directory"
+    ):
+        await simulated.set_compute_mode(gpu(0).uuid, ComputeMode.EXCLUSIVE_PROCESS)
+    assert await simulated.compute_mode(gpu(0).uuid) is ComputeMode.DEFAULT
+    assert [one.name for one in simulated.directory.iterdir() if one.name.endswith(".tmp")] == []
+
+
+def test_compute_modes_set_at_once(tmp_path: Path) -> None:
+    """Whoever sets the compute mode of one GPU loses none that another one sets in the meantime."""
+    uuids = [gpu(index).uuid for index in range(8)]
+
+    def keep(uuid: str) -> None:
+        for mode in [*ComputeMode] * 5:
+            ComputeModes(tmp_path / "node.yaml").keep(uuid, mode)
+
+    with ThreadPoolExecutor(len(uuids)) as pool:
+        list(pool.map(keep, uuids))
+    assert ComputeModes(tmp_path / "node.yaml").read() == dict.fromkeys(uuids, ComputeMode.PROHIBITED)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        pytest.param(None, "node.yaml: No such file or directory", id="no file"),
+        pytest.param(f"{HEAD}gpus: 8\n", "node.yaml:3:7: gpus: expected a list", id="no list"),
+    ],
+)
+async def test_asked_with_a_bad_file(simulated: SimulatedWorld, text: str | None, words: str) -> None:
+    """While the file cannot be read, or is wrong, what is asked of a GPU is an error that tells what is wrong."""
+    simulated.has(gpu(0))
+    await simulated.start()
+    await simulated.inventory(lambda newest: newest.reason is InventoryReason.FOUND)
+    if text is None:
+        simulated.file.unlink()
+    else:
+        simulated.write(text)
+    with pytest.raises(DriverError, match=re.escape(words)):
+        await simulated.compute_mode(gpu(0).uuid)
 
 
 def test_broken_gpus_once(tmp_path: Path) -> None:

@@ -256,10 +256,24 @@ async def test_a_directory_that_is_not_there_is_an_os_error(tmp_path: Path) -> N
     await server.stop(0)
 
 
+def test_a_device_tells_its_numa_node_where_that_is_known() -> None:
+    """So that the kubelet's topology manager can align it; none is told where the driver says nothing."""
+    numas = [0, None, 1, 1, None, 1023]
+    devices = [Device(f"GPU-{number}", number != 3, numa) for number, numa in enumerate(numas)]
+    sent = pb.ListAndWatchResponse.FromString(serialise(devices)).devices
+    told = [[node.ID for node in one.topology.nodes] if one.HasField("topology") else None for one in sent]
+    assert told == [[0], None, [1], [1], None, [1023]]
+    health = [one.health for one in sent]
+    assert [one.ID for one in sent] == [device.id for device in devices]
+    assert health == ["Healthy"] * 3 + ["Unhealthy"] + ["Healthy"] * 2
+
+
 def test_forty_thousand_shares_fit_the_kubelets_limit() -> None:
-    """The list of 40,000 shares of GPUs with real uuids is below the 4 MiB that the kubelet receives."""
+    """The list of 40,000 shares of GPUs with real uuids, all with a NUMA node, is below the 4 MiB that the kubelet
+    receives.
+    """
     uuid = "GPU-5a1b2c3d-0000-4000-8000-000000000000"
-    devices = [Device(f"{uuid}::{number}", True) for number in range(40000)]
+    devices = [Device(f"{uuid}::{number}", False, 1023) for number in range(40000)]
     data = serialise(devices)
     assert len(data) < 4 * 1024 * 1024
     assert len(pb.ListAndWatchResponse.FromString(data).devices) == 40000

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 
-from nodeagent.model.config import Contract, Mode, Stage, Violation, Where
-from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason
+from nodeagent.model.config import (
+    THROUGH_MIG,
+    Contract,
+    Mode,
+    MpsLimits,
+    Stage,
+    Violation,
+    Where,
+    mig_resource,
+)
+from nodeagent.model.health import EventsReason, XidLog, XidSource, XidTally, describe_xids
+from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason, MigDevice
 from nodeagent.model.kubelet import RegistrationState, RegistrationStatus
+from nodeagent.model.mps import DaemonState, MpsDaemon, MpsReason, MpsStatus
 from nodeagent.model.plan import (
     Action,
+    Adopt,
     Advertise,
+    Diagnose,
     Drop,
     Fence,
     Forget,
@@ -23,6 +38,8 @@ from nodeagent.model.plan import (
     Resend,
     Restore,
     Retire,
+    Start,
+    Verdict,
     Wait,
     WaitReason,
 )
@@ -43,8 +60,13 @@ from nodeagent.model.snapshot import (
 )
 
 AT = 1_790_000_000.0
+LOAD = "1789990000.25"
+"""Which loading of the driver this is."""
 SHARED = Contract("nvidia.com/gpu.shared", Mode.TIME_SLICED)
 WHOLE = Contract("nvidia.com/gpu", Mode.EXCLUSIVE)
+MPS = Contract("nvidia.com/gpu.mps", Mode.MPS, MpsLimits(20480, 25))
+SMALL = Contract("nvidia.com/gpu.mps", Mode.MPS, MpsLimits(9216, 25, 2))
+"""The same resource with other limits, as another commit may ask for them."""
 
 
 def document(text: str = "a", *, revision: str | None = None, name: str | None = "h100-inference") -> DocumentInfo:
@@ -72,6 +94,36 @@ def gpu(index: int, *, health: GpuHealth = GpuHealth.OK, message: str = "") -> G
     )
 
 
+A100 = "NVIDIA A100-SXM4-40GB"
+
+
+def a100(index: int, *, mig_enabled: bool = False) -> Gpu:
+    """A GPU that can be used through MIG devices."""
+    return replace(gpu(index), model=A100, memory=40 * 2**30, compute_capability=(8, 0), mig_enabled=mig_enabled)
+
+
+def mig(index: int, instance: int, profile: str = "1g.5gb", *, compute: int = 0) -> Gpu:
+    """A MIG device of such a GPU."""
+    of = a100(index)
+    uuid = f"MIG-{index:08x}-{instance:04x}-5000-8000-{compute:012x}"
+    memory = int(profile.partition(".")[2].partition("gb")[0]) * 2**30
+    return replace(of, uuid=uuid, memory=memory, mig=MigDevice(of.uuid, profile, instance, compute))
+
+
+def through_mig(index: int) -> GpuStatus:
+    """A GPU that is used through its MIG devices."""
+    return gpu_status(a100(index, mig_enabled=True), "", wanted=None, contract=None, rule=THROUGH_MIG.name)
+
+
+def mig_status(
+    facts: Gpu, states: str = "f", *, rule: str = "(default)", contract: Contract | None = None
+) -> GpuStatus:
+    """A MIG device as it is by default, one share under the name of its profile, or under another contract."""
+    assert facts.mig is not None
+    offered = contract or Contract(mig_resource(facts.mig.profile), Mode.EXCLUSIVE)
+    return gpu_status(facts, states, wanted=offered, contract=offered, rule=rule)
+
+
 def gpu_status(
     facts: Gpu,
     states: str,
@@ -80,6 +132,7 @@ def gpu_status(
     contract: Contract | None = SHARED,
     wanted_shares: int | None = None,
     rule: str | None = "small-inference",
+    daemon: MpsDaemon | None = None,
 ) -> GpuStatus:
     """A GPU whose shares are spelled: `f`ree, `h`eld, `d`raining, `x` fenced, `u`nhealthy, `U` and held."""
     meaning = {
@@ -95,13 +148,28 @@ def gpu_status(
             number,
             share_id(facts.uuid, contract.mode if contract else Mode.TIME_SLICED, number),
             meaning[letter],
-            f"team-a/worker-{facts.index}-{number}/main" if letter in "hd" else None,
+            f"team-a/worker-{facts.label.replace(':', '-')}-{number}/main" if letter in "hd" else None,
             held=letter in "hdU",
             fenced=letter == "x",
         )
         for number, letter in enumerate(states)
     )
-    return GpuStatus(facts, rule, wanted, len(states) if wanted_shares is None else wanted_shares, contract, shares)
+    count = len(states) if wanted_shares is None else wanted_shares
+    return GpuStatus(facts, rule, wanted, count, contract, shares, daemon)
+
+
+def under_mps(index: int, states: str, daemon: MpsDaemon | None, contract: Contract = MPS) -> GpuStatus:
+    """A GPU under MPS with four shares, as Git wants it."""
+    return gpu_status(
+        gpu(index), states, wanted=contract, contract=contract, wanted_shares=4, rule="batch", daemon=daemon
+    )
+
+
+def mps_daemon(
+    index: int, state: DaemonState = DaemonState.READY, message: str = "", contract: Contract = MPS
+) -> MpsDaemon:
+    """The daemon of one GPU, which was never in trouble before."""
+    return MpsDaemon(gpu(index).uuid, contract, state, message)
 
 
 def snapshot(*gpus: GpuStatus, **changes: object) -> Snapshot:
@@ -130,7 +198,20 @@ def snapshot(*gpus: GpuStatus, **changes: object) -> Snapshot:
             observed_generation=3,
         ),
         "inventory": Inventory(
-            tuple(entry.gpu for entry in found), "550.163.01", "12.4", InventoryReason.FOUND, "", complete=True
+            tuple(entry.gpu for entry in found),
+            "550.163.01",
+            "12.4",
+            InventoryReason.FOUND,
+            "",
+            complete=True,
+            driver_load=LOAD,
+        ),
+        "xids": XidLog(EventsReason.WATCHING, "", {}),
+        "mps": MpsStatus(
+            MpsReason.RUNNING,
+            daemons={entry.gpu.uuid: entry.daemon for entry in found if entry.daemon is not None},
+            root="/run/nodeagent/mps",
+            shared_memory="/run/nodeagent/mps/shm",
         ),
         "applied": applied,
         "conditions": conditions(),
@@ -163,14 +244,26 @@ def snapshot(*gpus: GpuStatus, **changes: object) -> Snapshot:
     return Snapshot(**fields)  # type: ignore[arg-type]
 
 
+def unwell(base: Snapshot, xids: Mapping[str, Mapping[int, float]]) -> Snapshot:
+    """The same node with these XIDs, by uuid, standing against its GPUs."""
+    gpus = {
+        uuid: replace(entry, xids=xids[uuid], driver_load=LOAD) if uuid in xids else entry
+        for uuid, entry in base.applied.gpus.items()
+    }
+    return replace(base, applied=Applied(gpus))
+
+
 def _applied(entry: GpuStatus) -> AppliedGpu:
     shares = list(entry.shares)
+    limits = entry.contract.limits if entry.contract is not None else None
+    ready = limits is None or (entry.daemon is not None and entry.daemon.state is DaemonState.READY)
     return AppliedGpu(
         entry.gpu,
         entry.contract,
         frozenset(share.number for share in shares),
         {share.number: 0.0 for share in shares if share.fenced},
-        2 if entry.contract is SHARED else None,
+        2 if entry.contract is SHARED else limits.most if limits is not None else None,
+        fault="" if ready or not shares else "its MPS daemon is not ready",
     )
 
 
@@ -180,8 +273,10 @@ def conditions(**reasons: tuple[bool, str, str]) -> tuple[Condition, ...]:
         "Ready": (True, "Serving", ""),
         "ConfigAccepted": (True, "Accepted", ""),
         "InventoryReady": (True, "Found", "2 GPUs"),
+        "HealthWatched": (True, "Watching", ""),
         "Registered": (True, "AllRegistered", ""),
         "PodResourcesReady": (True, "Listed", ""),
+        "MpsReady": (True, "Idle", "no GPU is under MPS"),
         "StateDirWritable": (True, "Writable", ""),
         "Draining": (False, "NothingDrains", ""),
         "Stalled": (False, "InTime", ""),
@@ -270,12 +365,113 @@ def troubled() -> Snapshot:
     )
 
 
+def sharing_by_mps() -> Snapshot:
+    """A node with a daemon in every state: ready, altered, failed, starting, occupied, not there, leaving, outdated."""
+    held_by = "held by process 4242 (python)"
+    gone = "exited with status 1"
+    altered = replace(mps_daemon(1), altered="40960 MiB, 100 %", restored=3)
+    gpus = (
+        under_mps(0, "hhff", mps_daemon(0)),
+        under_mps(1, "fffh", altered),
+        under_mps(2, "UUuu", replace(mps_daemon(2, DaemonState.FAILED, gone), restarts=2)),
+        under_mps(3, "", mps_daemon(3, DaemonState.STARTING, "its limits are being set")),
+        under_mps(4, "", mps_daemon(4, DaemonState.OCCUPIED, held_by)),
+        under_mps(5, "", None),
+        gpu_status(gpu(6), "", contract=None, daemon=mps_daemon(6, DaemonState.STOPPING, "it is asked to end")),
+        under_mps(7, "", mps_daemon(7), SMALL),
+    )
+    daemons = frozenset(range(4))
+    troubles = {
+        1: f"a client has changed the limits: {altered.altered}",
+        2: gone,
+        3: "its limits are being set",
+        4: held_by,
+        5: "it has not been started yet",
+        6: "it is asked to end",
+        7: f"it still serves {MPS}",
+    }
+    return snapshot(
+        *gpus,
+        conditions=conditions(
+            MpsReady=(False, "DaemonFailed", "; ".join(f"GPU {index}: {text}" for index, text in troubles.items()))
+        ),
+        drift=tuple(
+            Drift(
+                DriftKind.MPS,
+                f"GPU {index}",
+                "no MPS daemon" if index == 6 else f"an MPS daemon with {(SMALL if index == 7 else MPS).limits}",
+                text,
+                AT - index,
+            )
+            for index, text in troubles.items()
+        ),
+        plan=Plan((), tuple(Wait(gpu(index).uuid, WaitReason.DAEMON, daemons) for index in (3, 4, 5, 6, 7))),
+        in_sync=False,
+    )
+
+
+SLICES = Contract("nvidia.com/gpu.slices", Mode.TIME_SLICED)
+
+
+def partitioned() -> Snapshot:
+    """Six A100, of which three are used through MIG devices: seven alike; two profiles, one of them shared by two and
+    unhealthy; and those of a GPU that has fallen off the bus. GPU 3 is unhealthy as a whole.
+    """
+    lost, gone = a100(4, mig_enabled=True), "the driver no longer lists it"
+    gpus = (
+        gpu_status(a100(0), "h", wanted=WHOLE, contract=WHOLE, rule="(default)"),
+        through_mig(1),
+        *(mig_status(mig(1, instance), state) for instance, state in zip(range(7, 14), "hhfhfff", strict=True)),
+        through_mig(2),
+        mig_status(mig(2, 1, "3g.20gb"), "Uu", rule="halves", contract=SLICES),
+        mig_status(mig(2, 2, "3g.20gb"), "hf", rule="halves", contract=SLICES),
+        mig_status(mig(2, 9), "f"),
+        gpu_status(a100(3), "UUUuuuuuuu"),
+        replace(through_mig(4), gpu=replace(lost, health=GpuHealth.LOST, message=gone)),
+        *(mig_status(replace(mig(4, instance), health=GpuHealth.LOST, message=gone), "u") for instance in (7, 8)),
+        gpu_status(a100(5), "f", wanted=WHOLE, contract=WHOLE, rule="(default)"),
+    )
+    off_the_bus, sick = {79: AT - 190.0}, {48: AT - 4000.0, 94: AT - 3700.5}
+    base = snapshot(
+        *gpus,
+        conditions=conditions(
+            InventoryReady=(False, "GpuLost", f"GPU 4 ({lost.uuid}): {gone}"),
+            HealthWatched=(True, "Watching", ""),
+        ),
+        xids=XidLog(
+            EventsReason.WATCHING,
+            "",
+            {
+                XidSource(a100(3).uuid, 79): XidTally(1, AT - 190.0),
+                XidSource(a100(2).uuid, 48, 1, 0): XidTally(1, AT - 4000.0),
+                XidSource(a100(2).uuid, 94, 1, 0): XidTally(2, AT - 3700.5),
+                XidSource(a100(2).uuid, 31, 2, 0): XidTally(3, AT - 86_400.0),
+                XidSource(a100(0).uuid, 13): XidTally(41, AT - 20.0),
+                XidSource(a100(0).uuid, 31): XidTally(1, AT - 7200.0),
+            },
+        ),
+        drift=(
+            Drift(DriftKind.HARDWARE, "MIG device 2:1", "ok", describe_xids(sick), AT - 4000.0),
+            Drift(DriftKind.HARDWARE, "GPU 3", "ok", describe_xids(off_the_bus), AT - 190.0),
+            Drift(DriftKind.HARDWARE, "GPU 4", "ok", f"lost: {gone}", AT - 400.0),
+        ),
+    )
+    return unwell(base, {a100(3).uuid: off_the_bus, mig(2, 1).uuid: sick})
+
+
 def every_action() -> Plan:
     """One action of each type and one wait of each reason."""
     one, numbers = gpu(0), frozenset({3, 1})
     actions: tuple[Action, ...] = (
         Remember(one),
+        Remember(mig(1, 7)),
         Forget("GPU-gone"),
+        Verdict(one.uuid, "its MPS daemon is not ready: it ended"),
+        Verdict(one.uuid, ""),
+        Diagnose(one.uuid, {79: AT}, LOAD),
+        Diagnose(one.uuid, {}, None),
+        Adopt(one.uuid, SHARED, numbers),
+        Start(one.uuid, MPS),
         Advertise(one.uuid, SHARED, numbers),
         Fence(one.uuid, numbers),
         Restore(one.uuid, frozenset({1})),

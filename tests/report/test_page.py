@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from nodeagent.model.config import THROUGH_MIG
 from nodeagent.model.inventory import Inventory
+from nodeagent.model.mps import DaemonState, MpsDaemon, MpsReason, MpsStatus
 from nodeagent.model.snapshot import ConfigState, Snapshot
 from nodeagent.report.markup import Html, fill
-from nodeagent.report.page import ago, page
+from nodeagent.report.page import page
+from nodeagent.report.times import ago
 from tests.report import builders
 
 NOW = builders.AT + 3
@@ -127,7 +130,17 @@ def test_the_verdict_names_what_matters_most(snapshot: Snapshot, title: str) -> 
     assert title in Reader(page(snapshot, NOW)).text
 
 
-@pytest.mark.parametrize("snapshot", [EMPTY, builders.snapshot(), builders.troubled(), builders.large()])
+@pytest.mark.parametrize(
+    "snapshot",
+    [
+        EMPTY,
+        builders.snapshot(),
+        builders.troubled(),
+        builders.sharing_by_mps(),
+        builders.partitioned(),
+        builders.large(),
+    ],
+)
 def test_it_is_whole_and_loads_nothing(snapshot: Snapshot) -> None:
     """Every tag is closed; no script, no image, nothing from elsewhere."""
     text = page(snapshot, NOW)
@@ -149,6 +162,100 @@ def test_a_share_is_a_cell_with_its_state_and_holder() -> None:
     assert reader.classes.count("share unhealthy") == 1 + 4
 
 
+def test_a_gpu_under_mps_shows_its_limits_and_its_daemon() -> None:
+    """Beside the shares: what each may use, whether the daemon is well, why not, and what it went through."""
+    text = page(builders.sharing_by_mps(), NOW)
+    reader = Reader(text)
+    for expected in (
+        "mps nvidia.com/gpu.mps 20480 MiB and 25 % each MPS daemon ready 2 free, 2 held",
+        "MPS daemon ready a client has changed the limits: 40960 MiB, 100 % · limits restored 3 times",
+        "MPS daemon failed exited with status 1 · 2 restarts 4 unhealthy",
+        "MPS daemon starting its limits are being set rule batch Git wants 4 shares GPU 4",
+        "MPS daemon occupied held by process 4242 (python)",
+        "MPS daemon none it has not been started yet",
+        "not advertised MPS daemon leaving it is asked to end",
+        "MPS daemon outdated it still serves mps nvidia.com/gpu.mps (20480 MiB and 25 % each)",
+        "GPU 4: waiting for its MPS daemon: held by process 4242 (python)",
+    ):
+        assert expected in reader.text, expected
+    assert reader.classes.count("gpu bad") == 2
+    assert "MPS daemon" not in Reader(page(builders.snapshot(), NOW)).text
+
+
+def test_a_node_without_an_mps_host_says_so_at_its_gpus() -> None:
+    """A GPU that is to be under MPS where nobody starts daemons shows why nothing of it is advertised."""
+    off = MpsStatus(MpsReason.OFF, "no daemon can be started: this agent runs with --mps-host off")
+    reader = Reader(page(builders.snapshot(builders.under_mps(0, "", None), mps=off), NOW))
+    assert f"MPS daemon none {off.message}" in reader.text
+    assert reader.classes.count("gpu bad") == 1
+
+
+def test_mig_devices_are_in_the_card_of_their_gpu() -> None:
+    """Those that are alike together: what they are offered as, once, and a cell for each share of each."""
+    reader = Reader(page(builders.partitioned(), NOW))
+    for expected in (
+        "6 GPUs 12 MIG devices driver",
+        "GPU 1 NVIDIA A100-SXM4-40GB, 40 GiB used through its MIG devices 7 x 1g.5gb exclusive nvidia.com/mig-1g.5gb",
+        "mig-1g.5gb 1:7 1:8 1:9 1:10 1:11 1:12 1:13 4 free, 3 held · rule (default) GPU 2",
+        "2 x 3g.20gb time-sliced nvidia.com/gpu.slices",
+        "2:1 2:2 1 free, 1 held, 2 unhealthy · rule halves 1g.5gb exclusive nvidia.com/mig-1g.5gb 2:9 1 free",
+    ):
+        assert expected in reader.text, expected
+    assert builders.mig(1, 7).uuid in reader.labels
+    assert f"{builders.mig(1, 8).uuid}: held, team-a/worker-1-8-0/main" in reader.labels
+    assert "(mig)" not in reader.text
+
+
+def test_an_unhealthy_gpu_has_a_badge_and_its_xids() -> None:
+    """With when they came and what to do once; a MIG device has its own, and not those of its GPU again."""
+    reader = Reader(page(builders.partitioned(), NOW))
+    text = reader.text
+    for expected in (
+        "GPU 3 NVIDIA A100-SXM4-40GB, 40 GiB unhealthy XID 79 (GPU has fallen off the bus), 3 min ago mend it, then:",
+        f"3 min ago mend it, then: nodeagent clear-health {builders.a100(3).uuid} time-sliced",
+        "2:1 unhealthy XID 48 (double-bit ECC error), 1 h 6 min ago XID 94 (contained ECC error), 1 h 1 min ago",
+        "lost the driver no longer lists it used through its MIG devices 2 x 1g.5gb",
+        "In sync, with a fault GPU 4 (GPU-00000004-0000-4000-8000-000000000004): the driver no longer lists it; MIG d",
+        "; MIG device 2:1: XID 48 (double-bit ECC error), XID 94 (contained ECC error); GPU 3: XID 79 (GPU has fallen",
+    ):
+        assert expected in text, expected
+    assert reader.classes.count("gpu bad") == 3
+    base = builders.snapshot(builders.through_mig(1), builders.mig_status(builders.mig(1, 7), "u"))
+    both = {status.gpu.uuid: {79: NOW} for status in base.gpus}
+    assert Reader(page(builders.unwell(base, both), NOW)).text.count("XID 79") == 1
+
+
+def test_xids_that_are_no_fault_are_in_small_print() -> None:
+    """How often a program of which GPU failed, and when last; what stands against a GPU is not told twice."""
+    text = Reader(page(builders.partitioned(), NOW)).text
+    assert "XID 13 (graphics engine exception): 41 times, last 23 s ago" in text
+    assert "XID 31 (GPU memory page fault): 1 time, last 2 h ago" in text
+    assert "2:9 1 free · rule (default) XID 31 (GPU memory page fault): 3 times, last 1 d ago" in text
+    assert text.count("XID 94 (contained ECC error)") == 1 + 1 + 1
+
+
+def test_many_shares_of_mig_devices_become_one_bar() -> None:
+    """More than 64 cells in a card help nobody."""
+    shared = builders.SLICES
+    parts = [builders.mig_status(builders.mig(1, number), "f" * 10, contract=shared) for number in range(7, 14)]
+    reader = Reader(page(builders.snapshot(builders.through_mig(1), *parts), NOW))
+    assert "70 free" in reader.labels
+    assert reader.classes.count("share free") == 1 + 1
+
+
+def test_mig_devices_are_told_whatever_becomes_of_their_gpu() -> None:
+    """Where it is whole, they are a part of it; where it is not known, they have cards of their own."""
+    lone = builders.mig_status(builders.mig(1, 7), "h")
+    assert "MIG device 1:7 1g.5gb of NVIDIA A100-SXM4-40GB, 5 GiB exclusive nvidia.com/mig-1g.5gb" in (
+        Reader(page(builders.snapshot(lone), NOW)).text
+    )
+    gpu = builders.gpu_status(builders.a100(1, mig_enabled=True), "f", wanted=builders.WHOLE, contract=builders.WHOLE)
+    hidden = replace(lone, wanted=None, contract=None, shares=(), rule=THROUGH_MIG.name)
+    assert "1g.5gb part of a whole GPU" in Reader(page(builders.snapshot(gpu, hidden), NOW)).text
+    waits = replace(gpu, wanted=None, rule=THROUGH_MIG.name)
+    assert "Git wants its MIG devices" in Reader(page(builders.snapshot(waits, lone), NOW)).text
+
+
 def test_very_many_shares_become_one_bar() -> None:
     """A node of 40,000 shares is a page of a few kilobytes."""
     text = page(builders.large(), NOW)
@@ -164,14 +271,17 @@ def test_everything_from_outside_is_escaped() -> None:
     """Names, messages and documents are text, whatever they contain."""
     evil = '<script>alert("1")</script><b onmouseover=x>\'"&{0}{}'
     base = builders.troubled()
+    part = builders.mig_status(builders.mig(9, 7))
+    assert part.gpu.mig is not None
     gpus = tuple(
         replace(
             entry,
             gpu=replace(entry.gpu, model=evil, message=evil),
             rule=evil,
             shares=tuple(replace(share, holder=evil) for share in entry.shares),
+            daemon=MpsDaemon(evil, builders.MPS, DaemonState.FAILED, evil),
         )
-        for entry in base.gpus
+        for entry in (*base.gpus, replace(part, gpu=replace(part.gpu, mig=replace(part.gpu.mig, profile=evil))))
     )
     document = replace(builders.document(), revision=evil, name=evil, path=evil)
     text = page(
@@ -220,7 +330,14 @@ def test_ages_are_short(seconds: float, text: str) -> None:
     assert ago(seconds) == text
 
 
-def test_a_browser_shows_it_without_a_horizontal_scroll(chromium: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("snapshot", "count"),
+    [(builders.troubled(), 8), (builders.sharing_by_mps(), 7), (builders.partitioned(), 7)],
+    ids=["trouble", "mps", "mig"],
+)
+def test_a_browser_shows_it_without_a_horizontal_scroll(
+    snapshot: Snapshot, count: int, chromium: Path, tmp_path: Path
+) -> None:
     """On a phone as on a wide screen, a real browser lays it out within its window and finds every section."""
     file = tmp_path / "page.html"
     probe = (
@@ -228,7 +345,7 @@ def test_a_browser_shows_it_without_a_horizontal_scroll(chromium: Path, tmp_path
         "[innerWidth, document.documentElement.scrollWidth, document.querySelectorAll('section').length].join(' ')))"
         "</script></body>"
     )
-    file.write_text(page(builders.troubled(), NOW).replace("</body>", probe), "utf-8")
+    file.write_text(page(snapshot, NOW).replace("</body>", probe), "utf-8")
     for width in (500, 1600):
         result = subprocess.run(
             [
@@ -241,4 +358,4 @@ def test_a_browser_shows_it_without_a_horizontal_scroll(chromium: Path, tmp_path
         assert found is not None, result.stderr
         inner, scroll, sections = (int(number) for number in found.groups())
         assert scroll <= inner
-        assert sections == 8
+        assert sections == count

@@ -10,16 +10,26 @@ from importlib.resources import files
 from typing import get_args
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from nodeagent.model.config import Mode, Stage
-from nodeagent.model.inventory import GpuHealth, Inventory, InventoryReason
+from nodeagent.model.config import Contract, Mode, Stage
+from nodeagent.model.health import EventsReason, XidLog, XidSource, XidTally
+from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason, MigDevice
 from nodeagent.model.kubelet import RegistrationState
-from nodeagent.model.plan import Action, WaitReason
-from nodeagent.model.shares import Applied, ShareState
+from nodeagent.model.mps import DaemonState, MpsReason, MpsStatus
+from nodeagent.model.plan import Action, Plan, Wait, WaitReason
+from nodeagent.model.shares import Applied, AppliedGpu, ShareState
 from nodeagent.model.snapshot import ChangeClass, ConfigState, DriftKind, ReloadResult, Snapshot
-from nodeagent.report.status import render, rfc3339, to_json
-from nodeagent.report.status_reader import applied_from_status, inventory_from_status
+from nodeagent.report.status import render, to_json
+from nodeagent.report.status_reader import (
+    applied_from_status,
+    inventory_from_status,
+    moment_from_status,
+    mps_from_status,
+)
+from nodeagent.report.times import rfc3339, unix_seconds
 from tests.report import builders
 
 SCHEMA: Mapping[str, object] = json.loads(
@@ -29,6 +39,8 @@ SCHEMA: Mapping[str, object] = json.loads(
 SNAPSHOTS = {
     "in sync": builders.snapshot(),
     "in trouble": builders.troubled(),
+    "mps": builders.sharing_by_mps(),
+    "mig": builders.partitioned(),
     "every action": builders.snapshot(plan=builders.every_action()),
     "just started": Snapshot(0, 0.0, 0.0, "n", None, "0.1.0", ConfigState("/c", problem="no such file"), Inventory()),
 }
@@ -92,7 +104,7 @@ def test_the_schema_knows_every_word_of_the_model() -> None:
             member.value
             for kind in (
                 Stage, GpuHealth, InventoryReason, RegistrationState, WaitReason, ShareState, ChangeClass, DriftKind,
-                ReloadResult,
+                ReloadResult, MpsReason, DaemonState, EventsReason,
             )
             for member in kind
         ),
@@ -108,6 +120,19 @@ def test_times_are_rfc_3339_in_utc() -> None:
     assert datetime.fromisoformat(rfc3339(1_790_000_000.25)) == datetime.fromtimestamp(1_790_000_000.25, UTC)
 
 
+@given(st.integers(0, 2**41))
+def test_times_come_back(milliseconds: int) -> None:
+    """To the millisecond, whichever it is."""
+    assert unix_seconds(rfc3339(milliseconds / 1000)) == milliseconds / 1000
+
+
+@pytest.mark.parametrize("text", ["yesterday", "2026-02-03", "2026-02-03T04:05:06"])
+def test_a_time_without_a_zone_is_none(text: str) -> None:
+    """Whose noon it is must not depend on who reads."""
+    with pytest.raises(ValueError, match=r"Invalid isoformat|expected a time with a zone"):
+        unix_seconds(text)
+
+
 def test_the_applied_state_comes_back(snapshot: Snapshot) -> None:
     """A client can plan for the node: the applied contract is complete, fences from time 0."""
     applied, _ = applied_from_status(read_back(snapshot))
@@ -115,6 +140,100 @@ def test_the_applied_state_comes_back(snapshot: Snapshot) -> None:
         {uuid: replace(entry, fences=dict.fromkeys(entry.fences, 0.0)) for uuid, entry in snapshot.applied.gpus.items()}
     )
     assert inventory_from_status(read_back(snapshot)) == snapshot.inventory
+
+
+UUIDS = st.sampled_from([f"GPU-{number}" for number in range(4)])
+COUNTS = st.integers(0, 200)
+MIG = st.builds(MigDevice, UUIDS, st.sampled_from(["1g.5gb", "1c.3g.20gb+me"]), COUNTS, COUNTS)
+GPUS = st.builds(
+    Gpu,
+    uuid=st.sampled_from([f"{kind}-{number}" for kind in ("GPU", "MIG") for number in range(9)]),
+    index=COUNTS,
+    model=st.text(max_size=9),
+    memory=st.integers(0, 2**40),
+    compute_capability=st.none() | st.tuples(COUNTS, COUNTS),
+    minor=st.none() | COUNTS,
+    pci_bus_id=st.none() | st.text(max_size=9),
+    numa_node=st.none() | COUNTS,
+    health=st.sampled_from(GpuHealth),
+    message=st.text(max_size=9),
+    mig_enabled=st.booleans(),
+    mig=st.none() | MIG,
+)
+XIDS = st.dictionaries(st.integers(0, 200), st.integers(0, 2**41).map(lambda milliseconds: milliseconds / 1000))
+LOADS = st.none() | st.text(max_size=9)
+
+
+@given(st.lists(st.tuples(GPUS, XIDS, LOADS), unique_by=lambda found: found[0].uuid, max_size=6), LOADS)
+def test_whatever_is_known_of_gpus_comes_back(
+    found: list[tuple[Gpu, dict[int, float], str | None]], load: str | None
+) -> None:
+    """MIG devices, XIDs with their times, the loading of the driver: as the schema says, and to the bit."""
+    statuses = [builders.gpu_status(one, "", contract=None) for one, _, _ in found]
+    applied = Applied({one.uuid: AppliedGpu(one, xids=xids, driver_load=when) for one, xids, when in found})
+    inventory = Inventory(tuple(one for one, _, _ in found), driver_load=load)
+    told = read_back(builders.snapshot(gpus=tuple(statuses), applied=applied, inventory=inventory))
+    assert [error.message for error in Draft202012Validator(SCHEMA).iter_errors(told)] == []
+    assert applied_from_status(told)[0] == applied
+    assert inventory_from_status(told) == inventory
+
+
+def test_xids_are_told_as_they_came() -> None:
+    """Every tally, by GPU and code, the whole GPU before its instances; those that are no fault as well."""
+    told = read_back(builders.partitioned())["xids"]
+    assert isinstance(told, dict)
+    assert (told["reason"], told["message"]) == ("Watching", "")
+    seen = [(one["uuid"][4:12], one["xid"], one["gpuInstance"], one["count"]) for one in told["counts"]]
+    assert seen == [
+        ("00000000", 13, None, 41), ("00000000", 31, None, 1), ("00000002", 31, 2, 3), ("00000002", 48, 1, 1),
+        ("00000002", 94, 1, 2), ("00000003", 79, None, 1),
+    ]  # fmt: skip
+    assert told["counts"][0]["lastSeen"] == rfc3339(builders.AT - 20)
+    uuid = builders.gpu(0).uuid
+    log = XidLog(EventsReason.FAILED, "no", {XidSource(uuid, 1, *of): XidTally(1, 0.0) for of in ((3, 0), (), (0, 0))})
+    mixed = read_back(builders.snapshot(xids=log))["xids"]
+    assert isinstance(mixed, dict)
+    assert [(one["gpuInstance"], one["computeInstance"]) for one in mixed["counts"]] == [(None, None), (0, 0), (3, 0)]
+
+
+def test_an_unhealthy_gpu_says_why() -> None:
+    """The code, what it means, and when it came; a code that nobody knows has no meaning."""
+    base = builders.unwell(builders.snapshot(), {builders.gpu(0).uuid: {79: builders.AT, 999: builders.AT}})
+    told = to_json(base)["gpus"]
+    assert isinstance(told, list)
+    at = rfc3339(builders.AT)
+    assert told[0]["applied"]["xids"] == [
+        {"xid": 79, "meaning": "GPU has fallen off the bus", "lastSeen": at},
+        {"xid": 999, "meaning": None, "lastSeen": at},
+    ]
+    assert (told[0]["applied"]["driverLoad"], told[1]["applied"]["driverLoad"]) == (builders.LOAD, None)
+    assert told[1]["applied"]["xids"] == []
+
+
+def test_an_older_agent_says_less() -> None:
+    """What an agent without MIG and XIDs does not say is taken as not there: its node can be planned for."""
+    status = json.loads(json.dumps(to_json(builders.snapshot())))
+    del status["xids"], status["inventory"]["driverLoad"]
+    for facts in (*status["gpus"], *status["inventory"]["gpus"]):
+        del facts["label"], facts["mig"], facts["migEnabled"]
+    for facts in status["gpus"]:
+        del facts["applied"]["xids"], facts["applied"]["driverLoad"]
+    base = builders.snapshot()
+    assert applied_from_status(status)[0] == base.applied
+    assert inventory_from_status(status) == replace(base.inventory, driver_load=None)
+    assert moment_from_status(status) == base.at
+
+
+def test_mps_comes_back() -> None:
+    """A client can plan for the node's daemons as the agent does: how the host stands, and each daemon."""
+    snapshot = builders.sharing_by_mps()
+    assert mps_from_status(read_back(snapshot)) == snapshot.mps
+    assert mps_from_status(read_back(builders.snapshot())) == builders.snapshot().mps
+    forgotten = builders.mps_daemon(0, DaemonState.STOPPING, contract=Contract("(forgotten)", Mode.MPS))
+    leaving = builders.snapshot(builders.gpu_status(builders.gpu(0), "", contract=None, daemon=forgotten))
+    assert mps_from_status(read_back(leaving)) == leaving.mps
+    off = MpsStatus(MpsReason.OFF, "no daemon can be started")
+    assert mps_from_status(read_back(builders.snapshot(mps=off))) == off
 
 
 def test_held_shares_come_back_also_of_a_lost_gpu() -> None:
@@ -157,9 +276,12 @@ def test_what_is_no_status_is_refused(change: dict[str, object], message: str) -
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("mode", "mps", "expected one of exclusive, time-sliced, withheld, got 'mps': is that agent newer"),
+        ("mode", "mig", "expected one of exclusive, time-sliced, mps, withheld, got 'mig': is that agent newer"),
+        ("mode", "mps", r"gpus\[0\].applied.limits: expected dict, got None"),
         ("numbers", ["1"], r"gpus\[0\].applied.numbers: expected int"),
         ("maxSharesPerContainer", True, "expected int, got True"),
+        ("xids", [{"xid": "79"}], r"gpus\[0\].applied.xids.xid: expected int, got '79'"),
+        ("xids", [{"xid": 79, "lastSeen": "now"}], r"applied.xids.lastSeen: expected a time such as .*, got 'now'"),
     ],
 )
 def test_a_contract_that_is_not_understood_is_refused(key: str, value: object, message: str) -> None:
@@ -189,5 +311,33 @@ def test_every_action_and_wait_has_words() -> None:
     assert "offer 2 shares of GPU 0 as time-sliced nvidia.com/gpu.shared" in texts
     assert "offer 1 fenced share of GPU 0 again" in texts
     assert "forget GPU-gone, which is gone" in texts
+    assert "start the MPS daemon of GPU 0 for mps nvidia.com/gpu.mps (20480 MiB and 25 % each)" in texts
+    assert "send the shares of GPU 0 as healthy again" in texts
+    assert "take GPU 0 for unhealthy: XID 79 (GPU has fallen off the bus)" in texts
+    assert "hold no XID against GPU 0 any more" in texts
+    assert "take note of MIG device 1:7 (1g.5gb of NVIDIA A100-SXM4-40GB, ok)" in texts
     assert not [text for text in texts if "frozenset" in text or "{" in text]
     assert to_json(builders.snapshot())["plan"] == {"converged": True, "actions": [], "waits": []}
+
+
+def test_a_wait_for_a_daemon_says_why() -> None:
+    """What keeps a daemon from being ready, or from leaving, is told where it is waited for."""
+    plan = to_json(builders.sharing_by_mps())["plan"]
+    assert isinstance(plan, dict)
+    assert [wait["text"] for wait in plan["waits"]] == [
+        "GPU 3: waiting for its MPS daemon: its limits are being set",
+        "GPU 4: waiting for its MPS daemon: held by process 4242 (python)",
+        "GPU 5: waiting for its MPS daemon: it has not been started yet",
+        "GPU 6: waiting for its MPS daemon to leave: it is asked to end",
+        "GPU 7: waiting for its MPS daemon: it still serves mps nvidia.com/gpu.mps (20480 MiB and 25 % each)",
+    ]
+
+
+def test_a_wait_for_a_daemon_that_is_not_known_says_what_is() -> None:
+    """Without a word of the MPS host there may be a daemon or not: what is known of the host is told instead."""
+    unknown = MpsStatus(MpsReason.PENDING, "the MPS host has not been asked yet")
+    plan = Plan((), (Wait(builders.gpu(0).uuid, WaitReason.DAEMON),))
+    gpus = (builders.gpu_status(builders.gpu(0), "", contract=None),)
+    told = to_json(builders.snapshot(*gpus, mps=unknown, plan=plan))["plan"]
+    assert isinstance(told, dict)
+    assert told["waits"][0]["text"] == "GPU 0: waiting for news of its MPS daemon: the MPS host has not been asked yet"

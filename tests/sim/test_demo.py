@@ -21,14 +21,17 @@ import pytest
 from nodeagent.errors import CannotStart
 from nodeagent.model.config import Document
 from nodeagent.sim.git_repo import GitFailed, GitRepo
+from nodeagent.sim.mps import STAND_IN, choose
 from nodeagent.sim.node import GPUS, Node, temporary_folder
 from nodeagent.sim.playground import CONFIG, PODS, Playground
 from nodeagent.sim.screen import Screen
-from nodeagent.sim.strips import Strip
 from tests.waiting import eventually, eventually_sync
 
 ANYWHERE = "127.0.0.1:0"
 SHARED = "nvidia.com/gpu.shared"
+MPS = "nvidia.com/gpu.mps"
+
+PLAYING = [sys.executable, "-m", "nodeagent", "demo", "--listen", ANYWHERE]
 
 
 @pytest.fixture
@@ -36,6 +39,22 @@ def folder() -> Iterator[Path]:
     """Give an empty folder whose path is short enough for the sockets of a demo."""
     with tempfile.TemporaryDirectory(prefix="d", dir="/tmp") as name:
         yield Path(name)
+        assert left_over(Path(name)) == [], "processes of this demo"
+        assert [*Path(name).glob("tmp/*")] == []
+
+
+def left_over(folder: Path) -> list[str]:
+    """Processes whose environment or command line speaks of a folder: an agent's host, its daemons, clients, git."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                words = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
+            except OSError:
+                continue
+            if any(os.fsencode(folder) in part for part in words):
+                found.append(f"{entry.name}: {words[0].replace(bytes(1), b' ').decode(errors='replace')}")
+    return found
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
@@ -60,24 +79,76 @@ def demo(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProc
 # --- the story ---
 
 
-def test_the_story_comes_out_as_told_whatever_the_users_git_is_set_to(folder: Path) -> None:
-    """`--once` plays six commits and the metrics, exits 0 and leaves nothing behind: in 80 columns, without colour in a
-    pipe, and not following the user's git configuration or environment.
+@pytest.mark.parametrize("program", ["nvidia", STAND_IN])
+def test_the_story_comes_out_as_told(folder: Path, request: pytest.FixtureRequest, program: str) -> None:
+    """All ten steps do as told, with NVIDIA's control program and with the stand-in, with plain lines of at most 80
+    columns, without colour in a pipe, and not following the user's git configuration or environment.
     """
     (folder / ".gitconfig").write_text(
         "[user]\nuseConfigOnly = true\n[commit]\ngpgSign = true\n[core]\nautocrlf = true\nhooksPath = /nowhere\n"
     )
-    played = demo(folder, "--once", "--speed", "1000", "--listen", ANYWHERE, GIT_DIR=str(folder / "elsewhere"))
+    control = str(request.getfixturevalue("mps_control")) if program == "nvidia" else program
+    arguments = ("--once", "--speed", "1000", "--listen", ANYWHERE, "--mps-control", control)
+    played = demo(folder, *arguments, GIT_DIR=str(folder / "elsewhere"))
 
     assert (played.returncode, played.stderr) == (0, ""), played.stdout + played.stderr
     assert [line for line in played.stdout.splitlines() if len(line) > 80] == []
     assert "\033" not in played.stdout
     assert "FAILED" not in played.stdout
-    assert re.findall(r"^== (\d) of 6: ", played.stdout, re.MULTILINE) == ["1", "2", "3", "4", "5", "6"]
+    assert re.findall(r"^== (\d+) of 10: ", played.stdout, re.MULTILINE) == [str(step) for step in range(1, 11)]
     assert "sharing.yaml:9:21: spec.rules[0].timeSlicing.replica:" in played.stdout
     assert f"{SHARED}: 1 registration" in played.stdout
     assert "nodeagent_in_sync 1.0" in played.stdout
-    assert list((folder / "tmp").iterdir()) == []
+    told = " ".join(played.stdout.split())
+    shows_mps(told)
+    shows_a_fault(told)
+    shows_mig(told)
+    assert ("of a stand-in, as asked for." in played.stdout) is (program == STAND_IN)
+
+
+def shows_mps(told: str) -> None:
+    """The chapters of MPS show the plan, daemons with their limits, what a pod gets, what waits for it, and a daemon
+    that is killed while its GPU alone fails.
+    """
+    assert f": time-sliced {SHARED} x4 -> mps {MPS} x4" in told
+    assert "mps starting" in told
+    assert re.search(r"GPU 7: daemon \d+ allows a client 18432 MiB and 25 % of threads", told)
+    assert "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT=0=18432M" in told
+    assert "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=25" in told
+    daemons = re.findall(r"GPU 6: daemon (\d+) allows a client (\d+) MiB and (\d+) % of threads", told)
+    first, second, same, third = (pid for pid, _, _ in daemons)
+    assert f"$ kill -9 {first}" in told
+    assert "#!!!" in told
+    assert len({first, second, third}) == 3
+    assert same == second, "the daemon of a pod that holds a share is left alone"
+    assert [limits for _, *limits in daemons] == [["18432", "25"]] * 3 + [["36864", "50"]]
+    assert f"GPU 6: mps {MPS} x4 -> x2 with other limits: waits for 1 pod" in told
+    assert "held by default/chat" in told
+    assert "ok no MPS daemon is left, and the GPUs have their old compute mode again" in told
+
+
+def shows_a_fault(told: str) -> None:
+    """The chapter of the fault shows one GPU that fails, a commit that does not change that, and a person's word."""
+    told = told.partition("== 9 of 10")[2].partition("== 10 of 10")[0]
+    assert "GPU 1 ##!! 2 held 2 unhealthy, XID 79" in told
+    assert "ok all 4 shares of GPU 1 are Unhealthy" in told
+    assert "GPU 1 ##!!!! 2 held 4 unhealthy, XID 79" in told
+    assert "nodeagent_gpu_healthy is 0 for GPU 1" in told
+    assert re.search(r"\$ nodeagent clear-health (GPU-[0-9a-f-]+) GPU 1 \(\1\) is cleared of XID 79", told)
+    assert f"GPU 1 ##.... {SHARED} 2 held 4 free" in told
+
+
+def shows_mig(told: str) -> None:
+    """The chapter of MIG shows each device with its resource, how some are shared, and what a pod has outlive them."""
+    told = told.partition("== 10 of 10")[2]
+    assert "GPU 0 - nothing but its MIG devices is advertised" in told
+    for line in ("0:1010 [........] nvidia.com/mig-1g.10gb 1 free", "0:4030 [........] nvidia.com/mig-3g.40gb 1 free"):
+        assert line in told
+    assert "0:1010 .... 4 free" in told
+    assert re.search(r"notebook starts on MIG device 0:101\d, and sees MIG-[0-9a-f-]{36} ", told)
+    assert re.search(r"0:101\d # nvidia.com/mig-1g.10gb.shared 1 held, gone", told)
+    assert "0:4031 [........] nvidia.com/mig-3g.40gb 1 free" in told
+    assert "ok nvidia.com/mig-3g.40gb: 2 allocatable" in told
 
 
 def test_a_story_that_does_not_come_out_as_told_fails(folder: Path) -> None:
@@ -96,7 +167,7 @@ def test_a_story_that_does_not_come_out_as_told_fails(folder: Path) -> None:
     assert played.returncode == 1, played.stdout
     assert "FAILED" in played.stdout
     assert "the agent names the blob that git has" in " ".join(played.stdout.split())
-    assert "2 of 6" not in played.stdout
+    assert "2 of 10" not in played.stdout
 
 
 def test_a_story_without_git_says_what_is_missing(folder: Path) -> None:
@@ -120,21 +191,50 @@ def test_a_story_is_not_played_in_somebodys_work(folder: Path) -> None:
     assert [path.name for path in mine.iterdir()] == ["thesis.tex"]
 
 
-def test_a_story_can_be_interrupted(folder: Path) -> None:
-    """Ctrl-C in the middle of the story exits with 130 and leaves nothing behind."""
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [("git commit", signal.SIGINT), ("mps starting", signal.SIGTERM), ("allows a client", signal.SIGHUP)],
+)
+def test_a_story_can_be_interrupted(folder: Path, moment: str, number: signal.Signals) -> None:
+    """Ctrl-C, the end of the terminal or of the demo's process in the middle of the story exit with 130 and leave
+    nothing behind, no daemon either; and so does somebody who is impatient.
+    """
+    command = [*PLAYING, "--once", "--speed", "1000", "--mps-control", STAND_IN]
+    with subprocess.Popen(command, env=environment(folder), stdout=subprocess.PIPE, text=True) as playing:
+        assert playing.stdout is not None
+        for line in playing.stdout:
+            if moment in line:
+                break
+        playing.send_signal(number)
+        playing.send_signal(number)
+        playing.stdout.read()
+    assert playing.returncode == 130
+
+
+def test_nobody_reads_on(folder: Path) -> None:
+    """Where the other end of a pipe has seen enough the demo ends, and leaves nothing behind."""
     with subprocess.Popen(
-        [sys.executable, "-m", "nodeagent", "demo", "--once", "--listen", ANYWHERE],
+        [*PLAYING, "--mps-control", STAND_IN],
         env=environment(folder),
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     ) as playing:
         assert playing.stdout is not None
-        while "git commit" not in playing.stdout.readline():
-            pass
-        playing.send_signal(signal.SIGINT)
-        playing.stdout.read()
-    assert playing.returncode == 130
-    assert list((folder / "tmp").iterdir()) == []
+        assert playing.stderr is not None
+        for line in playing.stdout:
+            if "mps starting" in line:
+                break
+        playing.stdout.close()
+        assert "Traceback" not in playing.stderr.read()
+
+
+def test_a_program_that_is_not_there_is_told(folder: Path) -> None:
+    """A control program that was asked for and is not there is an error that names it, before anything is started."""
+    played = demo(folder, "--mps-control", str(folder / "control"))
+
+    assert (played.returncode, played.stdout) == (1, "")
+    assert f"cannot find {folder / 'control'}: there is no such program" in played.stderr
 
 
 # --- the playground ---
@@ -149,7 +249,7 @@ def test_the_file_is_the_users_until_ctrl_c(folder: Path) -> None:
     with (
         log.open("w") as output,
         subprocess.Popen(
-            [sys.executable, "-m", "nodeagent", "demo", "--dir", str(home), "--listen", ANYWHERE],
+            [*PLAYING, "--dir", str(home), "--mps-control", STAND_IN],
             env=environment(folder),
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -162,17 +262,61 @@ def test_the_file_is_the_users_until_ctrl_c(folder: Path) -> None:
 
         try:
             said(str(file))
-            said(f"{SHARED}  3 held 1 free")
-            file.write_text(CONFIG.replace("replicas: 4", "replica: 4"))
+            said(f"{SHARED}   2 held 2 free")
+            said(f"{MPS}      2 held 2 free, mps ready")
+            said("20389 MiB and 25 % each")
+            file.write_text(CONFIG.replace("timeSlicing: {replicas: 4}", "timeSlicing: {replica: 4}"))
             said('did you mean "replicas"?')
-            file.write_text(CONFIG.replace("replicas: 4", "replicas: 10"))
-            said(f"{SHARED}  3 held 7 free")
+            file.write_text(CONFIG.replace("timeSlicing: {replicas: 4}", "timeSlicing: {replicas: 10}"))
+            said(f"{SHARED}   2 held 8 free")
+            (daemon,) = set(re.findall(r"mps: GPU 2: process (\d+)", log.read_text()))
+            os.kill(int(daemon), signal.SIGKILL)
+            said(f"{MPS}   2 held 2 unhealthy, mps failed")
+            eventually_sync(lambda: len(set(re.findall(r"mps: GPU 2: process (\d+)", log.read_text()))) == 2, within=30)
         finally:
             running.send_signal(signal.SIGINT)
     assert running.returncode == 0, log.read_text()
     assert [line for line in log.read_text().splitlines() if len(line) > 80] == []
     assert "replicas: 10" in file.read_text()
-    assert list((folder / "tmp").iterdir()) == []
+
+
+def test_the_gpus_are_the_users_as_well(folder: Path) -> None:
+    """What stands in node.yaml below the last GPU works as it stands there: a fault, which ends with the command that
+    is printed then, and MIG devices, which come and go.
+    """
+    home, log = folder / "try", folder / "log"
+    with (
+        log.open("w") as output,
+        subprocess.Popen(
+            [*PLAYING, "--dir", str(home), "--mps-control", STAND_IN],
+            env=environment(folder),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        ) as running,
+    ):
+
+        def said(pattern: str) -> re.Match[str]:
+            eventually_sync(lambda: re.search(pattern, log.read_text()) is not None, within=30)
+            found = re.search(pattern, log.read_text())
+            assert found is not None
+            return found
+
+        try:
+            said(r"pods: .* started")
+            (home / "node.yaml").write_text(GPUS.replace("# xids", "xids"))
+            said(r"GPU 7  \[!{8}\]  nvidia.com/gpu +1 unhealthy, XID 79")
+            command = said(r"When it is well:\n *nodeagent (clear-health) \\\n *(--state-dir) (.*) \\\n *(GPU-.*)\n")
+            subprocess.run([sys.executable, "-m", "nodeagent", *command.groups()], check=True, capture_output=True)
+            said(r"XID 79\n(.*\n)*.*GPU 7  \[\.{8}\]  nvidia.com/gpu +1 free")
+            (home / "node.yaml").write_text(GPUS.replace("# mig", "mig"))
+            said(r"7:4030 \[\.{8}\]  nvidia.com/mig-3g.40gb  1 free")
+            said(r"GPU 7  -           nothing but its MIG devices is advertised")
+            (home / "node.yaml").write_text(GPUS)
+            said(r"7:4030 is no more")
+        finally:
+            running.send_signal(signal.SIGINT)
+    assert running.returncode == 0, log.read_text()
+    assert [line for line in log.read_text().splitlines() if len(line) > 80] == []
 
 
 async def test_drains_can_be_seen_in_the_playground(folder: Path) -> None:
@@ -180,17 +324,22 @@ async def test_drains_can_be_seen_in_the_playground(folder: Path) -> None:
     file, gpus = folder / "sharing.yaml", folder / "node.yaml"
     file.write_text(CONFIG)
     gpus.write_text(GPUS)
-    node = Node(folder / "node", config=folder, gpus=gpus, listen=ANYWHERE)
     (folder / "node").mkdir()
+    control = choose(STAND_IN, folder / "node")
+    node = Node(folder / "node", config=folder, gpus=gpus, listen=ANYWHERE, mps=control)
     shown = io.StringIO()
     await node.start()
     playing = asyncio.create_task(Playground(Screen(shown), node, file, linger=0.3, pause=0.1).run())
     try:
-        await eventually(lambda: [strip.held for strip in node.strips()[:2]] == [3, 3])
-        file.write_text(CONFIG.replace("[0, 1]", "[0]"))
-        await eventually(lambda: node.strips()[1].whole, within=30)
+        await eventually(lambda: [strip.held for strip in node.strips()[:4]] == [2, 1, 2, 1], within=30)
+        file.write_text(CONFIG.replace("[0, 1]", "[1]").replace("{replicas: 4}        #", "{replicas: 2}  #"))
+        await eventually(lambda: node.strips()[0].whole, within=30)
+        await eventually(lambda: all(strip.total == 2 for strip in node.strips()[2:4]), within=30)
         await eventually(lambda: sum(pod.active for pod in node.kubelet.pods) == PODS)
-        assert "3 draining" in shown.getvalue()
+        for resource in (SHARED, MPS):
+            assert re.search(rf"{resource} +2 draining", shown.getvalue())
+        told = r"mps: GPU 3: process \d+, 40779 MiB and 50 % each"
+        await eventually(lambda: re.search(told, shown.getvalue()) is not None)
         assert not node.kubelet.violations
     finally:
         playing.cancel()
@@ -252,32 +401,6 @@ def test_temporary_files_are_where_sockets_can_be(monkeypatch: pytest.MonkeyPatc
     with temporary_folder() as folder:
         assert len(str(folder)) < 50
     assert not folder.exists()
-
-
-@pytest.mark.parametrize(
-    ("strip", "bar", "words"),
-    [
-        (Strip(3, SHARED, held=6, free=4), "######....", "6 held 4 free"),
-        (Strip(3, SHARED, held=4, draining=2, leaving=4), "####~~xxxx", "4 held 2 draining 4 leaving"),
-        (Strip(0, "nvidia.com/gpu", whole=True, free=1), "[........]", "1 free"),
-        (Strip(0, "nvidia.com/gpu", whole=True, draining=1), "[~~~~~~~~]", "1 draining"),
-        (Strip(5, SHARED, held=3, free=5000), "5003 shares", "3 held 5000 free"),
-        (Strip(6), "-", "nothing is advertised"),
-    ],
-)
-def test_a_strip_shows_each_share(strip: Strip, bar: str, words: str) -> None:
-    """A strip has one character per share as long as they fit, a frame for a whole GPU, and the counts in words."""
-    line = strip.line(Screen(io.StringIO()), room=78)
-    assert line.startswith(f"GPU {strip.index}  {bar} ")
-    assert line.endswith(f" {words}")
-
-
-def test_a_strip_fits_however_much_there_is_to_say() -> None:
-    """A strip is never wider than its room, and never ends in the middle of a word."""
-    strip = Strip(63, "example.com/a-very-long-name-of-a-resource", held=1000, draining=2000, free=3000, leaving=4000)
-    line = strip.line(Screen(io.StringIO()), room=70)
-    assert len(line) <= 70
-    assert line.endswith(("held", "draining", "free", "leaving"))
 
 
 @pytest.mark.parametrize(

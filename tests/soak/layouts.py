@@ -41,11 +41,14 @@ def uniform(count: int, resource: str = SHARED) -> Layout:
 
 
 def arbitrary(rng: random.Random) -> Layout:
-    """One in three shares all GPUs alike; the others mix up to four kinds, withheld GPUs seldom among them."""
+    """One in three shares all GPUs alike; the others mix up to four kinds, withheld GPUs seldom among them, and never
+    alone: there is always something that a pod can come to have.
+    """
     if rng.random() < 1 / 3:
         return uniform(rng.randint(2, 12))
     kinds: list[Want | None] = [_kind(rng) for _ in range(rng.randint(1, 4))]
-    return Layout({index: rng.choice(kinds) for index in range(GPUS)})
+    wants = {index: rng.choice(kinds) for index in range(GPUS)}
+    return Layout(wants) if any(wants.values()) else uniform(2)
 
 
 def settled(kubelet: StandInKubelet, layout: Layout) -> bool:

@@ -12,18 +12,19 @@ from nodeagent.sim.pods import AdmissionError, ContainerError, KubeletDown, Pod
 from tests.waiting import eventually
 
 MOST = 30
-"""Pods at once, at most."""
+"""Pods at once, at most, unless told otherwise."""
 
 
 class Tenants:
     """The pods of one node. Within `async with` they come and go, but for the time from `rest` to `go_on`.
 
-    `admitted` counts those that came.
+    There are `most` at once, at most; `admitted` counts those that came.
     """
 
-    def __init__(self, kubelet: StandInKubelet, rng: random.Random) -> None:
+    def __init__(self, kubelet: StandInKubelet, rng: random.Random, *, most: int = MOST) -> None:
         self._kubelet = kubelet
         self._rng = rng
+        self._most = most
         self._pods: list[Pod] = []
         self._asked = 0
         self.admitted = 0
@@ -74,7 +75,7 @@ class Tenants:
     async def _live(self) -> None:
         while True:
             await asyncio.sleep(self._rng.expovariate(1 / 0.05))
-            if self._rng.random() < len(self._pods) / MOST:
+            if self._rng.random() < len(self._pods) / self._most:
                 await self._kubelet.end(self._pods.pop(self._rng.randrange(len(self._pods))))
             else:
                 await self._come()

@@ -1,8 +1,9 @@
 """A node to which anything may happen in any order: the rules of DESIGN section 5 hold after each step.
 
-Config edits, pods, lost GPUs, restarts of the agent and the kubelet, an agent that dies between disk and stream, plans
-performed half, lists that arrive late, looks that overlap with admissions, PodResources that do not answer. At the end
-everything comes to rest, and the node must be what the config says, with an empty plan.
+Config edits, pods, lost GPUs, XIDs, restarts of the agent and the kubelet, an agent that dies between disk and stream,
+plans performed half, lists that arrive late, looks that overlap with admissions, PodResources that do not answer, MPS
+daemons that come and go when they please, a host of theirs that is away for a while, a state directory that is lost. At
+the end everything comes to rest, and the node must be what the config says, with an empty plan.
 """
 
 from __future__ import annotations
@@ -14,20 +15,25 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from nodeagent.model.config import DEFAULT_RESOURCE, Rule, SharingConfig
+from nodeagent.model.health import XidSource
 from nodeagent.model.inventory import GpuHealth, Inventory
 from nodeagent.model.kubelet import PodListing
+from nodeagent.model.mps import DaemonState
 from nodeagent.model.snapshot import ConfigState
+from nodeagent.state.daemons import daemons
 from nodeagent.state.drift import drift
 from nodeagent.state.nodegpus import unseen
 from nodeagent.state.observed import MENTION_SECONDS
 from tests.state import make
 from tests.state.model_agent import Clock, Disk, ModelAgent
+from tests.state.model_host import TURNED_OUT, ModelHost
 from tests.state.model_kubelet import ModelKubelet
-from tests.state.worlds import GPUS, is_as_wanted, rules
+from tests.state.worlds import GPUS, is_as_wanted, one_meaning, rules
 
 LOOK_SECONDS = 2.0
 MOMENTS = st.sampled_from([0.1, 0.4, 0.6, 1.0, 1.1, 2.0, 5.0, 10.0])
-RESOURCES = [DEFAULT_RESOURCE, make.SHARED, "example.com/whole"]
+RESOURCES = [DEFAULT_RESOURCE, make.SHARED, "example.com/whole", make.MPS]
+INDICES = st.integers(0, GPUS - 1)
 
 
 class Node(RuleBasedStateMachine):
@@ -38,15 +44,17 @@ class Node(RuleBasedStateMachine):
         self.clock = Clock()
         self.disk = Disk()
         self.kubelet = ModelKubelet()
-        self.inventory = make.inventory(*(make.gpu(index) for index in range(GPUS)))
+        self.host = ModelHost(self.kubelet)
+        self.driver_loads = 1
+        self.inventory = self._loaded(make.inventory(*(make.gpu(index) for index in range(GPUS))))
         self.config: SharingConfig | None = None
-        self.agent = ModelAgent(self.kubelet, self.clock, self.disk, self.inventory)
+        self.agent = ModelAgent(self.kubelet, self.host, self.clock, self.disk, self.inventory)
         self.begun: tuple[float, PodListing] | None = None
 
     @initialize(wanted=rules(), pods=st.lists(st.tuples(st.sampled_from(RESOURCES), st.booleans()), max_size=6))
     def starts(self, wanted: tuple[Rule, ...], pods: list[tuple[str, bool]]) -> None:
         self._edit(make.config(*wanted))
-        self.works(1)
+        self.works(2)
         for resource, init in pods:
             self.pod_is_admitted(resource, 1, init)
 
@@ -56,15 +64,14 @@ class Node(RuleBasedStateMachine):
     def edited(self, wanted: tuple[Rule, ...]) -> None:
         self._edit(make.config(*wanted))
 
-    @rule(index=st.integers(0, GPUS - 1), wanted=rules())
+    @rule(index=INDICES, wanted=rules())
     def edited_for_one_gpu(self, index: int, wanted: tuple[Rule, ...]) -> None:
         before = self.config
         if before is None or len(before.rules) != GPUS:
             return
         mixed = [*before.rules]
         mixed[index] = wanted[index]
-        whole = {one.contract.resource: one.contract for one in mixed if one.contract is not None}
-        if all(one.contract is None or whole[one.contract.resource] == one.contract for one in mixed):
+        if one_meaning(mixed):
             self._edit(replace(before, rules=tuple(mixed)))
 
     @rule(suspend=st.booleans())
@@ -84,6 +91,7 @@ class Node(RuleBasedStateMachine):
             self.time_passes(0.5)
             self.begun = None
             self.looks()
+            self.host_works()
             self.turns()
             self.lists_arrive()
 
@@ -95,26 +103,47 @@ class Node(RuleBasedStateMachine):
     def turns_half(self, cut: int) -> None:
         self.agent.turn(cut)
 
-    @rule(cut=st.integers(0, 6), written=st.booleans(), holds_lost=st.booleans())
-    def agent_dies(self, cut: int, written: bool, holds_lost: bool) -> None:
-        if written:
-            self.agent.turn(cut, publish=False)
-        for resource in self.agent.registered:
-            self.kubelet.disconnect(resource)
+    @rule(cut=st.integers(0, 6), last=st.sampled_from(["", "written", "published"]), holds_lost=st.booleans())
+    def agent_dies(self, cut: int, last: str, holds_lost: bool) -> None:
+        """Between two turns, or in the middle of one: before the kubelet is told, or before the MPS host is."""
+        if last:
+            self.agent.turn(cut, publish=last == "published", want=False)
+        self._disconnect()
         if holds_lost:
             self.disk.holds = None
         self._agent_starts()
 
+    @precondition(lambda self: self.host.file == daemons(self.disk.applied, self.agent.orphans))
+    @rule()
+    def state_is_lost(self) -> None:
+        """The agent's memory is gone with it, and what it asked of the MPS host is still there. So is who has what, and
+        nothing that only a longer memory could tell from it.
+        """
+        self.kubelet.finish_admission(self.agent, self.clock.now, fails=False)
+        for pod in self.kubelet.pods.values():
+            pod.finished |= not pod.has()
+        self.kubelet.purge()
+        self._has(make.inventory(*(make.gpu(index) for index in range(GPUS))))
+        self._disconnect()
+        self.disk = Disk(lost=True)
+        self._agent_starts()
+
+    def _disconnect(self) -> None:
+        for resource in self.agent.registered:
+            self.kubelet.disconnect(resource)
+
     def _agent_starts(self) -> None:
         self.begun = None
         most = self.agent.most
-        self.agent = ModelAgent(self.kubelet, self.clock, self.disk, self.inventory)
+        self.agent = ModelAgent(self.kubelet, self.host, self.clock, self.disk, self.inventory)
         self.agent.config, self.agent.most = self.config, most
 
-    @rule(taken_out=st.none() | st.integers(0, GPUS - 1))
+    @precondition(lambda self: not self.disk.lost)
+    @rule(taken_out=st.none() | INDICES)
     def node_reboots(self, taken_out: int | None) -> None:
         """Pods come back with what they had, but those whose GPU is gone; what is known of pods is of another boot."""
         self.kubelet.restart()
+        self.host.reboots()
         self.disk.holds = None
         if taken_out is not None:
             self.gpu_drops_out(taken_out, complete=True)
@@ -208,22 +237,85 @@ class Node(RuleBasedStateMachine):
     def kubelet_knows_its_pods(self) -> None:
         self.kubelet.knows_pods = True
 
+    # --- MPS ---
+
+    @rule()
+    def host_works(self) -> None:
+        """The host does what it can, and the agent sees what has come of it."""
+        self.host.works()
+        self.agent.view.looks()
+
+    @rule()
+    def host_reads(self) -> None:
+        self.host.reads()
+
+    @precondition(lambda self: self.host.daemons)
+    @rule(data=st.data(), outcome=st.sampled_from(TURNED_OUT))
+    def daemon_moves(self, data: st.DataObject, outcome: DaemonState) -> None:
+        self.host.moves(data.draw(st.sampled_from(sorted(self.host.daemons))), outcome)
+
+    @rule()
+    def host_is_seen(self) -> None:
+        self.agent.view.looks()
+
+    @precondition(lambda self: self.host.daemons)
+    @rule(data=st.data(), noticed=st.booleans())
+    def daemon_dies(self, data: st.DataObject, noticed: bool) -> None:
+        uuid = data.draw(st.sampled_from(sorted(self.host.daemons)))
+        self.host.daemon_dies(uuid)
+        if noticed:
+            self.host.moves(uuid)
+
+    @precondition(lambda self: self.host.daemons)
+    @rule(data=st.data())
+    def limits_are_altered(self, data: st.DataObject) -> None:
+        """A client changes what the daemon allows, until the host restores it."""
+        one = self.host.daemons[data.draw(st.sampled_from(sorted(self.host.daemons)))]
+        if one.ready:
+            one.altered = "1 %"
+
+    @rule()
+    def host_goes(self) -> None:
+        self.host.dies()
+
+    @rule()
+    def host_comes(self) -> None:
+        self.host.returns()
+
     # --- the hardware ---
 
-    @rule(index=st.integers(0, GPUS - 1), health=st.sampled_from(GpuHealth))
+    @rule(index=INDICES, health=st.sampled_from(GpuHealth))
     def gpu_changes_health(self, index: int, health: GpuHealth) -> None:
         gpus = {one.uuid: one for one in self.inventory.gpus}
         gpus[make.uuid_of(index)] = make.gpu(index, health=health)
         self._has(make.inventory(*gpus.values()))
 
-    @rule(index=st.integers(0, GPUS - 1), complete=st.booleans())
+    @precondition(lambda self: not self.disk.lost)
+    @rule(index=INDICES, complete=st.booleans())
     def gpu_drops_out(self, index: int, complete: bool) -> None:
         left = [one for one in self.inventory.gpus if one.uuid != make.uuid_of(index)]
         shifted = [replace(one, index=position) for position, one in enumerate(left)]
         self._has(make.inventory(*shifted, complete=complete))
 
+    @rule(index=INDICES, xid=st.sampled_from([13, 48, 79]))
+    def gpu_reports(self, index: int, xid: int) -> None:
+        """An XID, critical or not, which an agent that dies before its next turn has not taken in."""
+        self.agent.news[XidSource(make.uuid_of(index), xid)] = self.clock.now
+
+    @rule(index=INDICES)
+    def gpu_is_cleared(self, index: int) -> None:
+        self.agent.cleared |= {make.uuid_of(index)}
+
+    @rule()
+    def driver_is_loaded_anew(self) -> None:
+        self.driver_loads += 1
+        self._has(self.inventory)
+
     def _has(self, inventory: Inventory) -> None:
-        self.inventory = self.agent.inventory = inventory
+        self.inventory = self.agent.inventory = self._loaded(inventory)
+
+    def _loaded(self, inventory: Inventory) -> Inventory:
+        return replace(inventory, driver_load=f"{self.driver_loads}")
 
     # --- time ---
 
@@ -254,11 +346,14 @@ class Node(RuleBasedStateMachine):
         self.agent.check()
 
     def teardown(self) -> None:
-        """Pods end, GPUs return, everything answers: the node becomes what the config says."""
+        """Pods end, GPUs return and are reset, everything answers: the node becomes what the config says."""
         if self.config is None:
             return
         self.kubelet.finish_admission(self.agent, self.clock.now, fails=False)
         self.kubelet.knows_pods = True
+        self.host.returns()
+        self.agent.news = {}
+        self.driver_loads += 1
         self._has(make.inventory(*(make.gpu(index) for index in range(GPUS))))
         self._edit(replace(self.config, suspend=False))
         for pod in self.kubelet.pods.values():
@@ -274,8 +369,9 @@ class Node(RuleBasedStateMachine):
             self.kubelet.arrive_all()
             self.begun = None
             self.looks()
+            self.host_works()
             made = self.agent.settle()
-            if made.converged:
+            if made.converged and self.host.file == self.host.wishes:
                 break
         note(f"{made}\n{self.agent.applied}\n{self.agent.holds}")
         assert made.converged, "the node does not become what the config says"
@@ -287,11 +383,26 @@ class Node(RuleBasedStateMachine):
             if want.contract is not None:
                 assert entry.max_shares_per_container == want.rule.max_shares_per_container
         assert agent.registered == agent.desired.resources()
+        self._daemons_are_as_wanted()
         assert not drift(
             config=ConfigState("config"),
             desired=agent.desired,
             applied=agent.applied,
             inventory=self.inventory,
+            mps=agent.mps,
             registrations=(),
             views={},
         )[1:]
+
+    def _daemons_are_as_wanted(self) -> None:
+        """One for each GPU under MPS, ready under the contract of its shares, and no other."""
+        desired = self.agent.desired
+        assert desired is not None
+        under_mps = {
+            uuid: want.contract
+            for uuid, want in desired.wants.items()
+            if want.contract is not None and want.contract.limits is not None
+        }
+        assert self.host.file == under_mps
+        assert {uuid: one.contract for uuid, one in self.host.daemons.items()} == under_mps
+        assert all(one.ready for one in self.host.daemons.values())

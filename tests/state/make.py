@@ -5,20 +5,42 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from nodeagent.model.config import DEFAULT_RESOURCE, Contract, Match, Mode, Rule, SharingConfig
+from nodeagent.model.config import (
+    DEFAULT_RESOURCE,
+    MIB,
+    Contract,
+    Match,
+    Mode,
+    MpsLimits,
+    MpsTerms,
+    Rule,
+    SharingConfig,
+)
 from nodeagent.model.holds import ShareKey
-from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason
+from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason, MigDevice
 from nodeagent.model.kubelet import CheckpointEntry, Holder, PodListing, PodResourcesReason, PodResourcesStatus
+from nodeagent.model.mps import DaemonState, MpsDaemon, MpsReason, MpsStatus
 from nodeagent.model.shares import Applied, AppliedGpu
 from nodeagent.state.desired import Desired, resolve
 from nodeagent.state.lists import lists
 from nodeagent.state.observed import Observed
 
 SHARED = "nvidia.com/gpu.shared"
+MPS = "nvidia.com/gpu.mps"
 GIB = 2**30
 
 WHOLE = Contract(DEFAULT_RESOURCE, Mode.EXCLUSIVE)
 SLICED = Contract(SHARED, Mode.TIME_SLICED)
+
+
+def under_mps(memory: int = 9216, threads: int = 25, most: int = 1, *, resource: str = MPS) -> Contract:
+    """A contract of so many MiB and percent per share."""
+    return Contract(resource, Mode.MPS, MpsLimits(memory, threads, most))
+
+
+QUARTER = under_mps()
+HALF = under_mps(18432, 50)
+ROOT = "/run/nodeagent/mps"
 
 
 def uuid_of(index: int) -> str:
@@ -30,6 +52,18 @@ def gpu(index: int, *, health: GpuHealth = GpuHealth.OK, model: str = "NVIDIA H1
     """A GPU whose uuid tells its index."""
     message = "" if health is GpuHealth.OK else f"it is {health.value}"
     return Gpu(uuid_of(index), index, model, memory, health=health, message=message)
+
+
+def with_mig(index: int, *, health: GpuHealth = GpuHealth.OK) -> Gpu:
+    """A GPU that is used through its MIG devices."""
+    return replace(gpu(index, health=health), mig_enabled=True)
+
+
+def mig(index: int, instance: int, profile: str = "1g.10gb", *, compute: int = 0) -> Gpu:
+    """A MIG device of the GPU with this index, whose uuid tells its instances."""
+    suffix = f"-{compute}" if compute else ""
+    part = MigDevice(uuid_of(index), profile, instance, compute)
+    return replace(gpu(index), uuid=f"MIG-{index}-{instance}{suffix}", memory=10 * GIB, mig=part)
 
 
 def inventory(*gpus: Gpu, complete: bool = True) -> Inventory:
@@ -45,6 +79,20 @@ def whole(*indices: int, resource: str = DEFAULT_RESOURCE, name: str = "whole") 
 def sliced(replicas: int, *indices: int, resource: str = SHARED, most: int | None = None, name: str = "sliced") -> Rule:
     """A rule for time-sliced GPUs; `most` is `maxSharesPerContainer`."""
     return Rule(name, _match(indices), Contract(resource, Mode.TIME_SLICED), replicas, most)
+
+
+def mps(
+    replicas: int,
+    *indices: int,
+    memory: int | None = 9216,
+    threads: int | None = 25,
+    resource: str = MPS,
+    most: int = 1,
+    name: str = "mps",
+) -> Rule:
+    """A rule for GPUs under MPS; `memory` in MiB, both limits None for a part of the GPU."""
+    terms = MpsTerms(None if memory is None else memory * MIB, threads)
+    return Rule(name, _match(indices), Contract(resource, Mode.MPS), replicas, most, terms)
 
 
 def withheld(*indices: int, name: str = "withheld") -> Rule:
@@ -70,9 +118,27 @@ def entry(
     *,
     health: GpuHealth = GpuHealth.OK,
     most: int | None = None,
+    fault: str = "",
 ) -> AppliedGpu:
     """What is applied of one GPU."""
-    return AppliedGpu(gpu(index, health=health), contract, frozenset(numbers), fences or {}, most)
+    return AppliedGpu(gpu(index, health=health), contract, frozenset(numbers), fences or {}, most, fault=fault)
+
+
+def daemon(
+    index: int,
+    contract: Contract = QUARTER,
+    state: DaemonState = DaemonState.READY,
+    message: str = "",
+    *,
+    altered: str = "",
+) -> MpsDaemon:
+    """The MPS daemon of one GPU."""
+    return MpsDaemon(uuid_of(index), contract, state, message, altered=altered)
+
+
+def host(*daemons: MpsDaemon, reason: MpsReason = MpsReason.RUNNING, message: str = "") -> MpsStatus:
+    """An MPS host and its daemons."""
+    return MpsStatus(reason, message, {one.uuid: one for one in daemons}, ROOT, f"{ROOT}/shm")
 
 
 def applied(*entries: AppliedGpu) -> Applied:

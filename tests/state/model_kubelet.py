@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from nodeagent.model.allocation import Desk, PreferenceRequest, Refused
+from nodeagent.model.allocation import ContainerGrant, Desk, PreferenceRequest, Refused
 from nodeagent.model.holds import ShareKey
 from nodeagent.model.kubelet import CheckpointEntry, Holder
 from nodeagent.model.shares import Listing
@@ -19,7 +19,7 @@ from nodeagent.model.shares import Listing
 
 @dataclass
 class Pod:
-    """An admitted pod: what its init container and its main container have of one resource."""
+    """An admitted pod: what its init container and its main container have of one resource, and what Allocate said."""
 
     uid: str
     resource: str
@@ -28,8 +28,9 @@ class Pod:
     since: float
     initialising: bool = True
     finished: bool = False
+    grant: ContainerGrant | None = None
 
-    def keys(self) -> set[ShareKey]:
+    def has(self) -> set[ShareKey]:
         """What it really has now."""
         gone = self.finished or (self.init and not self.initialising)
         return set() if gone else {(self.resource, share) for share in self.ids}
@@ -103,7 +104,7 @@ class ModelKubelet:
 
     def held(self) -> set[ShareKey]:
         """What pods really have: what no rule may take from them."""
-        return set().union(*(pod.keys() for pod in self.pods.values()))
+        return set().union(*(pod.has() for pod in self.pods.values()))
 
     def free(self, resource: str) -> list[str]:
         """Healthy, and not allocated, by id."""
@@ -146,14 +147,14 @@ class ModelKubelet:
         for share in admission.ids:
             assert share in self.views[admission.resource], f"the kubelet crashed: {share} vanished under its hands"
         try:
-            desk.allocate(admission.resource, [admission.ids])
+            (grant,) = desk.allocate(admission.resource, [admission.ids])
         except Refused:
             return
         self.admitted += 1
         uid = f"pod-{self.admitted}"
         container = "init" if admission.init else "main"
         self.checkpoint |= {CheckpointEntry(uid, container, admission.resource, share) for share in admission.ids}
-        self.pods[uid] = Pod(uid, admission.resource, admission.ids, admission.init, now, finished=fails)
+        self.pods[uid] = Pod(uid, admission.resource, admission.ids, admission.init, now, finished=fails, grant=grant)
 
     def restart(self) -> None:
         """A new process: no streams, and no pods known until the API server has been asked."""

@@ -69,7 +69,7 @@ def test_what_cannot_be_accepted_leaves_what_is_in_force(bad: Loaded | Unreadabl
     state, verdict = judge(before, bad, GPUS)
     assert verdict is not None
     assert verdict.result in (ReloadResult.REJECTED, ReloadResult.FAILED)
-    assert wanted(state, GPUS) == wanted(before, GPUS) == make.wanted(GPUS, make.sliced(2))
+    assert wanted(state, GPUS) == wanted(before, GPUS) == (make.wanted(GPUS, make.sliced(2)), ())
 
 
 def test_going_back_to_the_accepted_bytes_clears_the_error() -> None:
@@ -86,14 +86,16 @@ def test_a_document_that_does_not_fit_these_gpus_is_judged_again_when_they_chang
     assert judge(state, big, GPUS) == (state, None)
     state, verdict = judge(state, big, GPUS[:1])
     assert verdict == Verdict(ReloadResult.ACCEPTED)
-    assert wanted(state, GPUS) is None
+    desired, obstacles = wanted(state, GPUS)
+    assert desired is None
+    assert [one.message for one in obstacles] == [one.message for one in judge(state, big, GPUS)[0].violations]
 
 
 def test_the_last_known_good_is_in_force_until_something_is_accepted() -> None:
     """And says so. The same meaning in the mount is then no change."""
     state = resume(after(broken())[0], FIRST)
     assert state.from_store
-    assert wanted(state, GPUS) == make.wanted(GPUS, make.sliced(2))
+    assert wanted(state, GPUS) == (make.wanted(GPUS, make.sliced(2)), ())
     state, verdict = judge(state, SAME, GPUS)
     assert verdict == Verdict(ReloadResult.UNCHANGED)
     assert (state.from_store, state.generation) == (False, 1)
@@ -105,8 +107,8 @@ def test_suspended_keeps_what_is_applied() -> None:
     state, verdict = after(FIRST, document(b"s", make.config(make.sliced(4), suspend=True)))
     assert verdict == Verdict(ReloadResult.ACCEPTED)
     assert state.suspended
-    assert wanted(state, GPUS) is None
-    assert wanted(Acceptance(), GPUS) is None
+    assert wanted(state, GPUS) == (None, ())
+    assert wanted(Acceptance(), GPUS) == (None, ())
 
 
 def test_the_reports_tell_newest_and_accepted_apart() -> None:

@@ -12,7 +12,16 @@ from nodeagent.kubelet.proto import deviceplugin_pb2
 from nodeagent.model.config import DEFAULT_RESOURCE, Contract, Match, Rule, Where
 from nodeagent.model.inventory import Gpu
 from nodeagent.model.shares import share_id
-from nodeagent.state.desired import MAX_LIST_BYTES, Want, check, describe, device_bytes, list_bytes, resolve
+from nodeagent.state.desired import (
+    MAX_LIST_BYTES,
+    Want,
+    changed,
+    check,
+    describe,
+    device_bytes,
+    list_bytes,
+    resolve,
+)
 from tests.state import make
 
 UUID = "GPU-8f6a1a4c-5b0f-4ae0-9d42-1c2b7a0ee001"
@@ -34,6 +43,18 @@ def test_a_gpu_that_no_rule_matches_is_whole() -> None:
     """Without a rule, a GPU is an exclusive nvidia.com/gpu."""
     (want,) = make.wanted([make.gpu(3)], make.sliced(4, 1)).wants.values()
     assert (want.contract, want.count) == (make.WHOLE, 1)
+
+
+def test_what_is_wanted_anew_is_told_gpu_by_gpu() -> None:
+    """A GPU counts as changed when other shares are wanted of it, not when another rule wants the same of it."""
+    gpus = [make.gpu(0), make.gpu(1), make.gpu(2)]
+    before = make.wanted(gpus, make.sliced(4, 0), make.withheld(1), make.whole(2))
+    moved = make.wanted(gpus, make.withheld(1), make.sliced(4, 0))
+    assert changed(before, moved) == frozenset()
+    after = make.wanted(gpus, make.sliced(5, 0), make.whole(1), make.whole(2))
+    assert changed(before, after) == {"GPU-0", "GPU-1"}
+    assert changed(None, before) == changed(before, None) == {"GPU-0", "GPU-2"}
+    assert changed(None, None) == frozenset()
 
 
 def test_of_a_withheld_gpu_nothing_is_wanted() -> None:
@@ -109,14 +130,35 @@ def test_an_id_over_63_characters_is_a_fault() -> None:
     assert "1000 replicas" in found.message
 
 
-@given(st.sampled_from([make.SLICED, make.WHOLE]), st.integers(0, 1200))
-def test_the_arithmetic_is_what_is_sent(contract: Contract, count: int) -> None:
-    """The size of a list is computed without building it, and is that of the message with the longer word of health."""
-    count = min(count, 1) if contract is make.WHOLE else count
+def on_the_wire(contract: Contract, count: int, health: str, numa: int | None) -> int:
+    """Bytes of a list of the shares 0 to count-1 of one GPU."""
+    topology = None if numa is None else deviceplugin_pb2.TopologyInfo(nodes=[deviceplugin_pb2.NUMANode(ID=numa)])
     devices = [
-        deviceplugin_pb2.Device(ID=share_id(UUID, contract.mode, number), health="Unhealthy") for number in range(count)
+        deviceplugin_pb2.Device(ID=share_id(UUID, contract.mode, number), health=health, topology=topology)
+        for number in range(count)
     ]
-    assert list_bytes(UUID, contract, count) == deviceplugin_pb2.ListAndWatchResponse(devices=devices).ByteSize()
+    return deviceplugin_pb2.ListAndWatchResponse(devices=devices).ByteSize()
+
+
+CONTRACTS = st.sampled_from([make.SLICED, make.WHOLE])
+
+
+@given(CONTRACTS, st.integers(0, 1200))
+def test_the_arithmetic_is_what_is_sent_at_most(contract: Contract, count: int) -> None:
+    """The size of a list is computed without building it, and is that of the message with the longer word of health and
+    a NUMA node of the longest number.
+    """
+    count = min(count, 1) if contract is make.WHOLE else count
+    assert list_bytes(UUID, contract, count) == on_the_wire(contract, count, "Unhealthy", 1023)
+
+
+@given(CONTRACTS, st.integers(0, 120), st.sampled_from(["Healthy", "Unhealthy"]), st.none() | st.integers(0, 1023))
+def test_no_list_is_longer_than_the_arithmetic_says(
+    contract: Contract, count: int, health: str, numa: int | None
+) -> None:
+    """Whatever is told of each device: a list that was let through by arithmetic is let through by the kubelet."""
+    count = min(count, 1) if contract is make.WHOLE else count
+    assert on_the_wire(contract, count, health, numa) <= list_bytes(UUID, contract, count)
 
 
 def test_a_want_is_told_in_words() -> None:

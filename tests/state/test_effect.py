@@ -6,6 +6,7 @@ import pytest
 
 from nodeagent.model.inventory import GpuHealth
 from nodeagent.model.plan import (
+    Adopt,
     Advertise,
     Drop,
     Fence,
@@ -15,6 +16,8 @@ from nodeagent.model.plan import (
     Remember,
     Restore,
     ShareAction,
+    Start,
+    Verdict,
 )
 from nodeagent.state.effect import InvariantBroken, perform
 from tests.state import make
@@ -60,6 +63,35 @@ def test_a_released_gpu_is_as_new() -> None:
     assert "GPU-0" not in perform(HAVE, [*actions, Forget("GPU-0")], 10).gpus
 
 
+def test_a_started_gpu_has_a_contract_and_no_share() -> None:
+    """Its daemon is asked for; shares of the very contract come later, and the GPU is not forgotten meanwhile."""
+    started = perform(HAVE, [Start("GPU-1", make.QUARTER)], 10)
+    assert started.gpus["GPU-1"] == make.entry(1, make.QUARTER)
+    after = perform(started, [Advertise("GPU-1", make.QUARTER, SOME)], 10)
+    assert after.gpus["GPU-1"] == make.entry(1, make.QUARTER, SOME)
+    assert perform(started, [Release("GPU-1")], 10) == HAVE
+
+
+def test_a_daemon_that_was_found_is_adopted_without_a_share() -> None:
+    """Its contract alone; those of its shares that pods have follow."""
+    found = perform(HAVE, [Adopt("GPU-1", make.QUARTER, frozenset())], 10)
+    assert found.gpus["GPU-1"] == make.entry(1, make.QUARTER)
+    after = perform(found, [Adopt("GPU-1", make.QUARTER, frozenset({3}))], 10)
+    assert after.gpus["GPU-1"] == make.entry(1, make.QUARTER, {3})
+
+
+def test_a_verdict_changes_no_share() -> None:
+    """It makes all of a GPU unhealthy, until another says that it is well, or the contract ends."""
+    ill = perform(HAVE, [Verdict("GPU-0", "its daemon has ended")], 10)
+    assert ill.gpus["GPU-0"] == make.entry(0, make.SLICED, range(4), {3: 5.0}, most=1, fault="its daemon has ended")
+    assert not ill.gpus["GPU-0"].healthy
+    assert ill.gpus["GPU-0"].trouble == "GPU 0: its daemon has ended"
+    assert perform(ill, [Verdict("GPU-0", "")], 10) == HAVE
+    every = frozenset(range(4))
+    gone = perform(ill, [Fence("GPU-0", every), Drop("GPU-0", every), Release("GPU-0")], 10)
+    assert gone.gpus["GPU-0"] == make.entry(0)
+
+
 def test_a_limit_is_set_and_lifted() -> None:
     """`maxSharesPerContainer` changes without touching a share."""
     assert perform(HAVE, [Limit("GPU-0", None)], 10).gpus["GPU-0"].max_shares_per_container is None
@@ -86,6 +118,11 @@ def test_nothing_is_changed_in_place() -> None:
         Forget("GPU-7"),
         Fence("GPU-7", SOME),
         Limit("GPU-7", 1),
+        Start("GPU-0", make.QUARTER),
+        Start("GPU-0", make.SLICED),
+        Start("GPU-7", make.QUARTER),
+        Adopt("GPU-0", make.QUARTER, frozenset()),
+        Verdict("GPU-7", "its daemon has ended"),
     ],
     ids=str,
 )

@@ -29,9 +29,22 @@ def test_a_fault_makes_every_share_of_a_gpu_unhealthy() -> None:
     assert found[make.SHARED].devices == (Device("GPU-0::0", False), Device("GPU-0::1", False))
 
 
+def test_a_fault_of_a_daemon_makes_every_share_of_its_gpu_unhealthy() -> None:
+    """Those of other GPUs under the same resource stay as they are."""
+    ill = make.entry(0, make.QUARTER, range(2), fault="its MPS daemon is not ready: it has ended")
+    found = lists(make.applied(ill, make.entry(1, make.QUARTER, range(2), {1: 5.0})), (), {})
+    assert found[make.MPS].devices == (
+        Device("GPU-0::0", False),
+        Device("GPU-0::1", False),
+        Device("GPU-1::0", True),
+        Device("GPU-1::1", False),
+    )
+
+
 def test_a_resource_without_shares_has_an_empty_list() -> None:
     """It stays registered, at zero."""
     assert lists(make.applied(make.entry(0)), ["nvidia.com/gpu"], {})["nvidia.com/gpu"].devices == ()
+    assert lists(make.applied(make.entry(0, make.QUARTER)), (), {})[make.MPS].devices == ()
 
 
 def test_the_revision_grows_with_every_change_and_with_nothing_else() -> None:

@@ -55,6 +55,44 @@ def test_without_a_driver_every_gpu_is_lost() -> None:
     assert [(gpu.health, gpu.message) for gpu in found] == [(GpuHealth.LOST, "no driver")]
 
 
+def test_mig_devices_follow_their_gpu() -> None:
+    """They have its index, also where that is not the driver's any more."""
+    have = make.applied(make.entry(0), AppliedGpu(make.with_mig(1)), AppliedGpu(make.mig(1, 7)))
+    driver = make.inventory(*(replace(gpu, index=0) for gpu in (make.with_mig(1), make.mig(1, 7), make.mig(1, 8))))
+    found = node_gpus(driver, have)
+    assert [gpu.name for gpu in found] == ["GPU 0", "GPU 1", "MIG device 1:7", "MIG device 1:8"]
+
+
+def test_a_mig_device_that_its_gpu_no_longer_lists_is_no_more() -> None:
+    """It was destroyed, and is nobody's fault; so it is when MIG was disabled."""
+    have = make.applied(AppliedGpu(make.with_mig(0)), AppliedGpu(make.mig(0, 7)), AppliedGpu(make.mig(0, 8)))
+    left = (make.with_mig(0), make.mig(0, 8))
+    assert node_gpus(make.inventory(*left), have) == left
+    assert node_gpus(make.inventory(make.gpu(0)), have) == (make.gpu(0),)
+
+
+def test_mig_devices_that_cannot_be_seen_are_not_gone() -> None:
+    """A GPU that says why its MIG devices are not known has not lost them: those that are remembered stay, unusable."""
+    have = make.applied(AppliedGpu(make.with_mig(0)), AppliedGpu(make.mig(0, 7)))
+    silent = replace(make.with_mig(0), message="it takes privilege")
+    found = node_gpus(make.inventory(silent), have)
+    assert [(gpu.uuid, gpu.health) for gpu in found] == [("GPU-0", GpuHealth.OK), ("MIG-0-7", GpuHealth.LOST)]
+
+
+def test_the_mig_devices_of_a_lost_gpu_are_lost_with_it() -> None:
+    """Nobody can say whether they are there: they stay, as the GPU does, which is listed as lost or not at all."""
+    have = make.applied(AppliedGpu(make.with_mig(0)), AppliedGpu(make.mig(0, 7)))
+    for driver in (make.inventory(make.with_mig(0, health=GpuHealth.LOST)), make.inventory()):
+        found = node_gpus(driver, have)
+        assert [(gpu.uuid, gpu.health) for gpu in found] == [("GPU-0", GpuHealth.LOST), ("MIG-0-7", GpuHealth.LOST)]
+
+
+def test_what_was_in_a_gpu_that_is_gone_is_gone_with_it() -> None:
+    """After a reboot without the GPU nothing of it is there."""
+    have = unseen(make.applied(AppliedGpu(make.with_mig(0)), AppliedGpu(make.mig(0, 7)), make.entry(1)))
+    assert node_gpus(make.inventory(make.gpu(1)), have) == (make.gpu(1),)
+
+
 def test_a_gpu_that_did_not_come_through_a_reboot_is_gone() -> None:
     """What is remembered from an earlier boot and missing from a complete list was taken out; its index is free."""
     have = unseen(make.applied(make.entry(0), make.entry(1)))

@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from nodeagent.model.config import Stage, Violation, Where
+from nodeagent.model.health import EventsReason, XidLog
 from nodeagent.model.inventory import GpuHealth, Inventory, InventoryReason
 from nodeagent.model.kubelet import PodResourcesReason, PodResourcesStatus, RegistrationState, RegistrationStatus
+from nodeagent.model.mps import DaemonState, MpsReason, MpsStatus
 from nodeagent.model.plan import Plan, Wait, WaitReason
 from nodeagent.model.shares import AppliedGpu, ShareState
 from nodeagent.model.snapshot import Condition, ConfigState, DocumentInfo, GpuStatus
@@ -27,9 +29,19 @@ WELL = Facts(
     registrations=(LIVE,),
     pods=make.listed(make.look(1.0)),
     transition_timeout=60.0,
+    xids=XidLog(EventsReason.WATCHING, ""),
 )
 DRAINS = Plan(waits=(Wait("GPU-0", WaitReason.PODS, frozenset({2, 3})),))
-NORMAL_TRUE = {"Ready", "ConfigAccepted", "InventoryReady", "Registered", "PodResourcesReady", "StateDirWritable"}
+NORMAL_TRUE = {
+    "Ready",
+    "ConfigAccepted",
+    "InventoryReady",
+    "Registered",
+    "PodResourcesReady",
+    "StateDirWritable",
+    "MpsReady",
+    "HealthWatched",
+}
 
 
 def condition(facts: Facts, type_: str) -> Condition:
@@ -46,7 +58,7 @@ def test_all_is_well() -> None:
     """Normal-true conditions are true, the others false; each is there exactly once, with a known reason."""
     found = conditions(WELL, ())
     assert {one.type for one in found if one.status} == NORMAL_TRUE
-    assert len({one.type for one in found}) == len(found) == 10
+    assert len({one.type for one in found}) == len(found) == 12
     assert all(one.reason in set(Reason) for one in found)
 
 
@@ -140,10 +152,111 @@ def test_nothing_registered_is_not_all_registered(pods: PodResourcesStatus, reas
     """While nothing is advertised of what the config wants, the node is not ready, and it is said what is waited
     for.
     """
-    facts = replace(WELL, registrations=(), wanted=frozenset({make.SHARED}), pods=pods)
+    facts = replace(WELL, registrations=(), desired=make.wanted((make.gpu(0),), make.sliced(2)), pods=pods)
     assert condition(facts, "Registered").reason is reason
     assert not condition(facts, "Ready").status
-    assert condition(replace(facts, wanted=frozenset()), "Registered").status
+    assert condition(replace(facts, desired=None), "Registered").status
+
+
+UNDER = make.applied(
+    make.entry(0, make.QUARTER, range(4)), make.entry(1, make.QUARTER, range(4)), make.entry(2, make.SLICED, range(2))
+)
+BOTH = (make.daemon(0), make.daemon(1))
+
+
+def mps_ready(mps: MpsStatus, *waits: Wait) -> tuple[bool, str, str]:
+    """What is said of the daemons of GPUs 0 and 1."""
+    found = condition(replace(WELL, applied=UNDER, mps=mps, plan=Plan(waits=waits)), "MpsReady")
+    return found.status, found.reason, found.message
+
+
+def test_daemons_are_ready_when_all_of_them_are() -> None:
+    """Those that must run, and no other."""
+    assert mps_ready(make.host(*BOTH)) == (True, Reason.DAEMONS_READY, "under MPS: GPUs 0-1")
+
+
+@pytest.mark.parametrize("reason", list(MpsReason))
+def test_a_node_without_mps_is_ready_whatever_becomes_of_its_host(reason: MpsReason) -> None:
+    """Nobody is to be alarmed for what nobody uses."""
+    found = condition(replace(WELL, mps=make.host(reason=reason)), "MpsReady")
+    assert (found.status, found.reason, found.message) == (True, Reason.IDLE, "no GPU is under MPS")
+
+
+@pytest.mark.parametrize("reason", [one for one in MpsReason if one is not MpsReason.RUNNING])
+def test_without_a_host_mps_is_not_ready(reason: MpsReason) -> None:
+    """Though every daemon is well: nobody looks after them. The GPUs are named, with what is known of the host."""
+    told = mps_ready(make.host(*BOTH, reason=reason, message="told by the host"))
+    assert told == (False, reason.value, "GPUs 0-1: told by the host")
+    leaving = make.host(*BOTH, make.daemon(2), reason=reason, message="told by the host")
+    assert mps_ready(leaving)[2] == "GPUs 0-2: told by the host"
+
+
+def test_a_node_that_waits_to_know_of_mps_is_not_idle() -> None:
+    """No GPU gets its first share before it is known to be free of MPS."""
+    facts = replace(
+        WELL,
+        mps=MpsStatus(MpsReason.PENDING, "nothing is known yet"),
+        plan=Plan(waits=(Wait("GPU-1", WaitReason.DAEMON, frozenset({0})),)),
+    )
+    found = condition(facts, "MpsReady")
+    assert (found.status, found.reason, found.message) == (False, Reason.PENDING, "GPU 1: nothing is known yet")
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        (DaemonState.FAILED, Reason.DAEMON_FAILED),
+        (DaemonState.OCCUPIED, Reason.OCCUPIED),
+        (DaemonState.STARTING, Reason.STARTING),
+    ],
+)
+def test_a_daemon_that_is_not_ready_gives_the_reason(state: DaemonState, reason: Reason) -> None:
+    """With its GPU and its own words."""
+    told = make.host(make.daemon(0), make.daemon(1, state=state, message="held by process 7 (python)"))
+    assert mps_ready(told) == (False, reason, "GPU 1: held by process 7 (python)")
+
+
+def test_a_daemon_that_was_not_started_yet_is_starting() -> None:
+    """As is one that still serves another contract."""
+    assert mps_ready(make.host(make.daemon(0))) == (False, Reason.STARTING, "GPU 1: it has not been started yet")
+    assert mps_ready(make.host(make.daemon(0), make.daemon(1, make.HALF)))[1] == Reason.STARTING
+
+
+def test_a_daemon_that_is_left_over_is_told() -> None:
+    """While it is there, or the compute mode that it needed."""
+    left = make.daemon(2, state=DaemonState.STOPPING, message="cannot restore the compute mode")
+    assert mps_ready(make.host(*BOTH, left)) == (False, Reason.STOPPING, "GPU 2: cannot restore the compute mode")
+
+
+def test_limits_that_a_client_has_changed_are_told() -> None:
+    """The daemon is relied on all the same: limits are cooperative, and on their way back."""
+    altered = make.host(make.daemon(0, altered="100 % of the threads"), make.daemon(1))
+    assert mps_ready(altered) == (
+        False,
+        Reason.LIMITS_ALTERED,
+        "GPU 0: a client has changed the limits: 100 % of the threads",
+    )
+
+
+def test_the_worst_daemon_gives_the_reason() -> None:
+    """Failed before occupied before starting before stopping before altered; all of them are in the message."""
+    order = [DaemonState.FAILED, DaemonState.OCCUPIED, DaemonState.STARTING, DaemonState.READY]
+    reasons = [Reason.DAEMON_FAILED, Reason.OCCUPIED, Reason.STARTING, Reason.STOPPING, Reason.LIMITS_ALTERED]
+    left = make.daemon(2, state=DaemonState.STOPPING)
+    altered = make.daemon(1, altered="1 %")
+    found = [mps_ready(make.host(make.daemon(0, state=state), altered, left)) for state in order]
+    found.append(mps_ready(make.host(make.daemon(0), altered)))
+    assert [reason for _, reason, _ in found] == reasons
+    assert all("GPU 1: a client has changed the limits: 1 %" in message for _, _, message in found)
+    assert found[0][2].startswith("GPU 0: failed; GPU 1: ")
+    assert found[0][2].endswith("; GPU 2: stopping")
+
+
+def test_mps_that_is_not_ready_keeps_no_node_from_being_ready() -> None:
+    """Other GPUs are served; what is wrong has a condition of its own."""
+    facts = replace(WELL, applied=UNDER, mps=make.host(reason=MpsReason.ABSENT, message="no host runs"))
+    assert condition(facts, "Ready").status
+    assert {one.type for one in conditions(facts, ()) if not one.status} & NORMAL_TRUE == {"MpsReady"}
 
 
 def test_a_drain_is_told_and_stalls_after_its_time() -> None:
@@ -192,7 +305,9 @@ def shares_of(entry: AppliedGpu, plan: Plan, *numbers: int) -> GpuStatus:
     """The status of one GPU of which these shares are held."""
     held = make.keys(make.SHARED, entry.gpu.index, *numbers) if numbers else frozenset()
     desired = make.wanted([entry.gpu], make.sliced(2))
-    (found,) = gpu_statuses(make.applied(entry), desired, plan, held, make.listed(make.look(1.0, held)))
+    (found,) = gpu_statuses(
+        make.applied(entry), desired, plan, held, pods=make.listed(make.look(1.0, held)), mps=MpsStatus()
+    )
     return found
 
 
@@ -228,6 +343,24 @@ def test_counts_are_those_of_the_shares(health: GpuHealth) -> None:
     assert (resource.resource, resource.registration, resource.draining_since) == (make.SHARED, LIVE, 5.0)
 
 
+def test_every_share_of_a_gpu_without_its_daemon_is_unhealthy() -> None:
+    """Held or not; who holds it is told all the same, and so is the daemon."""
+    entry = make.entry(0, make.QUARTER, range(3), fault="its MPS daemon is not ready: it has ended")
+    held = make.keys(make.MPS, 0, 1)
+    failed = make.daemon(0, state=DaemonState.FAILED, message="it has ended")
+    (found,) = gpu_statuses(
+        make.applied(entry), None, Plan(), held, pods=make.listed(make.look(1.0, held)), mps=make.host(failed)
+    )
+    assert [(one.state, one.held) for one in found.shares] == [
+        (ShareState.UNHEALTHY, False),
+        (ShareState.UNHEALTHY, True),
+        (ShareState.UNHEALTHY, False),
+    ]
+    assert found.daemon == failed
+    (resource,) = resource_statuses([found], [], {})
+    assert resource.counts[ShareState.UNHEALTHY] == 3
+
+
 def test_a_resource_is_told_while_it_is_served_or_advertised() -> None:
     """Served with nothing advertised, and advertised before it is served."""
     found = resource_statuses([shares_of(HAVE.gpus["GPU-0"], Plan())], [RegistrationStatus("a", LIVE.state)], {})
@@ -237,6 +370,6 @@ def test_a_resource_is_told_while_it_is_served_or_advertised() -> None:
 
 def test_a_gpu_of_which_nothing_is_wanted_or_known_is_told_too() -> None:
     """By what is applied of it alone."""
-    (first, second) = gpu_statuses(HAVE, None, Plan(), (), PodResourcesStatus())
+    (first, second) = gpu_statuses(HAVE, None, Plan(), (), pods=PodResourcesStatus(), mps=MpsStatus())
     assert (first.rule, first.wanted, first.contract) == (None, None, make.SLICED)
     assert (second.contract, len(second.shares)) == (None, 0)

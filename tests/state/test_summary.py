@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from nodeagent.model.config import Rule
+from nodeagent.model.config import Contract, Mode, Rule
+from nodeagent.model.shares import AppliedGpu
 from nodeagent.model.snapshot import ChangeClass
-from nodeagent.state.summary import Change, change, gpus
+from nodeagent.state.summary import Change, change
 from tests.state import make
 
 GPUS = [make.gpu(index) for index in range(3)]
@@ -61,12 +62,21 @@ def test_new_gpus_are_part_of_the_change() -> None:
     )
 
 
+def test_gpus_with_mig_are_told_with_their_mig_devices() -> None:
+    """What was a whole GPU becomes MIG devices; those that are gone are not wanted of anybody."""
+    gpus = [make.with_mig(0), *(make.mig(0, instance) for instance in (7, 8, 9))]
+    before = make.applied(
+        AppliedGpu(make.with_mig(0), make.WHOLE, frozenset({0})),
+        AppliedGpu(make.mig(0, 1, "3g.40gb"), Contract("nvidia.com/mig-3g.40gb", Mode.EXCLUSIVE), frozenset({0})),
+    )
+    assert change(make.wanted(gpus), make.seen(before, gpus=tuple(gpus))) == Change(
+        ChangeClass.LIVE,
+        "GPU 0: exclusive nvidia.com/gpu -> used through MIG devices;"
+        " MIG device 0:1: exclusive nvidia.com/mig-3g.40gb -> gone;"
+        " MIG devices 0:7-9: nothing -> exclusive nvidia.com/mig-1g.10gb",
+    )
+
+
 def test_without_a_desired_state_nothing_changes() -> None:
     """Suspended."""
     assert change(None, make.seen(HAVE)).kind is ChangeClass.NONE
-
-
-def test_gpus_are_named_in_runs() -> None:
-    """In any order."""
-    assert gpus([6, 0, 2, 1]) == "GPUs 0-2, 6"
-    assert gpus([3]) == "GPU 3"

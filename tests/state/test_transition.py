@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from nodeagent.model.config import Contract, Mode
 from nodeagent.model.holds import ShareKey
 from nodeagent.model.kubelet import PodResourcesStatus
-from nodeagent.model.plan import Adopt, Advertise, Drop, Fence, Release, Restore, ShareAction, Wait, WaitReason
+from nodeagent.model.mps import DaemonState, MpsReason, MpsStatus
+from nodeagent.model.plan import Adopt, Advertise, Drop, Fence, Release, Restore, ShareAction, Start, Wait, WaitReason
 from nodeagent.model.shares import AppliedGpu
 from nodeagent.state.observed import BLIND_SECONDS, Holdings, holdings
 from nodeagent.state.transition import Step, adopt, divide, lowest_unused, transition
@@ -127,6 +128,132 @@ def test_the_new_contract_does_not_come_while_a_pod_has_the_gpu_under_another() 
     fenced = make.entry(0, make.SLICED, range(2), {0: 90.0, 1: 90.0})
     made = step(fenced, Contract("example.com/slice", Mode.TIME_SLICED), 2, make.keys("nvidia.com/gpu", 0))
     assert made == acts(Drop(UUID, some(0, 1)), Release(UUID))
+
+
+PENDING = MpsStatus(MpsReason.PENDING, "nothing is known yet")
+UNDER = make.entry(0, make.QUARTER, range(2), {0: 90.0, 1: 90.0})
+STARTED = make.entry(0, make.QUARTER)
+DAEMON = make.host(make.daemon(0))
+
+
+def daemon(state: DaemonState) -> MpsStatus:
+    """A host whose daemon on the GPU is in this state."""
+    return make.host(make.daemon(0, state=state))
+
+
+def for_daemon(*numbers: int) -> Wait:
+    """A wait for the GPU's daemon."""
+    return Wait(UUID, WaitReason.DAEMON, frozenset(numbers))
+
+
+@pytest.mark.parametrize("mps", [DAEMON, make.host(), MpsStatus(), PENDING], ids=["ready", "none", "off", "pending"])
+def test_under_mps_the_contract_comes_before_the_shares(mps: MpsStatus) -> None:
+    """Whatever is known of daemons: this one is another, and it is verified in another turn."""
+    started = Start(UUID, make.QUARTER)
+    assert step(make.entry(0), make.QUARTER, 2, mps=mps) == Step((started,), (for_daemon(0, 1),))
+    fenced = make.entry(0, make.SLICED, range(2), {0: 90.0, 1: 90.0})
+    changed = Step((Drop(UUID, some(0, 1)), Release(UUID), started), (for_daemon(0, 1),))
+    assert step(fenced, make.QUARTER, 2, mps=mps) == changed
+    assert step(UNDER, make.HALF, 1, mps=mps) == Step(
+        (Drop(UUID, some(0, 1)), Release(UUID), Start(UUID, make.HALF)), (for_daemon(0),)
+    )
+
+
+def test_shares_come_when_the_daemon_is_verified() -> None:
+    """Those that are missing, all at once."""
+    assert step(STARTED, make.QUARTER, 3, mps=DAEMON) == acts(Advertise(UUID, make.QUARTER, some(0, 1, 2)))
+    two = make.entry(0, make.QUARTER, range(2))
+    assert step(two, make.QUARTER, 3, mps=DAEMON) == acts(Advertise(UUID, make.QUARTER, some(2)))
+
+
+@pytest.mark.parametrize("state", [one for one in DaemonState if one is not DaemonState.READY])
+def test_without_its_daemon_a_gpu_gets_no_share(state: DaemonState) -> None:
+    """Neither the first nor one more; what it has it keeps, held or not."""
+    assert step(STARTED, make.QUARTER, 2, mps=daemon(state)) == Step((), (for_daemon(0, 1),))
+    two = make.entry(0, make.QUARTER, range(2))
+    assert step(two, make.QUARTER, 3, mps=daemon(state)) == Step((), (for_daemon(2),))
+    assert step(two, make.QUARTER, 2, make.keys(make.MPS, 0, 1), mps=daemon(state)) == Step()
+
+
+def test_shares_that_leave_do_not_wait_for_their_daemon() -> None:
+    """What is too much goes, whether or not the daemon is well; the fenced ones that are wanted again come back."""
+    three = make.entry(0, make.QUARTER, range(3), {2: 90.0})
+    assert step(three, make.QUARTER, 2, mps=make.host()).actions == (Drop(UUID, some(2)),)
+    assert step(three, make.QUARTER, 3, mps=make.host()).actions == (Restore(UUID, some(2)),)
+
+
+@pytest.mark.parametrize("mps", [DAEMON, make.host(), PENDING], ids=["still there", "not heard of", "pending"])
+def test_what_follows_mps_waits_until_the_daemon_has_left(mps: MpsStatus) -> None:
+    """Also when nothing is told of it in the moment in which its contract ends: nobody has asked it to go before."""
+    then = Step((Drop(UUID, some(0, 1)), Release(UUID)), (for_daemon(0),))
+    assert step(UNDER, make.WHOLE, 1, mps=mps) == then
+    withdrawn = Step((Drop(UUID, some(0, 1)), Release(UUID)))
+    assert step(UNDER, None, 0, mps=mps) == withdrawn
+
+
+@pytest.mark.parametrize("state", list(DaemonState))
+def test_nothing_is_advertised_beside_a_daemon(state: DaemonState) -> None:
+    """In whatever state: the compute mode that it needs is of no use to others."""
+    assert step(make.entry(0), make.WHOLE, 1, mps=daemon(state)) == Step((), (for_daemon(0),))
+    assert step(make.entry(0), make.WHOLE, 1, mps=make.host()) == acts(Advertise(UUID, make.WHOLE, some(0)))
+    assert step(make.entry(0), None, 0, mps=daemon(state)) == Step()
+
+
+def test_while_nothing_is_known_of_mps_no_gpu_gets_its_first_share() -> None:
+    """There may be a daemon on it; what is advertised grows and shrinks as ever."""
+    assert step(make.entry(0), make.WHOLE, 1, mps=PENDING) == Step((), (for_daemon(0),))
+    assert step(FOUR, make.SLICED, 5, mps=PENDING) == acts(Advertise(UUID, make.SLICED, some(4)))
+    gone = make.entry(0, make.SLICED, range(2), {0: 90.0, 1: 90.0})
+    assert step(gone, make.WHOLE, 1, mps=PENDING) == Step((Drop(UUID, some(0, 1)), Release(UUID)), (for_daemon(0),))
+
+
+def test_a_daemon_without_shares_gets_none_before_the_first_look() -> None:
+    """It may be one that was found: pods may have any of its shares, and more of them than are wanted now."""
+    never = PodResourcesStatus()
+    waiting = Step((), (Wait(UUID, WaitReason.FRESH_LIST),))
+    assert step(STARTED, make.QUARTER, 2, mps=DAEMON, pods=never) == waiting
+    blind = step(STARTED, make.QUARTER, 2, mps=DAEMON, pods=make.unreadable(), blind_since=100.0 - BLIND_SECONDS)
+    assert blind == acts(Advertise(UUID, make.QUARTER, some(0, 1)))
+    two = make.entry(0, make.QUARTER, range(2))
+    assert step(two, make.QUARTER, 3, mps=DAEMON, pods=never) == acts(Advertise(UUID, make.QUARTER, some(2)))
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"decided_at": 100.5}, WaitReason.FRESH_LIST),
+        ({"cautious_until": 100.5}, WaitReason.RESTART),
+        ({"pods": make.unreadable(make.look(100.0))}, WaitReason.POD_RESOURCES),
+        ({"pods": PodResourcesStatus()}, WaitReason.POD_RESOURCES),
+    ],
+    ids=["decided since", "just started", "unreadable", "never looked"],
+)
+def test_a_daemon_without_shares_is_not_ended_without_a_look(more: dict[str, object], reason: WaitReason) -> None:
+    """Begun after the decision, as for shares that leave: pods may use it though none of its shares is on the list."""
+    assert step(STARTED, make.WHOLE, 1, (), mps=DAEMON, **more) == Step((), (Wait(UUID, reason),))
+    assert step(STARTED, None, 0, (), mps=DAEMON, **more) == Step((), (Wait(UUID, reason),))
+    assert step(STARTED, make.HALF, 1, (), mps=DAEMON, **more) == Step((), (Wait(UUID, reason),))
+
+
+def test_a_daemon_without_shares_ends_with_its_contract() -> None:
+    """Git has changed its mind, and a fresh look shows nobody."""
+    assert step(STARTED, None, 0, mps=DAEMON) == acts(Release(UUID))
+    assert step(STARTED, make.WHOLE, 1, mps=DAEMON) == Step((Release(UUID),), (for_daemon(0),))
+    changed = Step((Release(UUID), Start(UUID, make.HALF)), (for_daemon(0),))
+    assert step(STARTED, make.HALF, 1, mps=DAEMON) == changed
+
+
+def test_a_pod_that_has_a_share_of_a_daemon_that_was_found_keeps_it() -> None:
+    """Under the contract of the daemon, whatever Git wants by now."""
+    held = make.keys(make.MPS, 0, 3)
+    for mps in (DAEMON, make.host(), PENDING):
+        assert step(STARTED, make.WHOLE, 1, held, mps=mps) == acts(Adopt(UUID, make.QUARTER, some(3)))
+
+
+def test_a_pod_of_another_plugin_on_a_gpu_whose_daemon_starts_comes_first() -> None:
+    """The contract ends, so that what the pod has can be served."""
+    other = make.keys("nvidia.com/gpu", 0)
+    assert step(STARTED, make.QUARTER, 2, other, mps=daemon(DaemonState.STARTING)) == acts(Release(UUID))
 
 
 def test_a_held_share_that_is_missing_comes_back_first() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from nodeagent.model.health import describe_xids
 from nodeagent.model.inventory import GpuHealth
 from nodeagent.model.plan import (
     Action,
     Adopt,
     Advertise,
+    Diagnose,
     Drop,
     Fence,
     Forget,
@@ -21,6 +23,8 @@ from nodeagent.model.plan import (
     Resend,
     Restore,
     Retire,
+    Start,
+    Verdict,
     Wait,
 )
 
@@ -60,16 +64,22 @@ def wait(one: Wait) -> str:
     return f"{_gpu(one.uuid)} waits for {one.reason.value}" + (f": {ranges(one.numbers)}" if one.numbers else "")
 
 
-def action(one: Action) -> str:  # noqa: PLR0911  # one per action
+def action(one: Action) -> str:  # noqa: C901, PLR0911  # one per action
     """What is done to which GPU or resource."""
     match one:
         case Remember(gpu):
-            said = f"remember GPU {gpu.index}"
+            said = f"remember {gpu.name}"
             return said if gpu.health is GpuHealth.OK else f"{said} {gpu.health.value}"
         case Forget(uuid):
             return f"forget {_gpu(uuid)}"
         case Adopt(uuid, contract, adopted):
-            return f"adopt {_gpu(uuid)} {contract} {ranges(adopted)}"
+            return f"adopt {_gpu(uuid)} {contract} {ranges(adopted)}".rstrip()
+        case Diagnose(uuid, xids):
+            return f"diagnose {_gpu(uuid)} {describe_xids(xids) or 'well'}"
+        case Verdict(uuid, fault):
+            return f"verdict {_gpu(uuid)} {fault or 'well'}"
+        case Start(uuid, contract):
+            return f"start {_gpu(uuid)} {contract}"
         case Advertise(uuid, contract, offered):
             return f"advertise {_gpu(uuid)} {contract} {ranges(offered)}"
         case Fence(uuid, fenced):

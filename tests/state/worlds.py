@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from hypothesis import strategies as st
 
-from nodeagent.model.config import DEFAULT_RESOURCE, Contract, Mode, Rule
+from nodeagent.model.config import DEFAULT_RESOURCE, Contract, Match, Mode, Rule
 from nodeagent.model.holds import ShareKey
 from nodeagent.model.kubelet import CheckpointEntry
 from nodeagent.model.plan import Plan
 from nodeagent.model.shares import Applied, AppliedGpu
+from nodeagent.state.daemons import daemons
 from nodeagent.state.lists import lists
 from tests.state import make
 from tests.state.model_agent import Clock, Disk, ModelAgent
+from tests.state.model_host import ModelHost
 from tests.state.model_kubelet import ModelKubelet, Pod
 
 GPUS = 3
@@ -22,26 +25,53 @@ CONTRACTS = [
     make.SLICED,
     Contract(DEFAULT_RESOURCE, Mode.TIME_SLICED),
     Contract("example.com/whole", Mode.EXCLUSIVE),
+    make.QUARTER,
+    make.under_mps(resource=make.SHARED),
 ]
+
+
+def under_mps(resource: str) -> st.SearchStrategy[Rule]:
+    """A rule under MPS, of a few that differ in shares and limits."""
+    return st.builds(
+        lambda replicas, limits, most: make.mps(
+            replicas, memory=limits[0], threads=limits[1], resource=resource, most=most
+        ),
+        st.integers(1, 4),
+        st.sampled_from([(None, None), (9216, 25), (9216, 30)]),
+        st.sampled_from([1, 2]),
+    )
 
 
 @st.composite
 def rules(draw: st.DrawFn, gpus: int = GPUS) -> tuple[Rule, ...]:
-    """One rule per GPU, such that a resource name stands for one mode."""
+    """One rule per GPU, such that a resource name stands for one mode, and under MPS for one set of limits."""
     plain_is_whole = draw(st.booleans())
+    shared_is_sliced = draw(st.integers(0, 3)) > 0
+    shared, mps = draw(under_mps(make.SHARED)), draw(under_mps(make.MPS))
     found = []
     for index in range(gpus):
-        kind = draw(st.integers(0, 9))
-        if kind < 4:
+        kind = draw(st.integers(0, 12))
+        here = Match(indices=frozenset({index}))
+        if kind < 4 and shared_is_sliced:
             found.append(make.sliced(draw(st.integers(2, 6)), index, most=draw(st.sampled_from([None, None, 1, 2]))))
+        elif kind < 4:
+            found.append(replace(shared, match=here))
         elif kind < 7:
             plain = make.whole(index) if plain_is_whole else make.sliced(3, index, resource=DEFAULT_RESOURCE)
             found.append(plain)
         elif kind < 9:
             found.append(make.whole(index, resource="example.com/whole"))
+        elif kind < 12:
+            found.append(replace(mps, match=here))
         else:
             found.append(make.withheld(index))
     return tuple(found)
+
+
+def one_meaning(wanted: Sequence[Rule]) -> bool:
+    """Whether each resource name stands for one mode and one set of limits."""
+    contracts = [contract for one in wanted if (contract := one.contract_for(make.gpu(0))) is not None]
+    return len(set(contracts)) == len({contract.resource for contract in contracts})
 
 
 @st.composite
@@ -59,10 +89,11 @@ def entries(draw: st.DrawFn, index: int) -> tuple[AppliedGpu, frozenset[int]]:
 
 @dataclass
 class World:
-    """A node with its agent, its kubelet, and time."""
+    """A node with its agent, its kubelet, its MPS host, and time."""
 
     clock: Clock
     kubelet: ModelKubelet
+    host: ModelHost
     agent: ModelAgent
     checked: bool = True
 
@@ -77,11 +108,13 @@ class World:
         self.agent.config = make.config(*wanted)
 
     def works(self, rounds: int = 1, *, cut: int | None = None) -> Plan:
-        """Half a second passes, the agent looks and turns, and its lists arrive."""
+        """Half a second passes, the agent looks and turns, its lists arrive, and the MPS host does what it can."""
         made = Plan()
         for _ in range(rounds):
             self.clock.now += 0.5
             self.looks()
+            self.host.works()
+            self.agent.view.looks()
             made = self.agent.turn(cut) if cut is not None else self.agent.settle()
             if self.checked:
                 self.agent.check()
@@ -108,6 +141,7 @@ class World:
 def world(*have: tuple[AppliedGpu, frozenset[int]], gpus: int = GPUS) -> World:
     """A node on which an agent starts that finds this on its disk, and pods that have these shares."""
     clock, kubelet = Clock(), ModelKubelet()
+    host = ModelHost(kubelet)
     applied = Applied({one.gpu.uuid: one for one, _ in have})
     for listing in lists(applied, (), {}).values():
         kubelet.connect(listing.resource)
@@ -121,9 +155,12 @@ def world(*have: tuple[AppliedGpu, frozenset[int]], gpus: int = GPUS) -> World:
                 CheckpointEntry(uid, "main", one.contract.resource, share) for share in one.ids(held)
             }
     inventory = make.inventory(*(make.gpu(index) for index in range(gpus)))
-    agent = ModelAgent(kubelet, clock, Disk(applied), inventory)
+    if under := daemons(applied, {}):
+        host.write(under)
+        host.works()
+    agent = ModelAgent(kubelet, host, clock, Disk(applied), inventory)
     agent.registered = applied.resources()
-    return World(clock, kubelet, agent)
+    return World(clock, kubelet, host, agent)
 
 
 def give(node: World, index: int, keys: frozenset[ShareKey]) -> None:

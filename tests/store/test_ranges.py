@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodeagent.store.atomic import Untrusted
+from nodeagent.durable.atomic import Untrusted
 from nodeagent.store.ranges import MAX_NUMBER, pack, unpack
 
 

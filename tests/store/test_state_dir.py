@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nodeagent.durable.atomic import Untrusted
+from nodeagent.durable.envelope import seal
 from nodeagent.model.config import Contract, Document, Mode
 from nodeagent.model.holds import Holds
-from nodeagent.model.inventory import Gpu, GpuHealth
+from nodeagent.model.inventory import Gpu, GpuHealth, MigDevice
 from nodeagent.model.kubelet import CheckpointEntry
 from nodeagent.model.shares import Applied, AppliedGpu
 from nodeagent.store import StateDir, codec
-from nodeagent.store.atomic import Untrusted
-from nodeagent.store.envelope import seal
 
 SHARED = Contract("nvidia.com/gpu.shared", Mode.TIME_SLICED)
 WHOLE = Contract("nvidia.com/gpu", Mode.EXCLUSIVE)
@@ -31,7 +31,12 @@ APPLIED = Applied(
         "GPU-1": AppliedGpu(
             Gpu("GPU-1", 1, "A100", 42, health=GpuHealth.LOST, message="fell off"), WHOLE, frozenset({0})
         ),
-        "GPU-2": AppliedGpu(Gpu("GPU-2", 2, "A100", 42)),
+        "GPU-2": AppliedGpu(
+            Gpu("GPU-2", 2, "A100", 42, mig_enabled=True), xids={79: 1795413359.25, 48: 5.0}, driver_load="550/7"
+        ),
+        "MIG-0": AppliedGpu(
+            Gpu("MIG-0", 2, "A100", 21, mig=MigDevice("GPU-2", "1c.3g.20gb+me", 2, 1)), SHARED, frozenset({0, 1})
+        ),
     }
 )
 HOLDS = Holds(
@@ -179,11 +184,16 @@ class TestApplied:
     @pytest.mark.parametrize(
         ("change", "reason"),
         [
+            ({"mig": {"parent": "GPU-0"}}, "profile: expected str"),
+            ({"mig": {"parent": "GPU-0", "profile": "1g", "gpuInstance": 1, "computeInstance": 0}}, "at once"),
+            ({"xids": {"79": 1}}, "xid: expected float"),
+            ({"xids": {"-1": 1.0}}, "expected numbers"),
             ({"fenced": "9-10"}, "fenced that are not advertised"),
             ({"contract": None}, "without a contract"),
             ({"contract": {"mode": "exclusive", "resource": "nvidia.com/gpu"}}, "more than one share"),
             ({"contract": {"mode": "withheld", "resource": "x"}}, "nothing can be advertised"),
-            ({"contract": {"mode": "mps", "resource": "x"}}, "'mps' is not a valid Mode"),
+            ({"contract": {"mode": "mig", "resource": "x"}}, "'mig' is not a valid Mode"),
+            ({"contract": {"mode": "mps", "resource": "x"}}, "limits are there under MPS"),
             ({"contract": {"mode": "time-sliced", "resource": ""}}, "nothing can be advertised"),
             ({"contract": {}}, "resource: expected str"),
             ({"maxSharesPerContainer": 0}, "limit per container"),

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
+from uuid import NAMESPACE_URL, uuid5
 
-from nodeagent.model.inventory import Gpu, GpuHealth
+from nodeagent.model.inventory import ComputeMode, Gpu, GpuHealth, GpuProcess
 
 _SOURCE = Path(__file__).with_name("nvml.c")
 SONAME = "libnvidia-ml.so.1"
 
+NOT_SUPPORTED = 3
 DRIVER_NOT_LOADED = 9
 GPU_IS_LOST = 15
+UNKNOWN = 999
+SAME_NODE, OTHER_NODE = 40, 50
+MODES = {ComputeMode.DEFAULT: 0, ComputeMode.PROHIBITED: 2, ComputeMode.EXCLUSIVE_PROCESS: 3}
 
 
 def build(gcc: Path, directory: Path, *, old: bool = False) -> Path:
-    """The library, compiled into `directory`; an `old` one lacks a function. Returns its path."""
+    """The library, compiled into `directory`; an `old` one lacks what old ones do. Returns its path."""
     library = directory / SONAME
     command = [str(gcc), "-Wall", "-Wextra", "-Werror", "-O1", "-shared", "-fPIC", f"-Wl,-soname,{SONAME}"]
     subprocess.run([*command, *(["-DOLD"] if old else []), "-o", str(library), str(_SOURCE)], check=True)
@@ -42,9 +49,11 @@ class Controls:
         """Report these GPUs, in this order; `extra` are further lines (`error__nvmlShutdown=1`), `__` meaning a dot."""
         lines: dict[str, object] = {"driver": "550.163.01", "cuda": 12040, "count": len(gpus), "log": self.log}
         for position, gpu in enumerate(gpus):
-            lines |= {f"gpu.{position}.{key}": value for key, value in _answers(gpu).items()}
+            answers = {**_answers(gpu), "kept": self.path.with_name(f"mode-of-{gpu.uuid}")}
+            lines |= {f"gpu.{position}.{key}": value for key, value in answers.items()}
             if gpu.pci_bus_id is not None:
                 self._attach(gpu.pci_bus_id, gpu.numa_node)
+        lines |= {"events": self.events}
         lines |= {key.replace("__", "."): value for key, value in extra.items()}
         self.write(lines)
 
@@ -65,15 +74,42 @@ class Controls:
         """Let the kernel show these devices, and no others, as served by the driver."""
         directory = self.sysfs / "bus/pci/drivers/nvidia"
         directory.mkdir(parents=True, exist_ok=True)
+        bound = {_kernel_address(bus_id) for bus_id in bus_ids}
         for entry in directory.iterdir():
-            entry.rmdir()
-        for bus_id in bus_ids:
-            (directory / _kernel_address(bus_id)).mkdir()
+            if entry.name not in bound:
+                entry.rmdir()
+        for address in bound:
+            (directory / address).mkdir(exist_ok=True)
+
+    def report(self, index: int, *xid: int, times: int = 1) -> None:
+        """Have the GPU at `index` report an XID; `xid` may be followed by GPU and compute instance."""
+        self.report_all([f"{index} {' '.join(map(str, xid))}\n"] * times)
+
+    def report_all(self, lines: Iterable[str]) -> None:
+        """Have all of these reported at once."""
+        with self.events.open("ab", buffering=0) as file:
+            file.write("".join(lines).encode("ascii"))
+
+    @property
+    def events(self) -> Path:
+        """Where XIDs are taken from."""
+        return self.path.with_suffix(".events")
+
+    def load_driver(self) -> None:
+        """Let the kernel show that the driver has been loaded, and unloaded before if it was there."""
+        module = self.sysfs / "module/nvidia"
+        fresh = module.with_name("nvidia.new")
+        fresh.mkdir(parents=True)  # while the old one is there, whose inode it could get
+        if module.exists():
+            module.rmdir()
+        fresh.rename(module)
 
     def _attach(self, bus_id: str, numa_node: int | None) -> None:
         device = self.sysfs / "bus/pci/devices" / _kernel_address(bus_id)
         device.mkdir(parents=True, exist_ok=True)
-        (device / "numa_node").write_text(f"{-1 if numa_node is None else numa_node}\n", encoding="ascii")
+        fresh = device / ".numa_node.new"
+        fresh.write_text(f"{-1 if numa_node is None else numa_node}\n", encoding="ascii")
+        fresh.replace(device / "numa_node")  # whole at once, as the kernel's
 
 
 def _kernel_address(bus_id: str) -> str:
@@ -81,7 +117,7 @@ def _kernel_address(bus_id: str) -> str:
 
 
 def _answers(gpu: Gpu) -> dict[str, object]:
-    answers: dict[str, object] = {"uuid": gpu.uuid, "name": gpu.model, "memory": gpu.memory}
+    answers: dict[str, object] = {"uuid": gpu.uuid, "name": gpu.model, "memory": gpu.memory, "mode": 0}
     if gpu.compute_capability is not None:
         answers |= {"major": gpu.compute_capability[0], "minor": gpu.compute_capability[1]}
     if gpu.minor is not None:
@@ -93,6 +129,50 @@ def _answers(gpu: Gpu) -> dict[str, object]:
     if gpu.health is GpuHealth.HANG:
         answers["hang"] = 1
     return answers
+
+
+def computing(position: int, processes: Iterable[GpuProcess]) -> dict[str, object]:
+    """What `Controls.answer` takes so that these processes compute on the GPU at this position."""
+    told = list(processes)
+    return {
+        f"gpu__{position}__processes": ",".join(str(one.pid) for one in told),
+        f"gpu__{position}__clients": ",".join(str(one.pid) for one in told if one.mps),
+        **{f"process__{one.pid}": f"/usr/bin/{one.name} --argument /some/path" for one in told},
+    }
+
+
+def partitioned(position: int, gpu: Gpu, profiles: Iterable[str]) -> dict[str, object]:
+    """What `Controls.answer` takes so that MIG is enabled on the GPU at this position, with these MIG devices."""
+    lines: dict[str, object] = {f"gpu__{position}__mig": 1}
+    before: Counter[str] = Counter()
+    for place, profile in enumerate(profiles):
+        device = {
+            "uuid": f"MIG-{uuid5(NAMESPACE_URL, f'{gpu.uuid}/{profile}/{before[profile]}')}",
+            "name": f"{gpu.model} MIG {profile}",
+            "memory": int(profile.partition("g.")[2].partition("gb")[0]) << 30,
+            "gi": place + 7,
+            "ci": 0,
+        }
+        before[profile] += 1
+        lines |= {f"gpu__{position}__mig__{place}__{key}": value for key, value in device.items()}
+    return lines
+
+
+def connected(gpus: Sequence[Gpu], islands: Iterable[Iterable[int]]) -> dict[str, object]:
+    """What `Controls.answer` takes so that these GPUs are as near as their NUMA nodes are, and one NVLink leads from
+    each to each other one of its island.
+    """
+    lines: dict[str, object] = {}
+    for one, other in combinations(range(len(gpus)), 2):
+        nodes = gpus[one].numa_node, gpus[other].numa_node
+        if None not in nodes:
+            lines[f"ways__{one}__{other}"] = SAME_NODE if nodes[0] == nodes[1] else OTHER_NODE
+    for island in map(list, islands):
+        for one in island:
+            others = [other for other in island if other != one]
+            lines[f"gpu__{one}__links"] = len(others) + 1  # and one that is down
+            lines |= {f"gpu__{one}__link__{place + 1}": gpus[to].pci_bus_id for place, to in enumerate(others)}
+    return lines
 
 
 def inherited(environment: Mapping[str, str]) -> dict[str, str]:

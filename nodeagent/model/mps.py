@@ -1,0 +1,76 @@
+"""MPS daemons: what is true of them, as far as the agent has verified it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from nodeagent.model.config import Contract
+
+SHARED_MEMORY = "/dev/shm"  # noqa: S108 - not a temporary file: where CUDA looks for what a client shares with its server
+
+
+class DaemonState(Enum):
+    """Where one daemon stands."""
+
+    STARTING = "starting"
+    READY = "ready"  # answers, with the limits of its contract
+    OCCUPIED = "occupied"  # processes that are not its clients hold the GPU: it is started when they have left
+    FAILED = "failed"  # does not run or does not answer; it is started again
+    STOPPING = "stopping"  # nobody wants it any more; it, or the compute mode that it needed, is still there
+
+
+@dataclass(frozen=True, slots=True)
+class MpsDaemon:
+    """One daemon, and the contract that it serves. `message` explains every state but READY.
+
+    `restarts` counts the starts that were not asked for, `restored` how often limits that a client had changed were set
+    again; `altered` says what they had been changed to, as long as that is so.
+    """
+
+    uuid: str
+    contract: Contract
+    state: DaemonState
+    message: str = ""
+    restarts: int = 0
+    restored: int = 0
+    altered: str = ""
+
+
+class MpsReason(Enum):
+    """How it stands with the MPS host, which starts and stops the daemons."""
+
+    OFF = "HostOff"
+    PENDING = "Pending"
+    ABSENT = "HostAbsent"
+    UNUSABLE = "Unusable"
+    RUNNING = "Running"
+
+
+@dataclass(frozen=True, slots=True)
+class MpsStatus:
+    """What the agent knows of the MPS host and its daemons, by uuid: READY are those that it has verified itself.
+
+    A uuid that is not there has no daemon, and its compute mode is as it was found. While `reason` is PENDING nothing
+    is known yet. `root` is where the daemons' directories are, `shared_memory` what clients need at /dev/shm.
+    """
+
+    reason: MpsReason = MpsReason.OFF
+    message: str = ""
+    daemons: Mapping[str, MpsDaemon] = field(default_factory=dict)
+    root: str = ""
+    shared_memory: str = SHARED_MEMORY
+
+    def pipe(self, uuid: str) -> str:
+        """The directory of the sockets of one daemon; the same path for every start of it."""
+        return f"{self.root}/{uuid}/pipe"
+
+    def trouble(self, uuid: str, contract: Contract) -> str:
+        """Why the daemon of this contract is not ready; for one that is, its state."""
+        daemon = self.daemons.get(uuid)
+        if daemon is None:
+            return self.message or "it has not been started yet"
+        if daemon.contract != contract:
+            return self.message or f"it still serves {daemon.contract}"
+        return daemon.message or daemon.state.value

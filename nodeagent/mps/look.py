@@ -1,0 +1,109 @@
+"""What the agent finds under the MPS root: whether a host runs, what it was asked for, what it tells, what it has kept.
+
+A host that tells nothing, or nothing yet, may have begun something all the same. What it keeps for itself says so: that
+is on disk before a daemon is started or a GPU changed, and goes when all is as it was.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from nodeagent.durable import atomic
+from nodeagent.model.config import Contract
+from nodeagent.mps.files import (
+    Layout,
+    Observed,
+    checksum,
+    decode_compute_modes,
+    decode_desired,
+    decode_observed,
+    decode_record,
+    is_uuid,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Everything, at one moment.
+
+    `desired` is what the host is asked for (None: nothing yet), and `answered` whether `observed` was written with that
+    in mind. `kept` are the GPUs that a host has laid hands on, with the contract where it is known. `problem` says
+    which file could not be used, and why; it is taken for absent.
+    """
+
+    runs: bool = False
+    desired: Mapping[str, Contract] | None = None
+    observed: Observed | None = None
+    answered: bool = False
+    kept: Mapping[str, Contract | None] = field(default_factory=dict)
+    problem: str = ""
+
+
+def look(layout: Layout) -> Seen:
+    """What is there now. Blocks. Raises OSError when not even the lock can be looked at."""
+    # The lock comes first: where no host runs, what is read after that has been at rest, or is by one who begins anew.
+    runs = host_runs(layout.lock)
+    problems: list[str] = []
+
+    def read(path: Path, decode: Callable[[bytes], T]) -> tuple[T | None, bytes]:
+        try:
+            data = atomic.read(path)
+            return (None, b"") if data is None else (decode(data), data)
+        except atomic.Untrusted as error:
+            problems.append(f"cannot use {path}: {error}")
+        except OSError as error:
+            problems.append(str(error))
+        return None, b""
+
+    desired, asked = read(layout.desired, decode_desired)
+    observed, _ = read(layout.observed, decode_observed)
+    modes, _ = read(layout.compute_modes, decode_compute_modes)
+    kept: dict[str, Contract | None] = dict.fromkeys(modes or ())
+    for uuid in _directories(layout.root):
+        if layout.record(uuid).exists():
+            record, _ = read(layout.record(uuid), decode_record)
+            kept[uuid] = record.contract if record is not None else None
+    return Seen(
+        runs=runs,
+        desired=desired,
+        observed=observed,
+        answered=observed is not None and observed.answers == (checksum(asked) if desired is not None else ""),
+        kept=kept,
+        problem="; ".join(problems),
+    )
+
+
+def host_runs(lock: Path) -> bool:
+    """Whether a host holds its lock. Raises OSError.
+
+    Looking takes the lock for a moment; a host that comes in this moment tries again.
+    """
+    with atomic.naming(lock, "look at lock file"):
+        try:
+            descriptor = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        else:
+            # Closing alone would leave it to a child process that is between fork and exec at this moment.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            return False
+        finally:
+            os.close(descriptor)
+
+
+def _directories(root: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in root.iterdir() if is_uuid(entry.name))
+    except FileNotFoundError:
+        return []

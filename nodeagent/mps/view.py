@@ -1,0 +1,277 @@
+"""The agent's side of MPS: asks the host for daemons through a file, and tells of them what it has verified itself.
+
+Agent and host share nothing but the files under the MPS root, in either order of start. The agent writes what it wants
+whenever that is not what is on disk, follows what the host tells, and believes of that only what the daemons themselves
+confirm. Without a host, daemons that run go on, and so do their shares.
+
+A GPU is free of MPS only when the host says so and is known to have read the newest wish: one who begins with a daemon
+that was asked for a moment ago, and is no longer, is not to find the GPU given to somebody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, Protocol
+
+from nodeagent.durable import atomic
+from nodeagent.model.config import Contract
+from nodeagent.model.mps import SHARED_MEMORY, DaemonState, MpsDaemon, MpsReason, MpsStatus
+from nodeagent.mps.control import DEADLINE, PROGRAM, Control, check_root
+from nodeagent.mps.directory import make_root
+from nodeagent.mps.disk import Disk, reason
+from nodeagent.mps.files import FORGOTTEN, Layout, Observed, encode_desired
+from nodeagent.mps.look import Seen, look
+from nodeagent.mps.verification import Verification
+
+logger = logging.getLogger(__name__)
+
+LOOK_EVERY: Final = 2.0
+THOROUGH_EVERY: Final = 20.0
+SETTLES_WITHIN: Final = 2.0
+"""Seconds after the start in which nothing is told, so that no daemon seems not ready that was only not asked yet."""
+
+_UNANSWERED: Final = "the MPS host has not answered yet"
+
+
+class Host(Protocol):
+    """Who sees to it that an MPS host runs. `message`: why it does not; empty when that is nobody's fault."""
+
+    @property
+    def message(self) -> str: ...
+    def need(self, *, needed: bool) -> None: ...
+
+
+class MpsView:
+    """Follows the daemons below `root`, which need not exist yet. Belongs to one event loop.
+
+    `subscribe` is that of a DirectoryWatch; `wake` is called on the loop when `status` has changed; `host` is told
+    whether one is needed and none runs. Raises ValueError for a root that is too long for sockets.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        subscribe: Callable[[Path, Callable[[], None]], None],
+        wake: Callable[[], None],
+        host: Host | None = None,
+        program: str = PROGRAM,
+        look_every: float = LOOK_EVERY,
+        thorough_every: float = THOROUGH_EVERY,
+        deadline: float = DEADLINE,
+    ) -> None:
+        check_root(root)
+        self._layout = Layout(root)
+        self._wake = wake
+        self._host = host
+        self._program = program
+        self._look_every = look_every
+        self._thorough_every = thorough_every
+        self._deadline = deadline
+        self._disk = Disk(root, name="mps-root", deadline=deadline)
+        self._again = asyncio.Event()
+        self._settles_at: float | None = None
+        self._settled = False
+        self._wanted: Mapping[str, Contract] | None = None
+        self._wishes: list[Mapping[str, Contract]] = []
+        self._contracts: dict[str, Contract] = {}
+        self._seen: Seen | None = None
+        self._observed: Observed | None = None
+        self._problem = ""
+        self._daemons: dict[str, tuple[Verification, asyncio.Task[None]]] = {}
+        self._status = MpsStatus(MpsReason.PENDING, "the MPS host has not been looked for yet", root=str(root))
+        subscribe(root, self._again.set)
+
+    @property
+    def status(self) -> MpsStatus:
+        """What is known; PENDING for at most `SETTLES_WITHIN` seconds after the start."""
+        return self._status
+
+    def want(self, daemons: Mapping[str, Contract]) -> None:
+        """Have the host keep exactly these daemons. To be called on the loop, as often as one likes."""
+        if daemons != self._wanted:
+            self._wanted = dict(daemons)
+            self._contracts.update(daemons)
+            self._again.set()
+            self._publish()
+
+    def load_wanted(self) -> Mapping[str, Contract]:
+        """What the host is asked for on disk; where that cannot be used, what it has kept and what it tells. Blocks.
+
+        An agent that remembers nothing itself asks for these, until it knows who has their shares.
+        """
+        try:
+            seen = look(self._layout)
+        except OSError as error:
+            logger.warning("cannot tell which MPS daemons were asked for: %s", reason(error))
+            return {}
+        if seen.problem:
+            logger.warning("cannot tell for certain which MPS daemons were asked for: %s", seen.problem)
+        if seen.desired is not None:
+            return seen.desired
+        told = seen.observed.daemons if seen.observed is not None else {}
+        found = {one: daemon.contract for one, daemon in told.items() if daemon.contract != FORGOTTEN}
+        return {**found, **{one: contract for one, contract in seen.kept.items() if contract is not None}}
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        loop = asyncio.get_running_loop()
+        self._settles_at = loop.time() + SETTLES_WITHIN
+        settling = loop.call_later(SETTLES_WITHIN, self._publish)
+        self._daemons.clear()
+        self._settled = False
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                while True:
+                    self._again.clear()
+                    await self._turn(tasks)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(self._look_every):
+                            await self._again.wait()
+        finally:
+            settling.cancel()
+
+    async def _turn(self, tasks: asyncio.TaskGroup) -> None:
+        try:
+            seen = await self._disk.do(lambda: look(self._layout))
+            self._take(seen, tasks)
+            self._problem = seen.problem
+            await self._ask(seen)
+        except OSError as error:
+            self._problem = reason(error)
+        self._publish()
+
+    # --- what is asked for ------------------------------------------------------------------------------------------
+
+    async def _ask(self, seen: Seen) -> None:
+        """Write what is wanted, unless that is on disk, or there is nobody and nothing that it could matter to."""
+        wanted = self._wanted
+        if wanted is None or wanted == seen.desired:
+            return
+        if seen.desired is None and not wanted and not self._is_used(seen):
+            return
+        self._may_work_by(wanted)
+        self._seen = replace(seen, answered=False)
+        # Another token each time: an answer to the same wish of a while ago is none to this one.
+        data = encode_desired(wanted, uuid.uuid4().hex)
+
+        def write() -> None:
+            make_root(self._layout.root)
+            atomic.write(self._layout.desired, data, sync=False)
+
+        await self._disk.do(write)
+        self._again.set()
+
+    def _is_used(self, seen: Seen) -> bool:
+        return bool(self._wanted or seen.runs or seen.kept or (self._observed is not None and self._observed.daemons))
+
+    # --- what is true -----------------------------------------------------------------------------------------------
+
+    def _take(self, seen: Seen, tasks: asyncio.TaskGroup) -> None:
+        """Follow what was seen: ask the daemons that it names."""
+        self._seen = seen
+        self._contracts.update({one: contract for one, contract in seen.kept.items() if contract is not None})
+        asked = seen.desired or {}
+        self._contracts = {**asked, **self._contracts}
+        if seen.answered or not seen.runs:  # one that is yet to come reads what is on disk now
+            self._wishes.clear()
+        if seen.desired is not None:
+            self._may_work_by(seen.desired)
+        if seen.observed is None:  # what it told last is better than nothing
+            return
+        self._observed = seen.observed
+        for one, claim in seen.observed.daemons.items():
+            self._contracts[one] = claim.contract
+            if one in self._daemons:
+                self._daemons[one][0].expect(claim)
+                continue
+            verification = Verification(
+                one,
+                claim,
+                Control(self._layout.pipe(one), program=self._program, deadline=self._deadline),
+                tell=self._publish,
+                interval=self._look_every,
+                thorough_every=self._thorough_every,
+            )
+            self._daemons[one] = verification, tasks.create_task(verification.run())
+        for one in self._daemons.keys() - seen.observed.daemons.keys():
+            self._daemons.pop(one)[1].cancel()
+
+    def _publish(self) -> None:
+        """Tell what is known, once enough is."""
+        if not self._settled and not self._settle():
+            return
+        status = self._summary()
+        if self._host is not None:
+            seen = self._seen
+            self._host.need(needed=seen is not None and not seen.runs and self._is_used(seen))
+        if status != self._status:
+            self._status = status
+            self._wake()
+
+    def _settle(self) -> bool:
+        if self._settles_at is None:
+            return False
+        seen = self._seen
+        known = seen is not None and (seen.answered or not seen.runs)
+        known = known and all(verification.settled for verification, _ in self._daemons.values())
+        self._settled = known or asyncio.get_running_loop().time() >= self._settles_at
+        return self._settled
+
+    def _summary(self) -> MpsStatus:
+        found, message = self._reason()
+        observed = self._observed
+        return MpsStatus(
+            found,
+            message,
+            daemons={one: self._daemon(one, message) for one in sorted({*self._daemons, *self._hidden()})},
+            root=str(self._layout.root),
+            shared_memory=observed.shared_memory if observed is not None else SHARED_MEMORY,
+        )
+
+    def _reason(self) -> tuple[MpsReason, str]:
+        if self._problem or self._seen is None:
+            return MpsReason.UNUSABLE, self._problem or f"cannot look at {self._layout.root}: it takes too long"
+        if not self._seen.runs:
+            told = self._host.message if self._host is not None else ""
+            return MpsReason.ABSENT, told or f"no MPS host runs at {self._layout.root}"
+        if self._observed is not None and self._observed.problem:
+            return MpsReason.UNUSABLE, self._observed.problem
+        return MpsReason.RUNNING, ""
+
+    def _hidden(self) -> set[str]:
+        """GPUs that MPS may have laid hands on, though the host does not tell of them (yet)."""
+        seen = self._seen
+        if seen is None:  # the root could never be looked at: all that was ever asked for may be there
+            return set(self._contracts)
+        if seen.runs and seen.answered:
+            return set()
+        return {*seen.kept, *(one for wish in self._wishes for one in wish)}
+
+    def _may_work_by(self, wish: Mapping[str, Contract]) -> None:
+        """From now on the host may do what this asks for, or still what was asked for before."""
+        if wish not in self._wishes:
+            self._wishes.append(wish)
+
+    def _is_asked(self, daemon: MpsDaemon) -> bool:
+        """Whether this daemon is asked for, and nothing else was that the host may be about to do: it could be ended in
+        the very moment in which its shares are advertised.
+        """
+        wishes = self._wishes if self._wanted is None else [*self._wishes, self._wanted]
+        return all(wish.get(daemon.uuid) == daemon.contract for wish in wishes)
+
+    def _daemon(self, one: str, message: str) -> MpsDaemon:
+        if one in self._daemons:
+            daemon = self._daemons[one][0].daemon
+            if daemon.state is not DaemonState.READY or self._is_asked(daemon):
+                return daemon
+            return replace(daemon, state=DaemonState.STARTING, message=message or _UNANSWERED)
+        state = DaemonState.STARTING if one in (self._wanted or {}) else DaemonState.STOPPING
+        contract = self._contracts.get(one, FORGOTTEN)
+        return MpsDaemon(one, contract, state, message or _UNANSWERED)

@@ -1,0 +1,108 @@
+"""The GPUs of the status document: their facts, what Git wants of them, and the applied contract, completely."""
+
+from __future__ import annotations
+
+from nodeagent.model.config import Contract, MpsLimits
+from nodeagent.model.health import meaning
+from nodeagent.model.inventory import Gpu
+from nodeagent.model.mps import MpsDaemon
+from nodeagent.model.shares import AppliedGpu
+from nodeagent.model.snapshot import GpuStatus, ShareStatus, Snapshot
+from nodeagent.report.times import rfc3339
+
+Json = dict[str, object]
+
+
+def facts_to_json(gpu: Gpu) -> Json:
+    """What the driver says of a GPU or MIG device, and how it is called."""
+    capability, mig = gpu.compute_capability, gpu.mig
+    return {
+        "uuid": gpu.uuid,
+        "index": gpu.index,
+        "label": gpu.label,
+        "model": gpu.model,
+        "memoryBytes": gpu.memory,
+        "computeCapability": None if capability is None else f"{capability[0]}.{capability[1]}",
+        "minor": gpu.minor,
+        "pciBusId": gpu.pci_bus_id,
+        "numaNode": gpu.numa_node,
+        "health": gpu.health.value,
+        "message": gpu.message,
+        "migEnabled": gpu.mig_enabled,
+        "mig": None
+        if mig is None
+        else {
+            "parent": mig.parent,
+            "profile": mig.profile,
+            "gpuInstance": mig.gpu_instance,
+            "computeInstance": mig.compute_instance,
+        },
+    }
+
+
+def gpu_to_json(snapshot: Snapshot, status: GpuStatus) -> Json:
+    """One GPU with what is wanted of it, what is applied, and its shares."""
+    return {
+        **facts_to_json(status.gpu),
+        "wanted": {**_contract(status.wanted), "rule": status.rule, "shares": status.wanted_shares},
+        "applied": _applied(snapshot.applied.gpus.get(status.gpu.uuid)),
+        "daemon": None if status.daemon is None else _daemon(status.daemon),
+        "shares": [_share(share) for share in status.shares],
+    }
+
+
+def _contract(contract: Contract | None) -> Json:
+    return {
+        "mode": None if contract is None else contract.mode.value,
+        "resource": None if contract is None else contract.resource,
+        "limits": None if contract is None else limits_to_json(contract.limits),
+    }
+
+
+def limits_to_json(limits: MpsLimits | None) -> Json | None:
+    """What one share under MPS may use, and how many of them one container may have; None in other modes."""
+    if limits is None:
+        return None
+    return {
+        "memoryMiB": limits.memory,
+        "threadPercentage": limits.threads,
+        "maxSharesPerContainer": limits.most,
+    }
+
+
+def _daemon(daemon: MpsDaemon) -> Json:
+    return {
+        "state": daemon.state.value,
+        "message": daemon.message,
+        "contract": _contract(daemon.contract),
+        "restarts": daemon.restarts,
+        "restored": daemon.restored,
+        "altered": daemon.altered or None,
+    }
+
+
+def _applied(entry: AppliedGpu | None) -> Json | None:
+    if entry is None:
+        return None
+    return {
+        **_contract(entry.contract),
+        "maxSharesPerContainer": entry.max_shares_per_container,
+        "numbers": sorted(entry.numbers),
+        "fenced": sorted(entry.fences),
+        "fault": entry.fault or None,
+        "xids": [
+            {"xid": xid, "meaning": meaning(xid), "lastSeen": rfc3339(at)} for xid, at in sorted(entry.xids.items())
+        ],
+        "driverLoad": entry.driver_load,
+    }
+
+
+def _share(share: ShareStatus) -> Json:
+    return {
+        "number": share.number,
+        "id": share.id,
+        "state": share.state.value,
+        "held": share.held,
+        "fenced": share.fenced,
+        "holder": share.holder,
+    }

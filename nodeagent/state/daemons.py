@@ -1,0 +1,130 @@
+"""MPS daemons as the planner sees them: which there must be, which can be relied on, and what is wrong with the others.
+
+Which daemons there must be follows from the applied contract alone, so no restart and no order of reloads can leave one
+over. A share that needs a daemon is advertised only when the agent itself has verified that daemon, with the limits of
+the very contract; what comes after MPS is advertised only when the daemon has left, and with it the compute mode that
+it needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from nodeagent.model.config import Contract
+from nodeagent.model.inventory import Inventory, InventoryReason
+from nodeagent.model.mps import DaemonState, MpsReason, MpsStatus
+from nodeagent.model.plan import Plan, WaitReason
+from nodeagent.model.shares import Applied, AppliedGpu
+from nodeagent.state.desired import Desired
+
+
+def daemons(applied: Applied, orphans: Mapping[str, Contract]) -> dict[str, Contract]:
+    """The contract of every daemon that must run, by uuid. `orphans` are those of GPUs that are not known yet."""
+    wanted = {
+        uuid: entry.contract
+        for uuid, entry in applied.gpus.items()
+        if entry.contract is not None and entry.contract.limits is not None
+    }
+    return {**{uuid: contract for uuid, contract in orphans.items() if uuid not in applied.gpus}, **wanted}
+
+
+def orphans(before: Mapping[str, Contract], applied: Applied, inventory: Inventory) -> dict[str, Contract]:
+    """Daemons that an earlier agent asked for and of whose GPUs nothing is known: its state directory was lost. One of
+    a GPU that is not there any more is nobody's.
+    """
+    whole = inventory.complete and inventory.reason is InventoryReason.FOUND
+    listed = inventory.by_uuid()
+    return {
+        uuid: contract
+        for uuid, contract in before.items()
+        if uuid not in applied.gpus and (uuid in listed or not whole)
+    }
+
+
+def verified(contract: Contract, uuid: str, mps: MpsStatus) -> bool:
+    """Whether shares under this contract may be advertised: always, where they need no daemon."""
+    if contract.limits is None:
+        return True
+    daemon = mps.daemons.get(uuid)
+    return daemon is not None and daemon.state is DaemonState.READY and daemon.contract == contract
+
+
+def fault(entry: AppliedGpu, mps: MpsStatus, before: AppliedGpu | None) -> str:
+    """Why the shares on the list cannot be relied on; empty where they can. While nothing is known of the daemons that
+    stays as it was `before`; of shares that were on no list nothing was known before either.
+    """
+    contract = entry.contract
+    if contract is None or not entry.numbers or verified(contract, entry.gpu.uuid, mps):
+        return ""
+    if mps.reason is MpsReason.PENDING and before is not None and before.numbers:
+        return entry.fault
+    return f"its MPS daemon is not ready: {mps.trouble(entry.gpu.uuid, contract)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What is not as it should be with the daemon of one GPU. `state` is its own, READY where only its limits have been
+    changed.
+    """
+
+    entry: AppliedGpu
+    state: DaemonState
+    message: str
+
+
+def troubles(applied: Applied, mps: MpsStatus) -> list[Trouble]:
+    """Daemons that are not as their contract says, and those that nobody wants, by index of their GPU."""
+    found = []
+    for entry in applied.ordered():
+        uuid, contract = entry.gpu.uuid, entry.contract
+        daemon = mps.daemons.get(uuid)
+        if contract is None or contract.limits is None:
+            if daemon is not None:
+                found.append(Trouble(entry, DaemonState.STOPPING, daemon.message or DaemonState.STOPPING.value))
+        elif daemon is None or daemon.contract != contract:
+            found.append(Trouble(entry, DaemonState.STARTING, mps.trouble(uuid, contract)))
+        elif daemon.state is not DaemonState.READY:
+            found.append(Trouble(entry, daemon.state, mps.trouble(uuid, contract)))
+        elif daemon.altered:
+            told = f"a client has changed the limits: {daemon.altered}"
+            found.append(Trouble(entry, DaemonState.READY, told))
+    return found
+
+
+def left(uuid: str, mps: MpsStatus) -> bool:
+    """Whether a GPU is free of MPS: no daemon, and the compute mode that was there before."""
+    return mps.reason is not MpsReason.PENDING and uuid not in mps.daemons
+
+
+def coming(desired: Desired | None, plan: Plan, applied: Applied, among: AbstractSet[str]) -> bool:
+    """Whether one of these GPUs is about to come under MPS: only the kubelet is waited for, which lets go of its old
+    shares.
+    """
+    if desired is None:
+        return False
+    soon = {WaitReason.KUBELET, WaitReason.FRESH_LIST}
+    late = {wait.uuid for wait in plan.waits if wait.reason not in soon}
+    return any(
+        want.contract is not None
+        and want.contract.limits is not None
+        and uuid in among - late
+        and ((entry := applied.gpus.get(uuid)) is None or entry.contract != want.contract)
+        for uuid, want in desired.wants.items()
+    )
+
+
+def unready(plan: Plan, applied: Applied, mps: MpsStatus, among: AbstractSet[str]) -> str:
+    """What the plan waits for of the daemons of these GPUs, in words; empty where it waits for none."""
+    known = {one.entry.gpu.uuid: one.message for one in troubles(applied, mps)}
+    waiting = {wait.uuid for wait in plan.waits if wait.reason is WaitReason.DAEMON} & among
+    told = []
+    for entry in applied.ordered():
+        uuid = entry.gpu.uuid
+        if uuid in known and uuid in waiting:
+            told.append(f"{entry.gpu.name}: its MPS daemon is not as it should be: {known[uuid]}")
+        elif uuid in waiting:
+            why = mps.message or mps.reason.value
+            told.append(f"{entry.gpu.name}: it is not known whether it is free of MPS: {why}")
+    return "; ".join(told)

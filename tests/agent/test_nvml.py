@@ -1,0 +1,151 @@
+"""The whole agent on NVML: the real binding on a stand-in library, found by `--nvml-library`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nodeagent.model.inventory import GpuHealth
+from tests.agent.documents import GPU, SHARED, exclusive, shares, sharing, time_sliced
+from tests.agent.harness import Node, Process
+from tests.devices.worlds import gpu
+from tests.fakes.nvml.library import Controls, build, connected, partitioned
+from tests.waiting import eventually
+
+GPUS = tuple(replace(gpu(index), numa_node=index // 4) for index in range(8))
+ISLANDS = [[0, 1, 2, 3], [4, 5, 6, 7]]
+BURST = 10_000
+
+
+@pytest.fixture(scope="module")
+def library(gcc: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stand-in library, built once."""
+    return build(gcc, tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def nvml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Controls:
+    """Eight GPUs in two islands."""
+    controls = Controls(tmp_path / "nvml.conf", tmp_path / "calls", tmp_path / "sys")
+    monkeypatch.setenv("FAKE_NVML", str(controls.path))
+    has(controls)
+    return controls
+
+
+def has(
+    controls: Controls, health: Mapping[int, GpuHealth] | None = None, mig: Mapping[int, Sequence[str]] | None = None
+) -> None:
+    """Have these GPUs from now on."""
+    told = tuple(replace(one, health=(health or {}).get(one.index, GpuHealth.OK)) for one in GPUS)
+    extra = connected(told, ISLANDS)
+    for index, profiles in (mig or {}).items():
+        extra |= partitioned(index, told[index], profiles)
+    controls.answer(told, **extra)
+
+
+async def started(node: Node, library: Path) -> Process:
+    """An agent on this library."""
+    return await node.process(driver="nvml", nvml_library=library)
+
+
+def states(node: Node, index: int, resource: str = SHARED) -> set[bool]:
+    """Whether the shares of one GPU are healthy."""
+    devices = node.kubelet.devices(resource).items()
+    return {healthy for id_, healthy in devices if id_.partition("::")[0] == GPUS[index].uuid}
+
+
+async def test_one_of_eight_hangs(node: Node, nvml: Controls, library: Path) -> None:
+    """A call that hangs on GPU 3 leaves seven advertised, and pods admitted to them; SIGTERM ends the agent in time."""
+    node.commit(shares(2))
+    agent = await started(node, library)
+    await node.advertises({SHARED: 16})
+    has(nvml, {3: GpuHealth.HANG})
+    await node.allocatable(14, within=30.0)
+    assert states(node, 3) == {False}
+    await node.hold(14)
+    node.commit(shares(3))
+    await node.allocatable(21)
+    assert await agent.ready()
+    begun = time.monotonic()
+    await agent.stop()
+    assert time.monotonic() - begun < 5.0
+
+
+async def test_one_is_lost_and_then_a_reload(node: Node, nvml: Controls, library: Path) -> None:
+    """Seven GPUs stay, rules by index go on meaning the same ones, and status names the one that is lost."""
+    node.commit(sharing(time_sliced(2, at=[0, 1, 2, 3]), exclusive()))
+    agent = await started(node, library)
+    await node.advertises({SHARED: 8, GPU: 4})
+    has(nvml, {1: GpuHealth.LOST})
+    await node.allocatable(6, within=30.0)
+    node.commit(sharing(time_sliced(3, at=[0, 1, 2, 3]), exclusive()))
+    await node.allocatable(9)
+    assert node.kubelet.allocatable(GPU) == 4
+    assert len(states(node, 3)) == 1
+    _, reason, message = await agent.condition("InventoryReady")
+    assert reason == "GpuLost"
+    assert f"GPU 1 ({GPUS[1].uuid})" in message
+    found = (await agent.status())["gpus"]
+    assert [(one["index"], one["health"]) for one in found] == [
+        (index, "lost" if index == 1 else "ok") for index in range(8)
+    ]
+
+
+async def test_a_burst_of_events(node: Node, nvml: Controls, library: Path) -> None:
+    """Ten thousand XIDs of one GPU are counted, make it unhealthy once, and cost a few turns of the loop."""
+    node.commit(shares(10))
+    agent = await started(node, library)
+    await node.advertises({SHARED: 80})
+
+    async def revision() -> int:
+        return int((await agent.status())["snapshotRevision"])
+
+    before = await revision()
+    nvml.report(3, 79, times=BURST)
+    await node.allocatable(70)
+
+    async def counted() -> bool:
+        return await agent.metric("gpu_xid_events_total", uuid=GPUS[3].uuid, xid="79") == BURST
+
+    await eventually(counted)
+    assert await revision() - before < 60
+    assert agent.log.count("XID 79 (GPU has fallen off the bus): all its shares are unhealthy") == 1
+    assert states(node, 3) == {False}
+    assert states(node, 4) == {True}
+
+
+async def test_four_gpus_of_one_island(node: Node, nvml: Controls, library: Path) -> None:
+    """A container gets GPUs that NVLink joins, also when they are not the first ones."""
+    node.commit(sharing(exclusive()))
+    await started(node, library)
+    await node.advertises({GPU: 8})
+    (one,) = await node.hold(1, GPU)
+    four = await node.kubelet.admit("four", containers={"main": {GPU: 4}})
+    rest = {gpu.uuid for gpu in GPUS} - one.ids()
+    island = next({GPUS[index].uuid for index in each} for each in ISLANDS if {GPUS[i].uuid for i in each} <= rest)
+    assert four.ids() == island
+
+
+async def test_mig_devices(node: Node, nvml: Controls, library: Path) -> None:
+    """They are offered by profile, the fault of an instance is that of its device alone, and they come and go."""
+    has(nvml, mig={0: ["3g.40gb", "1g.10gb", "1g.10gb"]})
+    node.commit(sharing(exclusive()))
+    agent = await started(node, library)
+    small, large = "nvidia.com/mig-1g.10gb", "nvidia.com/mig-3g.40gb"
+    await node.advertises({GPU: 7, small: 2, large: 1})
+    nvml.report(0, 48, 8, 0)
+    await node.allocatable(1, small)
+    assert node.kubelet.allocatable(large) == 1
+    has(nvml)
+    await node.allocatable(8, GPU, within=30.0)
+    await node.allocatable(0, small)
+
+    async def whole_again() -> bool:
+        found = (await agent.status())["gpus"]
+        return [one["label"] for one in found] == [str(index) for index in range(8)]
+
+    await eventually(whole_again)
