@@ -57,7 +57,7 @@ class Daemons:
         return Layout(self.root)
 
     def start(self, uuid: str = UUID) -> Process:
-        """Start the daemon of a GPU; it listens on return."""
+        """Start the daemon of a GPU; it listens on return, and nothing else of it runs."""
         pipe, log = self.layout.pipe(uuid), self.layout.log(uuid)
         for directory in (pipe, log):
             directory.mkdir(parents=True, exist_ok=True)
@@ -67,10 +67,16 @@ class Daemons:
             "CUDA_MPS_PIPE_DIRECTORY": str(pipe),
             "CUDA_MPS_LOG_DIRECTORY": str(log),
         }
+        before = self._running(uuid)
         subprocess.run([str(self.program), "-d"], env=environment, check=True, timeout=10, stdin=subprocess.DEVNULL)
         found = Process.find(self.control(uuid).peer())
         assert found is not None
+        # The process between the program and its daemon has done its work, and may not have ended yet.
+        eventually_sync(lambda: self._running(uuid) - before == {found})
         return found
+
+    def _running(self, uuid: str) -> set[Process]:
+        return {one.process for one in mps_processes(self.root) if (one.kind, one.uuid) == ("daemon", uuid)}
 
     def control(self, uuid: str = UUID, deadline: float = 2.0) -> Control:
         """Talks to the daemon of a GPU."""
