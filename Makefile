@@ -50,7 +50,7 @@ COMPILE = CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --strip-
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options
 lock: $(READY) ## write the locks anew from pyproject.toml and requirements-image.in; UPGRADE=1 takes newer versions
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --extra dev --output-file requirements-dev.lock pyproject.toml
-	$(COMPILE) --generate-hashes --constraint requirements-dev.lock --output-file requirements.lock pyproject.toml
+	$(COMPILE) --generate-hashes --constraint requirements-dev.lock --extra kubernetes --output-file requirements.lock pyproject.toml
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --generate-hashes --output-file requirements-image.lock requirements-image.in
 
 proto: ## generate the kubelet's messages anew

@@ -24,6 +24,7 @@ from nodeagent.config.load import load
 from nodeagent.config.source import ConfigSource
 from nodeagent.desk import FrontDesk
 from nodeagent.devices.driver import open_driver
+from nodeagent.devices.host_files import HostLook, machine_type
 from nodeagent.errand import Errand
 from nodeagent.errors import CannotStart
 from nodeagent.keeper import Gate
@@ -42,6 +43,7 @@ from nodeagent.store.state_dir import StateDir
 from nodeagent.watcher import DirectoryWatch
 
 if TYPE_CHECKING:
+    from nodeagent.node.off import NoNode
     from nodeagent.mps.off import NoMps
     from nodeagent.mps.spawn import SpawnedHost
     from nodeagent.mps.view import MpsView
@@ -105,6 +107,8 @@ class Agent:
             )
             self._mps_host = _spawned(settings) if settings.mps_host == "spawn" else None
             self._mps: NoMps | MpsView = self._no_mps() if settings.mps_host == "off" else self._open_mps()
+            self._host = HostLook(settings.driver_root, settings.cdi_dirs, wake=self._wake.set)
+            self._node = self._open_node()
         except ValueError as error:
             raise CannotStart(str(error)) from error
         self._pods = PodResources(
@@ -175,6 +179,7 @@ class Agent:
                 version=__version__,
                 config_path=str(self._settings.config),
                 started_at=time.time(),
+                machine=machine_type(self._settings.machine_type_file),
             ),
             source=self._source,
             devices=self._driver,
@@ -183,6 +188,9 @@ class Agent:
             daemons=self._mps,
             desk=self._desk,
             clearing=self._clearing,
+            host=self._host,
+            node=self._node,
+            handover=self._settings.handover,
             store=self._gate,
             counters=self._metrics,
             remembered=remembered,
@@ -196,6 +204,8 @@ class Agent:
             "pod resources": self._pods.run,
             "plugins": self._plugins.run,
             "mps": self._mps.run,
+            "host files": self._host.run,
+            "node": self._node.run,
             "admin socket": AdminSocket(self._settings.state_dir, {"clear-health": self._clear_health}).run,
         }
         if self._mps_host is not None:
@@ -245,6 +255,12 @@ class Agent:
             return errand.result()
         errand.cancel()
         return None
+
+    def _open_node(self) -> NoNode:
+        """Who tells the cluster of this node: nothing of the API is imported where nobody does."""
+        from nodeagent.node.off import NoNode
+
+        return NoNode()
 
     def _no_mps(self) -> NoMps:
         from nodeagent.mps.off import NoMps

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from nodeagent.model.config import Contract, Loaded, Unreadable
+from nodeagent.model.handover import HandOver, HostFiles
 from nodeagent.model.health import XidLog
 from nodeagent.model.inventory import Inventory
 from nodeagent.model.kubelet import PodResourcesStatus, RegistrationStatus
 from nodeagent.model.mps import MpsStatus
+from nodeagent.model.node import NodeEvent, NodeReport, NodeStatus
 
 
 class Reading(Protocol):
@@ -52,6 +54,23 @@ class Daemons(Protocol):
     @property
     def status(self) -> MpsStatus: ...
     def want(self, daemons: Mapping[str, Contract]) -> None: ...
+
+
+class Host(Protocol):
+    """The host's files by which devices are handed over."""
+
+    @property
+    def files(self) -> HostFiles: ...
+    def need(self, handover: HandOver) -> None: ...
+
+
+class Node(Protocol):
+    """The Node object, and the labels on it."""
+
+    @property
+    def status(self) -> NodeStatus: ...
+    def want(self, report: NodeReport) -> None: ...
+    def tell(self, events: Sequence[NodeEvent]) -> None: ...
 
 
 class Registrations(Protocol):

@@ -18,11 +18,19 @@ from dataclasses import dataclass, field, replace
 
 from nodeagent import notices
 from nodeagent.clearing import Clearing
-from nodeagent.collaborators import Daemons, Devices, Plugins, Pods, Source
+from nodeagent.collaborators import Daemons, Devices, Host, Node, Plugins, Pods, Source
 from nodeagent.desk import FrontDesk
 from nodeagent.executor import Executor, kubelet_actions, share_actions
 from nodeagent.keeper import Keeper, Store
-from nodeagent.model.config import DEFAULT_TRANSITION_TIMEOUT, Contract, Loaded, Unreadable, Violation
+from nodeagent.model.config import (
+    DEFAULT_TRANSITION_TIMEOUT,
+    Contract,
+    LabelTerms,
+    Loaded,
+    Unreadable,
+    Violation,
+)
+from nodeagent.model.handover import HandOver
 from nodeagent.model.health import HealthPolicy, XidSource, XidTally
 from nodeagent.model.holds import Holds, ShareKey
 from nodeagent.model.inventory import Gpu, Inventory, InventoryReason
@@ -49,8 +57,10 @@ from nodeagent.state import plan as planning
 from nodeagent.state.acceptance import Acceptance, Verdict
 from nodeagent.state.allocation import offers
 from nodeagent.state.desired import Desired, changed
+from nodeagent.state.events import events
 from nodeagent.state.health import Symptoms
 from nodeagent.state.kubelet_view import Published, View
+from nodeagent.state.labels import report
 from nodeagent.state.observed import Observed
 from nodeagent.state.schedule import Pending
 from nodeagent.state.summarize import Identity, Turn, failing, summarize
@@ -99,6 +109,9 @@ class Reconciler:
         daemons: Daemons,
         desk: FrontDesk,
         clearing: Clearing,
+        host: Host,
+        node: Node,
+        handover: HandOver,
         store: Store,
         counters: Counters,
         remembered: Remembered,
@@ -114,6 +127,9 @@ class Reconciler:
         self._daemons = daemons
         self._desk = desk
         self._clearing = clearing
+        self._host = host
+        self._node = node
+        self._options = handover
         self._clock = clock
         self._wall = wall
         self._wake = wake
@@ -192,6 +208,7 @@ class Reconciler:
 
         waiting = inventory.reason is InventoryReason.PENDING and now < self._judge_by
         verdict = None if waiting else self._judge(gpus)
+        self._host.need(self._handover())
         desired, obstacles = acceptance.wanted(self._acceptance, gpus)
         notices.obstacles(self._obstacles, obstacles)
         self._obstacles = obstacles
@@ -342,7 +359,17 @@ class Reconciler:
         # Shares are placed as they were while what is applied is kept.
         wishes, topology = self._wishes, self._devices.inventory.topology
         mps = self._daemons.status
-        found = offers(self._applied, self._listings, plan, held, mps, desired=wishes, topology=topology)
+        found = offers(
+            self._applied,
+            self._listings,
+            plan,
+            held,
+            mps,
+            desired=wishes,
+            topology=topology,
+            handover=self._handover(),
+            host=self._host.files,
+        )
         self._desk.show(self._listings, found)
         self._plugins.publish()
 
@@ -409,10 +436,17 @@ class Reconciler:
             disk_problem=self._keeper.problem,
             desired=self._desired,
             xids=self._devices.xids,
+            node=self._node.status,
+            handover=self._handover(),
+            host_files=self._host.files,
         )
-        turn = Turn(facts, self._desired, held, self._views, self._listings, self._reloads.history)
+        accepted = self._acceptance.config
+        terms = accepted.labels if accepted is not None else LabelTerms()
+        turn = Turn(facts, self._desired, held, self._views, self._listings, self._reloads.history, terms)
         before, self.snapshot = self.snapshot, summarize(self._identity, turn, self.snapshot)
         notices.conditions(before, self.snapshot)
+        self._node.tell(events(before, self.snapshot))
+        self._node.want(report(self.snapshot))
 
     def _tell_of_fault(self, error: Exception) -> None:
         """A turn that fails leaves no summary: the last one stands, but for what it says of us."""
@@ -433,6 +467,11 @@ class Reconciler:
     def _transition_timeout(self) -> float:
         accepted = self._acceptance.config
         return accepted.transition_timeout if accepted is not None else DEFAULT_TRANSITION_TIMEOUT
+
+    def _handover(self) -> HandOver:
+        """How devices are handed over: by the options of the agent, and what the config in force says instead."""
+        accepted = self._acceptance.config
+        return accepted.handover.over(self._options) if accepted is not None else self._options
 
     def _health_policy(self) -> HealthPolicy | None:
         accepted = self._acceptance.config

@@ -10,10 +10,15 @@ import argparse
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
+
+from nodeagent.model.handover import HandOver, IdStrategy, ListStrategy
 
 ENVIRONMENT_PREFIX = "NODEAGENT_"
+
+_NFD = "nfd:"
 
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
@@ -72,6 +77,95 @@ _MPS_CONTROL = Option(
     "--mps-control", "nvidia-cuda-mps-control", "NVIDIA's control program: a path, or a name on PATH", metavar="PATH"
 )
 
+_LABELS_HELP = (
+    "where labels go: nowhere (off), into a file of Node Feature Discovery in DIR (nfd:DIR), or on the Node (api, which "
+    "needs --kube-api on)"
+)
+
+_NODE_OPTIONS: Sequence[Option] = (
+    Option("--labels", "off", _LABELS_HELP, metavar="off|nfd:DIR|api"),
+    Option(
+        "--machine-type-file",
+        "/sys/class/dmi/id/product_name",
+        "what the label nvidia.com/gpu.machine is read from",
+        can_be_empty=True,
+        metavar="PATH",
+    ),
+    Option(
+        "--kube-api",
+        "off",
+        "whether the agent speaks to the Kubernetes API: events, the last error as an annotation, and what needs it; "
+        "needs nodeagent[kubernetes]",
+        choices=("off", "on"),
+    ),
+    Option(
+        "--kubeconfig",
+        None,
+        "with --kube-api on: how to reach the API (the pod's service account, else $KUBECONFIG)",
+        can_be_empty=True,
+        metavar="PATH",
+    ),
+    Option(
+        "--config-label",
+        "nodeagent.io/config,nvidia.com/device-plugin.config",
+        "with --kube-api on and a directory of configs: labels of the Node, the first that is there selects "
+        "<value>.yaml; none of them, sharing.yaml; empty: always sharing.yaml",
+        can_be_empty=True,
+        metavar="KEY[,KEY]",
+    ),
+    Option(
+        "--startup-taint",
+        None,
+        "with --kube-api on: a taint of the Node that is removed when a config has been applied for the first time (none)",
+        can_be_empty=True,
+        metavar="KEY",
+    ),
+)
+
+_HANDOVER_OPTIONS: Sequence[Option] = (
+    Option(
+        "--device-list-strategy",
+        "envvar",
+        "how the container runtime is told of a container's GPUs: envvar, volume-mounts, cdi-annotations, cdi-cri, or "
+        "several",
+        metavar="NAME[,NAME]",
+    ),
+    Option("--device-id-strategy", "uuid", "what names a GPU to the container runtime", choices=("uuid", "index")),
+    Option("--pass-device-specs", None, "pass the device nodes of GPUs as well", switch=True),
+    Option(
+        "--dev-root",
+        None,
+        "with --pass-device-specs: what the device nodes are below on the host (the driver root)",
+        can_be_empty=True,
+        metavar="DIR",
+    ),
+    Option("--gds-enabled", None, "ask the container runtime for GPUDirect Storage", switch=True),
+    Option("--mofed-enabled", None, "ask the container runtime for Mellanox OFED", switch=True),
+    Option("--gdrcopy-enabled", None, "ask the container runtime for GDRCopy", switch=True),
+    Option(
+        "--imex-channel-ids", None, "IMEX channels that each container gets: 0, or none", can_be_empty=True, metavar="0"
+    ),
+    Option("--imex-required", None, "refuse containers while the IMEX channel is not there", switch=True),
+    Option(
+        "--cdi-vendor",
+        "nvidia.com",
+        "with a CDI strategy: vendor of the specification, so that a GPU is called VENDOR/gpu=ID",
+        metavar="VENDOR",
+    ),
+    Option(
+        "--cdi-annotation-prefix",
+        "cdi.k8s.io/",
+        "with cdi-annotations: what the annotation's key begins with",
+        metavar="PREFIX",
+    ),
+    Option(
+        "--cdi-dirs",
+        "/etc/cdi,/var/run/cdi",
+        "with a CDI strategy: where specifications are looked for",
+        metavar="DIR[,DIR]",
+    ),
+)
+
 OPTIONS: Sequence[Option] = (
     Option("--config", None, "the sharing config: a file, or a directory with sharing.yaml in it", metavar="PATH"),
     _DRIVER,
@@ -120,6 +214,8 @@ OPTIONS: Sequence[Option] = (
         "with --mps-host spawn: most that all clients of MPS have of /dev/shm; 0: that of the node",
         metavar="SIZE",
     ),
+    *_NODE_OPTIONS,
+    *_HANDOVER_OPTIONS,
     _LOG_FORMAT,
     _LOG_LEVEL,
     Option(
@@ -175,6 +271,19 @@ class Settings:
     strict_readiness: bool
     driver_root: Path = Path("/")
     nvml_library: Path | None = None
+    labels: str = "off"
+    machine_type_file: Path | None = None
+    kube_api: bool = False
+    kubeconfig: Path | None = None
+    config_labels: tuple[str, ...] = ()
+    startup_taint: str | None = None
+    handover: HandOver = field(default_factory=HandOver)
+    cdi_dirs: tuple[Path, ...] = ()
+
+    @property
+    def label_file(self) -> Path | None:
+        """The directory of Node Feature Discovery's features, where labels go there."""
+        return Path(self.labels.removeprefix(_NFD)) if self.labels.startswith(_NFD) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +347,67 @@ def read(arguments: argparse.Namespace, environment: Mapping[str, str] = os.envi
         log_format=values["log_format"] or "",
         log_level=values["log_level"] or "",
         strict_readiness=values["strict_readiness"] == "true",
+        **_node(values),
+        handover=_handover(values),
+        cdi_dirs=tuple(Path(entry) for entry in _items(values["cdi_dirs"])),
     )
+
+
+class _NodeSettings(TypedDict):
+    labels: str
+    machine_type_file: Path | None
+    kube_api: bool
+    kubeconfig: Path | None
+    config_labels: tuple[str, ...]
+    startup_taint: str | None
+
+
+def _node(values: Mapping[str, str | None]) -> _NodeSettings:
+    """What the node tells the cluster. Raises BadSetting."""
+    labels, kube_api = values["labels"] or "", values["kube_api"] == "on"
+    if labels not in {"off", "api"} and (not labels.startswith(_NFD) or labels == _NFD):
+        raise BadSetting(f"--labels (or NODEAGENT_LABELS) must be off, nfd:DIR or api, got {labels!r}")
+    for given, what in ((labels == "api", "--labels api"), (bool(values["startup_taint"]), "--startup-taint")):
+        if given and not kube_api:
+            raise BadSetting(f"{what} needs --kube-api on (or NODEAGENT_KUBE_API=on)")
+    return _NodeSettings(
+        labels=labels,
+        machine_type_file=_path(values["machine_type_file"]),
+        kube_api=kube_api,
+        kubeconfig=_path(values["kubeconfig"]),
+        config_labels=_items(values["config_label"]) if kube_api else (),
+        startup_taint=values["startup_taint"] or None,
+    )
+
+
+def _handover(values: Mapping[str, str | None]) -> HandOver:
+    """How devices are handed over. Raises BadSetting."""
+    names = _items(values["device_list_strategy"])
+    known = {strategy.value: strategy for strategy in ListStrategy}
+    if not names or any(name not in known for name in names):
+        raise BadSetting(
+            "--device-list-strategy (or NODEAGENT_DEVICE_LIST_STRATEGY) must name at least one of "
+            f"{', '.join(known)}, got {values['device_list_strategy']!r}"
+        )
+    if (channels := values["imex_channel_ids"] or "") not in {"", "0"}:
+        raise BadSetting(f"--imex-channel-ids (or NODEAGENT_IMEX_CHANNEL_IDS) must be 0 or empty, got {channels!r}")
+    return HandOver(
+        strategies=frozenset(known[name] for name in names),
+        id_strategy=IdStrategy(values["device_id_strategy"]),
+        device_specs=values["pass_device_specs"] == "true",
+        dev_root=values["dev_root"] or values["driver_root"] or "/",
+        gds=values["gds_enabled"] == "true",
+        mofed=values["mofed_enabled"] == "true",
+        gdrcopy=values["gdrcopy_enabled"] == "true",
+        imex_channels=(0,) if channels else (),
+        imex_required=values["imex_required"] == "true",
+        cdi_vendor=values["cdi_vendor"] or "",
+        annotation_prefix=values["cdi_annotation_prefix"] or "",
+    )
+
+
+def _items(value: str | None) -> tuple[str, ...]:
+    return tuple(item for entry in (value or "").split(",") if (item := entry.strip()))
 
 
 def read_mps_host(arguments: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> MpsHostSettings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
@@ -12,7 +12,15 @@ from nodeagent.model.shares import Listing
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A directory of the host that a container gets."""
+    """A directory or a file of the host that a container gets."""
+
+    container_path: str
+    host_path: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSpec:
+    """A device node of the host that a container may read and write."""
 
     container_path: str
     host_path: str
@@ -20,10 +28,13 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class ContainerGrant:
-    """What one container gets. The ids it asked for are thereby its."""
+    """What one container gets. The ids it asked for are thereby its. `cdi_devices` are fully qualified names."""
 
     envs: Mapping[str, str]
     mounts: Sequence[Mount] = ()
+    devices: Sequence[DeviceSpec] = ()
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    cdi_devices: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

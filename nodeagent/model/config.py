@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from fnmatch import fnmatchcase
 
+from nodeagent.model.handover import HandOverTerms
 from nodeagent.model.health import HealthPolicy
 from nodeagent.model.inventory import Gpu
 
@@ -236,9 +237,20 @@ THROUGH_MIG = Rule("(mig)", Match(), None, 0)
 
 
 @dataclass(frozen=True, slots=True)
+class LabelTerms:
+    """What NVIDIA's file says of labels, and ours never does: `mig_strategy` is the value of nvidia.com/mig.strategy,
+    None where it follows from the shares; `timestamp` False leaves nvidia.com/gfd.timestamp out.
+    """
+
+    mig_strategy: str | None = None
+    timestamp: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class SharingConfig:
     """A parsed, valid document. `transition_timeout` is in seconds; `notes` are hints for its author. `mig` False: GPUs
-    with MIG enabled are offered as if they were whole (NVIDIA's strategy `none`).
+    with MIG enabled are offered as if they were whole (NVIDIA's strategy `none`). `handover` and `labels` are what
+    NVIDIA's file says of them.
     """
 
     name: str
@@ -247,6 +259,8 @@ class SharingConfig:
     transition_timeout: float = DEFAULT_TRANSITION_TIMEOUT
     health: HealthPolicy = field(default_factory=HealthPolicy)
     mig: bool = True
+    handover: HandOverTerms = field(default_factory=HandOverTerms)
+    labels: LabelTerms = field(default_factory=LabelTerms)
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     def rule_for(self, gpu: Gpu, whole: Gpu | None = None) -> Rule:

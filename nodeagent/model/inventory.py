@@ -29,15 +29,33 @@ class DriverError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class MigAttributes:
+    """What a MIG device is made of, as NVML counts it (`nvmlDeviceAttributes_t`): `memory` in MiB, slices of the GPU
+    instance and of the compute instance, and engines, which are shared with the other devices of its GPU instance.
+    """
+
+    memory: int
+    multiprocessors: int
+    slices_gi: int
+    slices_ci: int
+    engines_copy: int
+    engines_decoder: int
+    engines_encoder: int
+    engines_jpeg: int
+    engines_ofa: int
+
+
+@dataclass(frozen=True, slots=True)
 class MigDevice:
     """Which part of a GPU a MIG device is: `parent` is that GPU's uuid, `profile` as in `1g.5gb` or `1c.3g.20gb+me`;
-    the instances are the driver's numbers, which XIDs name as well.
+    the instances are the driver's numbers, which XIDs name as well. `attributes` is None where the driver does not say.
     """
 
     parent: str
     profile: str
     gpu_instance: int
     compute_instance: int
+    attributes: MigAttributes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +66,8 @@ class Gpu:
     `compute_capability` is (major, minor). `minor`, `pci_bus_id` and `numa_node` are None where the driver
     does not say; a MIG device has those of its GPU. `message` explains a health other than OK, or why
     the MIG devices of a GPU that is well are not known. `mig_enabled`: this is a
-    GPU that can be used through its MIG devices only.
+    GPU that can be used through its MIG devices only; `mig_capable`: one that could be divided. `pci_class` is the
+    class code of its PCI function (`0x030200`), None where it is not known.
     """
 
     uuid: str
@@ -63,6 +82,8 @@ class Gpu:
     message: str = ""
     mig_enabled: bool = False
     mig: MigDevice | None = None
+    mig_capable: bool = False
+    pci_class: str | None = None
 
     @property
     def physical(self) -> str:

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from nodeagent.model.config import Contract, Violation
+from nodeagent.model.config import Contract, LabelTerms, Violation
+from nodeagent.model.handover import HandOver, HostFiles
 from nodeagent.model.health import XidLog
 from nodeagent.model.inventory import Gpu, Inventory
 from nodeagent.model.kubelet import RegistrationStatus
 from nodeagent.model.mps import MpsDaemon, MpsStatus
+from nodeagent.model.node import NodeStatus
 from nodeagent.model.plan import Plan
 from nodeagent.model.shares import Applied, Listing, ShareState
 
@@ -28,13 +30,14 @@ class Condition:
 
 class DriftKind(Enum):
     """Which difference: between Git and the accepted config, wanted and advertised shares, an MPS daemon and its
-    contract, our list and the kubelet's, or a GPU and its health.
+    contract, our list and the kubelet's, what is true and the labels that say it, or a GPU and its health.
     """
 
     CONFIG = "config"
     SHARES = "shares"
     MPS = "mps"
     KUBELET = "kubelet"
+    LABELS = "labels"
     HARDWARE = "hardware"
 
 
@@ -161,7 +164,9 @@ class ResourceStatus:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything that is known after one turn of the loop. `at` and `started_at` in Unix seconds."""
+    """Everything that is known after one turn of the loop. `at` and `started_at` in Unix seconds. `terms` are those of
+    the config in force, `machine` is what the firmware calls this machine, `node_object` how the Node stands.
+    """
 
     revision: int
     at: float
@@ -182,6 +187,11 @@ class Snapshot:
     reloads: tuple[Reload, ...] = ()
     listings: Mapping[str, Listing] = field(default_factory=dict)
     in_sync: bool = False
+    machine: str = "unknown"
+    terms: LabelTerms = field(default_factory=LabelTerms)
+    handover: HandOver = field(default_factory=HandOver)
+    host_files: HostFiles = field(default_factory=HostFiles)
+    node_object: NodeStatus = field(default_factory=NodeStatus)
 
     def condition(self, type_: str) -> Condition | None:
         return next((entry for entry in self.conditions if entry.type == type_), None)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from nodeagent.model.allocation import ContainerGrant, Mount, PreferenceRequest, RefusalReason, Refused
 from nodeagent.model.config import Contract, Mode, Placement
+from nodeagent.model.handover import HandOver, HostFiles
 from nodeagent.model.holds import ShareKey
 from nodeagent.model.inventory import Gpu
 from nodeagent.model.mps import SHARED_MEMORY, MpsStatus
@@ -50,6 +51,8 @@ class Offer:
     mps: MpsStatus = field(default_factory=MpsStatus)
     placement: Placement = Placement.DISTRIBUTED
     topology: Topology = field(default_factory=Topology)
+    handover: HandOver = field(default_factory=HandOver)
+    host: HostFiles = field(default_factory=HostFiles)
 
     @property
     def together(self) -> bool:
@@ -65,6 +68,11 @@ class Offer:
 NOWHERE = Topology()
 """What is known of GPUs of which nothing is known."""
 
+BY_VARIABLE = HandOver()
+"""How devices are handed over unless somebody says otherwise."""
+
+NO_FILES = HostFiles()
+
 
 def offers(
     applied: Applied,
@@ -75,6 +83,8 @@ def offers(
     *,
     desired: Desired | None = None,
     topology: Topology = NOWHERE,
+    handover: HandOver = BY_VARIABLE,
+    host: HostFiles = NO_FILES,
 ) -> dict[str, Offer]:
     """The offer of each resource. What `plan` waits for, and what is fenced, should rather not be handed out. Shares
     are packed where a rule of what is desired says so.
@@ -116,6 +126,8 @@ def offers(
             mps=mps,
             placement=Placement.PACKED if resource in packed else Placement.DISTRIBUTED,
             topology=topology,
+            handover=handover,
+            host=host,
         )
     return found
 

@@ -12,11 +12,15 @@ from nodeagent.model.health import describe_xids
 from nodeagent.model.inventory import GpuHealth, Inventory, InventoryReason
 from nodeagent.model.kubelet import RegistrationState, RegistrationStatus
 from nodeagent.model.mps import MpsReason, MpsStatus
+from nodeagent.model.node import NodeStatus
 from nodeagent.model.shares import Applied, AppliedGpu
 from nodeagent.model.snapshot import ConfigState, Drift, DriftKind
 from nodeagent.state.daemons import troubles
 from nodeagent.state.desired import Desired, Want, describe
 from nodeagent.state.kubelet_view import View
+
+NOT_TOLD = NodeStatus()
+"""Of a node that tells nobody of itself."""
 
 GONE = "gone"
 """What is wanted of a GPU that is not there any more."""
@@ -31,13 +35,15 @@ def drift(
     mps: MpsStatus,
     registrations: Iterable[RegistrationStatus],
     views: Mapping[str, View],
+    node: NodeStatus = NOT_TOLD,
 ) -> tuple[Drift, ...]:
-    """All differences, in the order Git, GPUs, MPS, kubelet, hardware. `since` is left at 0: see `aged`."""
+    """All differences, in the order Git, GPUs, MPS, kubelet, labels, hardware. `since` is left at 0: see `aged`."""
     return (
         *_of_config(config),
         *_of_shares(desired, applied),
         *_of_mps(applied, mps),
         *_of_kubelet(registrations, views),
+        *_of_labels(node),
         *_of_hardware(applied, inventory),
     )
 
@@ -106,6 +112,13 @@ def _of_kubelet(registrations: Iterable[RegistrationStatus], views: Mapping[str,
                 "the list that was sent",
                 f"{view.missing} shares missing, {view.surplus} too many in the kubelet's view",
             )
+
+
+def _of_labels(node: NodeStatus) -> Iterable[Drift]:
+    for key, want, have in node.differences:
+        yield Drift(
+            DriftKind.LABELS, key, want if want is not None else "no label", have if have is not None else "none"
+        )
 
 
 def _of_hardware(applied: Applied, inventory: Inventory) -> Iterable[Drift]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from nodeagent.model.config import THROUGH_MIG, Stage
+from nodeagent.model.handover import HandOver, HostFiles
 from nodeagent.model.health import EventsReason, XidLog
 from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason
 from nodeagent.model.kubelet import (
@@ -21,6 +22,7 @@ from nodeagent.model.kubelet import (
     RegistrationStatus,
 )
 from nodeagent.model.mps import DaemonState, MpsReason, MpsStatus
+from nodeagent.model.node import NodeStatus, SyncReason
 from nodeagent.model.plan import Plan, WaitReason
 from nodeagent.model.shares import Applied
 from nodeagent.model.snapshot import (
@@ -80,6 +82,18 @@ class Reason(StrEnum):
     DAEMON_FAILED = "DaemonFailed"
     STOPPING = "Stopping"
     LIMITS_ALTERED = "LimitsAltered"
+    # LabelsSynced
+    LABELS_OFF = "LabelsOff"
+    SYNCED = "Synced"
+    LABELS_FAILED = "LabelWriteFailed"
+    FORBIDDEN = "Forbidden"
+    UNREACHABLE = "Unreachable"
+    # HandOverReady
+    NOT_CDI = "NothingNeeded"
+    SPEC_FOUND = "SpecFound"
+    SPEC_MISSING = "SpecMissing"
+    DEVICES_MISSING = "DevicesMissing"
+    CHANNEL_MISSING = "ChannelMissing"
     # StateDirWritable
     WRITABLE = "Writable"
     WRITE_FAILED = "WriteFailed"
@@ -108,7 +122,8 @@ class Facts:
     `transition_timeout` in seconds.
 
     `desired` is what the config in force wants. `missing` tells a document that is not there from one
-    that cannot be read. `disk_problem` is the last failed write, None when all is written.
+    that cannot be read. `disk_problem` is the last failed write, None when all is written. `handover` is how devices
+    are handed over by now.
     """
 
     now: float
@@ -126,6 +141,9 @@ class Facts:
     disk_problem: str | None = None
     desired: Desired | None = None
     xids: XidLog = field(default_factory=XidLog)
+    node: NodeStatus = field(default_factory=NodeStatus)
+    handover: HandOver = field(default_factory=HandOver)
+    host_files: HostFiles = field(default_factory=HostFiles)
 
     @property
     def wanted(self) -> frozenset[str]:
@@ -155,6 +173,13 @@ def conditions(facts: Facts, before: Iterable[Condition]) -> tuple[Condition, ..
             facts.pods.message,
         ),
         _mps_ready(facts),
+        Condition(
+            "LabelsSynced",
+            facts.node.reason in {SyncReason.OFF, SyncReason.SYNCED},
+            Reason(facts.node.reason.value),
+            facts.node.message,
+        ),
+        _handover_ready(facts),
         Condition(
             "StateDirWritable",
             facts.disk_problem is None,
@@ -295,6 +320,11 @@ def _mps_ready(facts: Facts) -> Condition:
     worst = next(reason for state, reason in _DAEMON.items() if any(one.state is state for one in found))
     message = "; ".join(f"{one.entry.gpu.name}: {one.message}" for one in found)
     return Condition("MpsReady", False, worst, message)
+
+
+def _handover_ready(facts: Facts) -> Condition:
+    """Whether the host has what containers are referred to: the CDI devices of all GPUs and MIG devices."""
+    return Condition("HandOverReady", True, Reason.NOT_CDI, "")
 
 
 def _drains(facts: Facts) -> tuple[Condition, Condition]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from nodeagent.model.config import LabelTerms
 from nodeagent.model.holds import ShareKey
 from nodeagent.model.shares import Listing
 from nodeagent.model.snapshot import Condition, Reload, Snapshot
@@ -21,13 +22,14 @@ from nodeagent.state.status import Facts, Reason, conditions
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who this agent is, for the reports. `started_at` in Unix seconds."""
+    """Who this agent is, for the reports. `started_at` in Unix seconds, `machine` as in the snapshot."""
 
     node: str
     pool: str | None
     version: str
     config_path: str
     started_at: float
+    machine: str = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class Turn:
     views: Mapping[str, View] = field(default_factory=dict)
     listings: Mapping[str, Listing] = field(default_factory=dict)
     reloads: tuple[Reload, ...] = ()
+    terms: LabelTerms = field(default_factory=LabelTerms)
 
 
 def summarize(identity: Identity, turn: Turn, before: Snapshot | None) -> Snapshot:
@@ -55,6 +58,7 @@ def summarize(identity: Identity, turn: Turn, before: Snapshot | None) -> Snapsh
         mps=facts.mps,
         registrations=facts.registrations,
         views=turn.views,
+        node=facts.node,
     )
     return Snapshot(
         revision=before.revision + 1 if before is not None else 1,
@@ -75,6 +79,11 @@ def summarize(identity: Identity, turn: Turn, before: Snapshot | None) -> Snapsh
         plan=facts.plan,
         reloads=turn.reloads,
         listings=turn.listings,
+        machine=identity.machine,
+        terms=turn.terms,
+        handover=facts.handover,
+        host_files=facts.host_files,
+        node_object=facts.node,
         in_sync=applied and facts.config.newest is not None and facts.config.newest == facts.config.applied,
     )
 

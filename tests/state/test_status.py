@@ -41,6 +41,8 @@ NORMAL_TRUE = {
     "StateDirWritable",
     "MpsReady",
     "HealthWatched",
+    "LabelsSynced",
+    "HandOverReady",
 }
 
 
@@ -58,7 +60,7 @@ def test_all_is_well() -> None:
     """Normal-true conditions are true, the others false; each is there exactly once, with a known reason."""
     found = conditions(WELL, ())
     assert {one.type for one in found if one.status} == NORMAL_TRUE
-    assert len({one.type for one in found}) == len(found) == 12
+    assert len({one.type for one in found}) == len(found) == 14
     assert all(one.reason in set(Reason) for one in found)
 
 

@@ -1,0 +1,59 @@
+"""What the node tells the cluster of itself: labels, annotations and events; and what it hears back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    """What the Node object, or the file of Node Feature Discovery, should say. All of ours is in it: a label that is not
+    there any more is taken away. `settled`: a config has been applied, so that pods may come.
+    """
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    settled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NodeEvent:
+    """One event on the Node. `reason` is CamelCase; `warning` tells `Warning` from `Normal`."""
+
+    reason: str
+    message: str
+    warning: bool = False
+
+
+class SyncReason(Enum):
+    """How it stands with the labels: reasons of the condition LabelsSynced."""
+
+    OFF = "LabelsOff"
+    PENDING = "Pending"
+    SYNCED = "Synced"
+    WRITE_FAILED = "LabelWriteFailed"
+    FORBIDDEN = "Forbidden"
+    UNREACHABLE = "Unreachable"
+
+
+class LabelDifference(NamedTuple):
+    """One label that is not as the last report wants it; None where there is, or should be, none."""
+
+    key: str
+    want: str | None
+    have: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """What is known of the Node, and what of its labels is still to be written. `message` explains a reason other than
+    SYNCED and OFF. `api` tells whether the agent speaks to the Kubernetes API.
+    """
+
+    reason: SyncReason = SyncReason.OFF
+    message: str = ""
+    differences: tuple[LabelDifference, ...] = ()
+    api: bool = False
