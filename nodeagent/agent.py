@@ -13,13 +13,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from nodeagent import __version__
 from nodeagent.admin import AdminSocket
 from nodeagent.clearing import Clearing
+from nodeagent.config.by_label import ByLabel
 from nodeagent.config.load import load
 from nodeagent.config.source import ConfigSource
 from nodeagent.desk import FrontDesk
@@ -43,10 +44,10 @@ from nodeagent.store.state_dir import StateDir
 from nodeagent.watcher import DirectoryWatch
 
 if TYPE_CHECKING:
-    from nodeagent.node.off import NoNode
     from nodeagent.mps.off import NoMps
     from nodeagent.mps.spawn import SpawnedHost
     from nodeagent.mps.view import MpsView
+    from nodeagent.node.off import NoNode
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,18 @@ class Agent:
         self._gate = Gate(self._store, self._store.release)
         self._watch = DirectoryWatch()
         try:
-            self._source = ConfigSource(settings.config, subscribe=self._watch.subscribe, wake=self._wake.set)
+            self._source = ConfigSource(
+                settings.config,
+                subscribe=self._watch.subscribe,
+                wake=self._wake.set,
+                selects=bool(settings.config_labels),
+                why_unknown=lambda: self._node.status.message,
+            )
+            self._by_label = ByLabel(
+                settings.config_labels,
+                source=self._source,
+                save=lambda chosen: self._gate.during(lambda: self._store.save_selection(chosen)),
+            )
             self._driver = open_driver(
                 settings.driver,
                 node_name=settings.node_name,
@@ -135,6 +147,10 @@ class Agent:
     def port(self) -> int:
         """Where HTTP is served, once `run` has begun."""
         return self._http.port
+
+    def take_labels(self, labels: Mapping[str, str]) -> None:
+        """All labels of the Node, when they are first known and whenever they change. To be called on the loop."""
+        self._by_label.take(labels)
 
     def stop(self) -> None:
         """Begin to stop. To be called on the loop."""
@@ -200,6 +216,7 @@ class Agent:
         parts: dict[str, Callable[[], Awaitable[None]]] = {
             "watch": self._watch.run,
             "config": self._source.run,
+            "config by label": self._by_label.run,
             "driver": self._driver.run,
             "pod resources": self._pods.run,
             "plugins": self._plugins.run,
@@ -287,6 +304,9 @@ class Agent:
         applied, read_applied = _try(lambda: self._store.load_applied(now))
         known, read_holds = _try(lambda: self._store.load_holds(now))
         document, read_document = _try(self._store.load_last_known_good)
+        if self._settings.config_labels:
+            selection, _ = _try(self._store.load_selection)
+            self._by_label.recall(selection)
         daemons = self._mps.load_wanted()
         loaded = _load(document) if document is not None else None
         return Remembered(

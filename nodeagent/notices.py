@@ -11,25 +11,36 @@ from nodeagent.model.config import Violation
 from nodeagent.model.health import describe_xids
 from nodeagent.model.inventory import GpuHealth
 from nodeagent.model.shares import Applied, AppliedGpu
-from nodeagent.model.snapshot import Snapshot
+from nodeagent.model.snapshot import Condition, Snapshot
 from nodeagent.state.observed import Observed
 from nodeagent.state.status import Reason
 
 logger = logging.getLogger(__name__)
 
+_TOLD = ("InventoryReady", "HealthWatched", "MpsReady", "LabelsSynced", "HandOverReady", "Stalled")
+
 _ON_THEIR_WAY = (Reason.STARTING, Reason.STOPPING)
 """Reasons of a condition that is not met because what was asked for takes a moment."""
+
+_PROMPT = ("LabelsSynced", "HandOverReady")
+"""Conditions that are Pending for a moment with each change, which is no news; how it ends is."""
 
 
 def conditions(before: Snapshot | None, after: Snapshot) -> None:
     """Conditions that nobody else tells of: their own rooms log what the kubelet, the disk and the document do."""
-    for name in ("InventoryReady", "HealthWatched", "MpsReady", "Stalled"):
+    for name in _TOLD:
         known = before.condition(name) if before is not None else None
         now = after.condition(name)
         if now is not None and known is not None and (now.status, now.reason) != (known.status, known.reason):
-            good = now.status is not (name == "Stalled") or now.reason in _ON_THEIR_WAY
             told = f": {now.message}" if now.message else ""
-            logger.log(logging.INFO if good else logging.WARNING, "%s is %s: %s%s", name, now.status, now.reason, told)
+            logger.log(_level(now), "%s is %s: %s%s", name, now.status, now.reason, told)
+
+
+def _level(condition: Condition) -> int:
+    if condition.type in _PROMPT and condition.reason == Reason.PENDING:
+        return logging.DEBUG
+    good = condition.status is not (condition.type == "Stalled") or condition.reason in _ON_THEIR_WAY
+    return logging.INFO if good else logging.WARNING
 
 
 def obstacles(before: tuple[Violation, ...], after: tuple[Violation, ...]) -> None:

@@ -414,7 +414,7 @@ class Reconciler:
         newest = self._acceptance.newest
         config = acceptance.config_state(
             self._acceptance,
-            path=self._identity.config_path,
+            path=acceptance.followed(self._acceptance, self._identity.config_path),
             applied=self._converged,
             last_known_good=self._keeper.document,
             observed_generation=self._observed_generation,

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict
+from typing import Final, TypedDict
 
 from nodeagent.model.handover import HandOver, IdStrategy, ListStrategy
 
@@ -132,13 +133,7 @@ _HANDOVER_OPTIONS: Sequence[Option] = (
     ),
     Option("--device-id-strategy", "uuid", "what names a GPU to the container runtime", choices=("uuid", "index")),
     Option("--pass-device-specs", None, "pass the device nodes of GPUs as well", switch=True),
-    Option(
-        "--dev-root",
-        None,
-        "with --pass-device-specs: what the device nodes are below on the host (the driver root)",
-        can_be_empty=True,
-        metavar="DIR",
-    ),
+    Option("--dev-root", "/", "with --pass-device-specs: what the device nodes are below on the host", metavar="DIR"),
     Option("--gds-enabled", None, "ask the container runtime for GPUDirect Storage", switch=True),
     Option("--mofed-enabled", None, "ask the container runtime for Mellanox OFED", switch=True),
     Option("--gdrcopy-enabled", None, "ask the container runtime for GDRCopy", switch=True),
@@ -380,6 +375,17 @@ def _node(values: Mapping[str, str | None]) -> _NodeSettings:
     )
 
 
+_HANDOVER_FORMS: Final = (
+    ("dev_root", re.compile(r"/.*"), "an absolute path"),
+    ("cdi_vendor", re.compile(r"[A-Za-z]([-A-Za-z0-9_.]*[A-Za-z0-9])?"), "a vendor such as nvidia.com"),
+    (
+        "cdi_annotation_prefix",
+        re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/"),
+        "a domain and a slash, such as cdi.k8s.io/",
+    ),
+)
+
+
 def _handover(values: Mapping[str, str | None]) -> HandOver:
     """How devices are handed over. Raises BadSetting."""
     names = _items(values["device_list_strategy"])
@@ -391,11 +397,15 @@ def _handover(values: Mapping[str, str | None]) -> HandOver:
         )
     if (channels := values["imex_channel_ids"] or "") not in {"", "0"}:
         raise BadSetting(f"--imex-channel-ids (or NODEAGENT_IMEX_CHANNEL_IDS) must be 0 or empty, got {channels!r}")
+    for name, pattern, what in _HANDOVER_FORMS:
+        if not pattern.fullmatch(value := values[name] or ""):
+            flag, variable = f"--{name.replace('_', '-')}", f"NODEAGENT_{name.upper()}"
+            raise BadSetting(f"{flag} (or {variable}) must be {what}, got {value!r}")
     return HandOver(
         strategies=frozenset(known[name] for name in names),
         id_strategy=IdStrategy(values["device_id_strategy"]),
-        device_specs=values["pass_device_specs"] == "true",
-        dev_root=values["dev_root"] or values["driver_root"] or "/",
+        device_specs=values["pass_device_specs"] == "true",  # noqa: S105 - not a password
+        dev_root=values["dev_root"] or "",
         gds=values["gds_enabled"] == "true",
         mofed=values["mofed_enabled"] == "true",
         gdrcopy=values["gdrcopy_enabled"] == "true",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from nodeagent.model.handover import HandOver, IdStrategy, ListStrategy
 from nodeagent.settings import (
     MPS_HOST_OPTIONS,
     OPTIONS,
@@ -101,6 +103,76 @@ def test_a_variable_that_is_not_possible(name: str, value: str, message: str) ->
     """A variable with another value than its flag could have is refused, and named."""
     with pytest.raises(BadSetting, match=f"^{name} {message}$"):
         settings(environment={name: value})
+
+
+class TestHandover:
+    """How devices are handed over."""
+
+    def test_by_default(self) -> None:
+        """Without a word by the variable alone, as ever."""
+        assert settings().handover == HandOver()
+        assert settings().cdi_dirs == (Path("/etc/cdi"), Path("/var/run/cdi"))
+        assert settings("--driver-root", "/driver").handover == HandOver()
+
+    def test_every_option(self) -> None:
+        """Each option decides on one thing, as a flag and as a variable."""
+        flags = {
+            "--device-list-strategy": "envvar, cdi-cri",
+            "--device-id-strategy": "index",
+            "--pass-device-specs": "true",
+            "--dev-root": "/run/nvidia/driver",
+            "--gds-enabled": "true",
+            "--mofed-enabled": "true",
+            "--gdrcopy-enabled": "true",
+            "--imex-channel-ids": "0",
+            "--imex-required": "true",
+            "--cdi-vendor": "k8s.device-plugin.nvidia.com",
+            "--cdi-annotation-prefix": "nvidia.cdi.k8s.io/",
+            "--cdi-dirs": "/a,/b",
+        }
+        known = {option.flag: option for option in OPTIONS}
+        words = [word for flag, value in flags.items() for word in (flag, value) if word != "true"]
+        found = settings(*words)
+        assert found.handover == HandOver(
+            strategies=frozenset({ListStrategy.ENVVAR, ListStrategy.CDI_CRI}),
+            id_strategy=IdStrategy.INDEX,
+            device_specs=True,
+            dev_root="/run/nvidia/driver",
+            gds=True,
+            mofed=True,
+            gdrcopy=True,
+            imex_channels=(0,),
+            imex_required=True,
+            cdi_vendor="k8s.device-plugin.nvidia.com",
+            annotation_prefix="nvidia.cdi.k8s.io/",
+        )
+        assert found.cdi_dirs == (Path("/a"), Path("/b"))
+        assert settings(environment={known[flag].environment: value for flag, value in flags.items()}) == found
+
+    @pytest.mark.parametrize(
+        ("flag", "value", "message"),
+        [
+            (
+                "--device-list-strategy",
+                "envvar,cdi",
+                "must name at least one of envvar, volume-mounts, cdi-annotations",
+            ),
+            ("--device-list-strategy", ",", "must name at least one of envvar"),
+            ("--imex-channel-ids", "1", "must be 0 or empty, got '1'"),
+            ("--dev-root", "run/nvidia", "must be an absolute path, got 'run/nvidia'"),
+            ("--cdi-vendor", "nvidia.com/gpu", "must be a vendor such as nvidia.com, got 'nvidia.com/gpu'"),
+            (
+                "--cdi-annotation-prefix",
+                "cdi.k8s.io",
+                "must be a domain and a slash, such as cdi.k8s.io/, got 'cdi.k8s",
+            ),
+        ],
+    )
+    def test_what_is_not_possible(self, flag: str, value: str, message: str) -> None:
+        """A value without sense is refused, with the flag and its variable."""
+        variable = f"NODEAGENT_{flag.removeprefix('--').replace('-', '_').upper()}"
+        with pytest.raises(BadSetting, match=rf"^{flag} \(or {variable}\) {re.escape(message)}"):
+            settings(flag, value)
 
 
 def mps_host(*flags: str, environment: Mapping[str, str] | None = None) -> MpsHostSettings:

@@ -7,7 +7,7 @@ from datetime import datetime
 from itertools import chain
 from typing import Any, Final
 
-from nodeagent.commands import status_gpus
+from nodeagent.commands import status_gpus, status_pods
 from nodeagent.commands.ages import age
 from nodeagent.commands.client import Status
 from nodeagent.commands.status_names import by_name
@@ -23,6 +23,9 @@ ABNORMAL_TRUE: Final = frozenset({"Draining", "Stalled", "ServingLastKnownGood",
 _TOLD_ELSEWHERE: Final = frozenset({DriftKind.CONFIG.value, DriftKind.MPS.value})
 """Drift of documents is told with the documents, that of daemons, and faults of GPUs, with the GPUs."""
 
+_LABELS: Final = 5
+"""Labels that are told one by one: where none can be written, all of them differ."""
+
 _RELOAD_LINES: Final = 6
 
 
@@ -34,6 +37,7 @@ def text(status: Status, agent: str, terminal: Terminal, now: float) -> Iterator
     yield from _section("errors", errors, terminal)
     yield from _section("conditions", _conditions(status, terminal, now), terminal)
     yield from _section("GPUs", status_gpus.lines(status, terminal, now), terminal)
+    yield from _section("pods", status_pods.lines(status, terminal), terminal)
     yield from _section("drift", _drift(status, terminal, now), terminal)
     yield from _section("waits", _waits(status, terminal), terminal)
     yield from _section("last reload", _reload(status, terminal, now), terminal)
@@ -130,11 +134,17 @@ def _drift(status: Status, terminal: Terminal, now: float) -> Iterator[str]:
             continue
         subject = "GPU" if gpu is not None else drift["subject"]
         found.setdefault((f"{drift['kind']}: {subject}", drift["want"], drift["have"]), []).append(drift)
+    labels = [key for key, (drift, *_) in found.items() if drift["kind"] == DriftKind.LABELS.value]
+    untold = dict.fromkeys(labels[_LABELS:])
     for (head, want, have), alike in found.items():
+        if (head, want, have) in untold:
+            continue
         gpus = [names[drift["subject"]] for drift in alike if drift["subject"] in names]
         what = f"{alike[0]['kind']}: {gpu_list(gpus)}" if gpus else head
         oldest = age(min(drift["since"] for drift in alike), now)
         yield from terminal.wrap(f"{what}: want {want}, have {have}, for {oldest}", "  ", "    ")
+    if untold:
+        yield f"  labels: … {len(untold)} more: -o json"
 
 
 def _waits(status: Status, terminal: Terminal) -> Iterator[str]:

@@ -33,7 +33,7 @@ exit codes:
   3 the agent was never reachable, {EXITS_ALWAYS}
 """
 
-_NOT, _UNREACHABLE = 1, 3
+NOT, UNREACHABLE = 1, 3
 _EVERY: Final = 0.5
 _BLOB: Final = re.compile(r"[0-9a-f]{7,40}")
 
@@ -74,14 +74,14 @@ def execute(arguments: argparse.Namespace) -> int:
                 print(f"{answer.message}, after {time.monotonic() - begun:.1f} s")
                 return OK
             if answer.verdict is Verdict.NEVER:
-                raise Failure(answer.message, _NOT)
+                raise Failure(answer.message, NOT)
             progress = answer.message
         if progress != told:
             print(progress, file=sys.stderr, flush=True)
             told = progress
         left = end - time.monotonic()
         if left <= 0:
-            raise Failure(f"not within {arguments.timeout:g} s", _NOT if reached else _UNREACHABLE)
+            raise Failure(f"not within {arguments.timeout:g} s", NOT if reached else UNREACHABLE)
         time.sleep(min(_EVERY, left))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -21,6 +22,7 @@ from nodeagent.model.config import (
     Rule,
     SharingConfig,
 )
+from nodeagent.model.handover import HandOver, ListStrategy
 from nodeagent.model.health import APPLICATION_XIDS, HealthPolicy
 
 DEFAULT_NAME: Final = "converted"
@@ -28,16 +30,49 @@ DEFAULT_NAME: Final = "converted"
 _PLAIN: Final = re.compile(r"[A-Za-z][-A-Za-z0-9._/]*")
 _WIDTH: Final = 110
 
-
 _WHOLE: Final = (
     "NVIDIA's migStrategy none would offer a GPU with MIG enabled as if it were whole; here its MIG devices are"
     " offered, as nvidia.com/mig-<profile>"
 )
+_BY_DEFAULT: Final = HandOver()
 
 
 def notes(config: SharingConfig) -> tuple[str, ...]:
     """What is to be known of a config once it is written in our format, which cannot say all that NVIDIA's can."""
-    return config.notes if config.mig else (*config.notes, _WHOLE)
+    return (*config.notes, *_left_out(config))
+
+
+def _left_out(config: SharingConfig) -> Iterator[str]:
+    if not config.mig:
+        yield _WHOLE
+    if options := list(_options(config.handover.over(_BY_DEFAULT))):
+        yield f"how devices are handed over is said by options of `nodeagent run`: {' '.join(options)}"
+    if not config.labels.timestamp:
+        yield "the label nvidia.com/gfd.timestamp, which gfd.noTimestamp leaves out, is there with this format"
+
+
+def _options(wanted: HandOver) -> Iterator[str]:
+    """What `run` must be given, besides what it does by default."""
+    if wanted.strategies != _BY_DEFAULT.strategies:
+        names = (strategy.value for strategy in ListStrategy if strategy in wanted.strategies)
+        yield f"--device-list-strategy={','.join(names)}"
+    if wanted.id_strategy is not _BY_DEFAULT.id_strategy:
+        yield f"--device-id-strategy={wanted.id_strategy.value}"
+    if wanted.device_specs:
+        yield "--pass-device-specs"
+    if wanted.dev_root != _BY_DEFAULT.dev_root:
+        yield f"--dev-root={shlex.quote(wanted.dev_root)}"
+    for option, given in (
+        ("--gdrcopy-enabled", wanted.gdrcopy),
+        ("--gds-enabled", wanted.gds),
+        ("--mofed-enabled", wanted.mofed),
+        ("--imex-channel-ids=0", bool(wanted.imex_channels)),
+        ("--imex-required", wanted.imex_required),
+    ):
+        if given:
+            yield option
+    if wanted.annotation_prefix != _BY_DEFAULT.annotation_prefix:
+        yield f"--cdi-annotation-prefix={wanted.annotation_prefix}"
 
 
 def to_yaml(config: SharingConfig, *, name: str | None = None) -> str:
@@ -51,7 +86,8 @@ def to_yaml(config: SharingConfig, *, name: str | None = None) -> str:
 
 def _lines(config: SharingConfig, name: str) -> Iterator[str]:
     for note in notes(config):
-        yield from textwrap.wrap(note, _WIDTH, initial_indent="# ", subsequent_indent="#   ")
+        # At hyphens an option would be torn.
+        yield from textwrap.wrap(note, _WIDTH, initial_indent="# ", subsequent_indent="#   ", break_on_hyphens=False)
     yield f"apiVersion: {API_VERSION}"
     yield f"kind: {KIND}"
     yield "metadata:"

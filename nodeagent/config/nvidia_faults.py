@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 from nodeagent.config.nvidia_file import MigStrategy, NvidiaFile, Resource, is_part
 from nodeagent.documents.tree import Path
 from nodeagent.model.config import Mode
+from nodeagent.model.handover import IdStrategy
 
 MIG_STRATEGY: Final[Path] = ("flags", "migStrategy")
 
@@ -21,6 +22,12 @@ class Fault(NamedTuple):
 
 def faults(file: NvidiaFile) -> Iterator[Fault]:
     """Everything that contradicts itself, or could do nothing."""
+    if file.plugin.get("deviceIDStrategy") == IdStrategy.INDEX.value and file.strategy is not MigStrategy.NONE:
+        yield Fault(
+            ("flags", "plugin", "deviceIDStrategy"),
+            f'expected "uuid" beside migStrategy {file.strategy.value}, got "index": the index that a container runtime'
+            " gives a MIG device is not known here",
+        )
     sharing = file.sharing
     if sharing is None:
         return

@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 
 from nodeagent.documents.tree import Path, Tree, dotted
 from nodeagent.model.config import DEFAULT_RESOURCE, MIG_RESOURCES, MIG_UUID, Mode
+from nodeagent.model.handover import ListStrategy
 
 SHARING_MODES: Final[Mapping[str, tuple[Mode, str]]] = {
     "timeSlicing": (Mode.TIME_SLICED, "time-slicing"),
@@ -104,6 +105,31 @@ class NvidiaFile:
     def flags(self) -> Mapping[str, Any]:
         found: Mapping[str, Any] = cast("dict[str, Any]", self.tree.value).get("flags", {})
         return found
+
+    @property
+    def plugin(self) -> Mapping[str, Any]:
+        """Its flags for the device plugin alone."""
+        found: Mapping[str, Any] = self.flags.get("plugin", {})
+        return found
+
+    @property
+    def gfd(self) -> Mapping[str, Any]:
+        """Its flags for gpu-feature-discovery alone."""
+        found: Mapping[str, Any] = self.flags.get("gfd", {})
+        return found
+
+    @property
+    def imex(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = cast("dict[str, Any]", self.tree.value).get("imex", {})
+        return found
+
+    @property
+    def list_strategies(self) -> frozenset[ListStrategy] | None:
+        """None where it names none."""
+        found = self.plugin.get("deviceListStrategy")
+        if found is None:
+            return None
+        return frozenset(map(ListStrategy, found if isinstance(found, list) else [found]))
 
     @property
     def strategy(self) -> MigStrategy:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from nodeagent.config.nvidia_file import MigStrategy, NvidiaFile, Sharing
 from nodeagent.model.config import Mode
+from nodeagent.model.handover import ListStrategy
 
 
 def notes(file: NvidiaFile) -> Iterator[str]:
@@ -15,6 +16,7 @@ def notes(file: NvidiaFile) -> Iterator[str]:
             f"{file.place('flags', 'failOnInitError')}: NVIDIA's plugin would exit without a driver; this agent"
             " stays up, is not ready and says why, and picks the GPUs up when they appear"
         )
+    yield from _handing_over(file)
     sharing = file.sharing
     if sharing is None:
         return
@@ -32,6 +34,39 @@ def notes(file: NvidiaFile) -> Iterator[str]:
                 f"{file.place(*resource.path, 'rename')}: the shares are called {name}; NVIDIA's"
                 f" plugin would ignore this and call them {sharing.would_be(resource)}"
             )
+
+
+def _handing_over(file: NvidiaFile) -> Iterator[str]:
+    """What other words of the file, or options of the agent, decide."""
+    flags, plugin, imex = file.flags, file.plugin, file.imex
+    if file.list_strategies is not None and any(strategy.cdi for strategy in file.list_strategies):
+        yield (
+            f"{file.place('flags', 'plugin', 'deviceListStrategy')}: containers are referred to a specification that"
+            " the container toolkit makes, of the vendor that --cdi-vendor names; NVIDIA's plugin would make one of its"
+            " own, of the vendor k8s.device-plugin.nvidia.com"
+        )
+    only_cdi = bool(file.list_strategies) and all(strategy.cdi for strategy in file.list_strategies or ())
+    passes = plugin.get("passDeviceSpecs")
+    if passes and only_cdi:
+        yield (
+            f"{file.place('flags', 'plugin', 'passDeviceSpecs')}: has no effect, as with NVIDIA's plugin: where every"
+            " strategy is one of CDI, the specification brings the device nodes"
+        )
+    for key in ("nvidiaDriverRoot", "nvidiaDevRoot"):
+        if flags.get(key, "/") not in {"", "/"} and not passes:
+            yield (
+                f"{file.place('flags', key)}: has an effect only where device nodes are passed: plugin.passDeviceSpecs,"
+                " or --pass-device-specs; the driver's library is found by --driver-root"
+            )
+    if (
+        "cdiAnnotationPrefix" in plugin
+        and file.list_strategies is not None
+        and (ListStrategy.CDI_ANNOTATIONS not in file.list_strategies)
+    ):
+        place = file.place("flags", "plugin", "cdiAnnotationPrefix")
+        yield f"{place}: has an effect only with the strategy cdi-annotations"
+    if imex.get("required") and imex.get("channelIDs") == []:
+        yield f"{file.place('imex', 'required')}: has no effect without a channel in channelIDs"
 
 
 def _under_mps(file: NvidiaFile, sharing: Sharing) -> Iterator[str]:

@@ -18,6 +18,7 @@ from nodeagent.documents.tree import Path, Tree
 from nodeagent.model.config import (
     DEFAULT_RESOURCE,
     Contract,
+    LabelTerms,
     Match,
     Mode,
     MpsTerms,
@@ -26,6 +27,7 @@ from nodeagent.model.config import (
     Stage,
     Violation,
 )
+from nodeagent.model.handover import HandOverTerms, IdStrategy
 
 SCHEMA: Final = "nvidia-v1"
 
@@ -48,9 +50,30 @@ def parse(tree: Tree) -> tuple[SharingConfig, tuple[Sited, ...]]:
         name="",
         rules=tuple(one.rule for one in sited),
         mig=file.strategy is not MigStrategy.NONE,
+        handover=_handover(file),
+        labels=LabelTerms(mig_strategy=file.strategy.value, timestamp=not file.gfd.get("noTimestamp", False)),
         notes=tuple(notes(file)),
     )
     return config, sited
+
+
+def _handover(file: NvidiaFile) -> HandOverTerms:
+    """How devices are handed over, as far as the file says it: nothing of it is a default of the file's."""
+    flags, plugin, imex = file.flags, file.plugin, file.imex
+    by_id = plugin.get("deviceIDStrategy")
+    channels = imex.get("channelIDs")
+    return HandOverTerms(
+        strategies=file.list_strategies,
+        id_strategy=None if by_id is None else IdStrategy(by_id),
+        device_specs=plugin.get("passDeviceSpecs"),
+        dev_root=flags.get("nvidiaDevRoot") or flags.get("nvidiaDriverRoot"),
+        gds=flags.get("gdsEnabled"),
+        mofed=flags.get("mofedEnabled"),
+        gdrcopy=flags.get("gdrcopyEnabled"),
+        imex_channels=None if channels is None else tuple(channels),
+        imex_required=imex.get("required"),
+        annotation_prefix=plugin.get("cdiAnnotationPrefix"),
+    )
 
 
 def _rules(file: NvidiaFile) -> Iterator[Sited]:

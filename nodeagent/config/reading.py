@@ -7,9 +7,11 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from nodeagent.config import selection
+from nodeagent.config.selection import FILE_NAME
 from nodeagent.model.config import Document, Unreadable
+from nodeagent.model.node import Selection
 
-FILE_NAME: Final = "sharing.yaml"
 REVISION_NAME: Final = "revision"
 
 _LARGEST: Final = 16 << 20
@@ -23,7 +25,26 @@ def read_document(path: Path) -> Document | Unreadable:
     Document and revision are of one moment: both are read from behind the same `..data` link, and read again when it
     was swapped meanwhile.
     """
-    file = path / FILE_NAME if is_directory(path) else path
+    return _read(path / FILE_NAME if is_directory(path) else path)
+
+
+def read_selected(path: Path, chosen: Selection | None) -> Document | Unreadable | None:
+    """The same, where labels of the Node select the document of a directory. None: it is a directory, and what they
+    select is not known.
+    """
+    if not is_directory(path):
+        return _read(path)
+    if chosen is None:
+        return None
+    name = selection.file_name(chosen)
+    found = _read(path / name) if name is not None else Unreadable(str(path), missing=True, message="")
+    if not isinstance(found, Unreadable) or not found.missing:
+        return found
+    reason = selection.unknown(chosen, _names(path))
+    return Unreadable(found.path, missing=True, message=f"cannot read config: {reason}")
+
+
+def _read(file: Path) -> Document | Unreadable:
     try:
         for _ in range(_TRIES):
             real = file.resolve()
@@ -45,6 +66,13 @@ def is_directory(path: Path) -> bool:
         return stat.S_ISDIR(path.stat().st_mode)
     except OSError:
         return False
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return os.listdir(directory)  # noqa: PTH208 - names are what is wanted
+    except OSError:
+        return []
 
 
 def _read_file(path: Path) -> bytes:

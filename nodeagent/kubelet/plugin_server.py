@@ -214,7 +214,17 @@ class PluginServer:
                 mounts = [
                     pb.Mount(container_path=mount.container_path, host_path=mount.host_path) for mount in grant.mounts
                 ]
-                response.container_responses.add(envs=grant.envs, mounts=mounts)
+                devices = [
+                    pb.DeviceSpec(container_path=node.container_path, host_path=node.host_path, permissions="rw")
+                    for node in grant.devices
+                ]
+                response.container_responses.add(
+                    envs=grant.envs,
+                    mounts=mounts,
+                    devices=devices,
+                    annotations=grant.annotations,
+                    cdi_devices=[pb.CDIDevice(name=name) for name in grant.cdi_devices],
+                )
         except Exception as error:  # noqa: BLE001 - the kubelet waits for an answer, whatever went wrong
             self._count(error.reason.value if isinstance(error, Refused) else "error", begun)
             await self._refuse(context, error, f"cannot allocate {self.resource}: {error!r}")

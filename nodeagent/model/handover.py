@@ -28,6 +28,13 @@ class IdStrategy(Enum):
     INDEX = "index"
 
 
+CONTROL_NODES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset")
+"""The device nodes that belong to no GPU, as a container has them: those that are there are passed."""
+
+IMEX_CHANNEL = "/dev/nvidia-caps-imex-channels/channel0"
+"""The device node of IMEX channel 0."""
+
+
 @dataclass(frozen=True, slots=True)
 class HandOver:
     """How devices are handed over. `strategies` is never empty.
@@ -60,6 +67,16 @@ class HandOver:
         """Whether every strategy does."""
         return all(strategy.cdi for strategy in self.strategies)
 
+    @property
+    def passes_nodes(self) -> bool:
+        """Whether device nodes are passed: with nothing but CDI it is the specification that brings them."""
+        return self.device_specs and not self.only_cdi
+
+    @property
+    def needs_files(self) -> bool:
+        """Whether the answers, or the condition on them, depend on files of the host."""
+        return self.passes_nodes or bool(self.imex_channels) or self.cdi
+
 
 @dataclass(frozen=True, slots=True)
 class HandOverTerms:
@@ -87,15 +104,36 @@ _TERMS = tuple(entry.name for entry in fields(HandOverTerms))
 
 @dataclass(frozen=True, slots=True)
 class HostFiles:
-    """What the host has for handing devices over, as far as it was looked for.
+    """What the host has for handing devices over, as far as it was looked for; `looked`: it was.
 
-    `nodes` are the paths of NVIDIA's device nodes as a container has them (`/dev/nvidiactl`), whatever root they are
-    below on the host. `caps` are those of MIG by (minor of the GPU, GPU instance, compute instance, None for the GPU
-    instance itself). `cdi` maps the kind of each CDI specification (`nvidia.com/gpu`) to the names of its devices;
-    `problem` says why it could not be looked.
+    `nodes` are those of CONTROL_NODES and IMEX_CHANNEL that are there; they are named as a container has them, and were
+    looked for in the directory `dev`. `caps` are the nodes of MIG capabilities by (minor of the GPU, GPU instance,
+    compute instance; None for the GPU instance itself). `cdi` maps each kind that has a CDI specification
+    (`nvidia.com/gpu`) in one of `cdi_dirs` to the names of its devices. `problem` says what could not be read.
     """
 
+    looked: bool = False
     nodes: frozenset[str] = frozenset()
     caps: Mapping[tuple[int, int, int | None], str] = field(default_factory=dict)
     cdi: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    dev: str = "/dev"
+    cdi_dirs: tuple[str, ...] = ()
     problem: str = ""
+
+
+class HandOverReason(Enum):
+    """Whether the host has what containers are referred to: reasons of the condition HandOverReady."""
+
+    NOTHING_NEEDED = "NothingNeeded"
+    PENDING = "Pending"
+    NODES_FOUND = "NodesFound"
+    SPEC_FOUND = "SpecFound"
+    SPEC_MISSING = "SpecMissing"
+    DEVICES_MISSING = "DevicesMissing"
+    CHANNEL_MISSING = "ChannelMissing"
+    MIG_BY_INDEX = "MigByIndex"
+
+    @property
+    def well(self) -> bool:
+        """Whether nothing is missing."""
+        return self in {HandOverReason.NOTHING_NEEDED, HandOverReason.NODES_FOUND, HandOverReason.SPEC_FOUND}

@@ -57,3 +57,13 @@ class NodeStatus:
     message: str = ""
     differences: tuple[LabelDifference, ...] = ()
     api: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which document of a directory the Node's labels select: that of `value`, which the label `key` has. Without them
+    it is the one for every node, since none of the labels in question is on this one.
+    """
+
+    key: str | None = None
+    value: str | None = None

@@ -1,4 +1,4 @@
-"""The metric families that follow from a snapshot.
+"""The metric families that follow from a snapshot, but for those of shares.
 
 They are made anew for every scrape and never stored, so a resource, GPU, daemon or document that is gone leaves no
 stale series behind.
@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from nodeagent.model.mps import DaemonState
-from nodeagent.model.shares import ShareState
 from nodeagent.model.snapshot import ConfigState, DriftKind, ResourceStatus, Snapshot
 
 PREFIX = "nodeagent_"
@@ -26,7 +25,6 @@ def families(snapshot: Snapshot, now: float, xids: Mapping[tuple[str, int], int]
     for condition in snapshot.conditions:
         conditions.add_metric([condition.type, str(condition.reason)], float(condition.status))
     yield conditions
-    yield from _shares(snapshot.resources, now)
     yield from _kubelet(snapshot.resources)
     yield from _health(snapshot, xids)
     yield from _daemons(snapshot)
@@ -69,20 +67,6 @@ def _drift(snapshot: Snapshot, now: float) -> Iterator[Metric]:
         ages.add_metric([kind.value], max(0.0, now - min(since)) if since else 0.0)
     yield differences
     yield ages
-
-
-def _shares(resources: Iterable[ResourceStatus], now: float) -> Iterator[Metric]:
-    shares = GaugeMetricFamily(f"{PREFIX}shares", "Advertised shares, by state.", labels=["resource", "state"])
-    oldest = GaugeMetricFamily(
-        f"{PREFIX}draining_oldest_seconds", "How long the longest drain of a resource lasts.", labels=["resource"]
-    )
-    for status in resources:
-        for state in ShareState:
-            shares.add_metric([status.resource, state.value], status.counts.get(state, 0))
-        since = status.draining_since
-        oldest.add_metric([status.resource], 0.0 if since is None else max(0.0, now - since))
-    yield shares
-    yield oldest
 
 
 def _kubelet(resources: Iterable[ResourceStatus]) -> Iterator[Metric]:

@@ -1,7 +1,7 @@
 """What Prometheus sees: counters and histograms as things happen, all else from the newest snapshot at the scrape.
 
-Only this module and `families` speak to `prometheus_client`; its default registry is not used, and `_created` series
-are off.
+Only this module, `families` and `share_families` speak to `prometheus_client`; its default registry is not used, and
+`_created` series are off.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from nodeagent.model.config import Stage
 from nodeagent.model.snapshot import ChangeClass, ReloadResult, Snapshot
 from nodeagent.report.families import PREFIX, families, gauge
+from nodeagent.report.share_families import share_families
 from nodeagent.report.xids import XidCounts
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -179,4 +180,6 @@ class _SnapshotCollector(Collector):
         if snapshot is None:
             return
         yield from self._outcome.families(snapshot)
-        yield from families(snapshot, self._clock(), self._xids.of(snapshot))
+        now = self._clock()
+        yield from families(snapshot, now, self._xids.of(snapshot))
+        yield from share_families(snapshot, now)

@@ -20,6 +20,9 @@ REFRESH_SECONDS = 10
 _ABNORMAL = frozenset({"Draining", "Stalled", "ServingLastKnownGood", "Suspended"})
 """Conditions that are true when something is out of the ordinary."""
 
+_PROMPT = frozenset({"LabelsSynced", "HandOverReady"})
+"""Conditions that are no fault while they are Pending: what is written or looked for with each change."""
+
 _TONES = {
     ReloadResult.ACCEPTED: "ok",
     ReloadResult.UNCHANGED: "plain",
@@ -124,7 +127,7 @@ def _judge(snapshot: Snapshot) -> tuple[str, str, str, str]:
         condition = told.get(type_)
         if condition is not None and condition.status:
             return "warn", "…", title, condition.message
-    faults = [f"{entry.message or entry.reason}" for entry in snapshot.conditions if not _well(entry)]
+    faults = [f"{entry.message or entry.reason}" for entry in snapshot.conditions if _faulty(entry)]
     faults += _unhealthy(snapshot)
     if not snapshot.in_sync:
         return "warn", "…", "Not in sync yet", "; ".join(faults) or "the plan below is being carried out"
@@ -143,6 +146,10 @@ def _unhealthy(snapshot: Snapshot) -> Iterator[str]:
 
 def _well(condition: Condition) -> bool:
     return condition.status is not (condition.type in _ABNORMAL)
+
+
+def _faulty(condition: Condition) -> bool:
+    return not _well(condition) and not (condition.type in _PROMPT and condition.reason == "Pending")
 
 
 def _short(document: DocumentInfo | None) -> str:

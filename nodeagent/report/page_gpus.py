@@ -10,7 +10,7 @@ from nodeagent.model.snapshot import GpuStatus, Snapshot
 from nodeagent.report.markup import Html, fill, items, join
 from nodeagent.report.page_daemons import daemon_line, standing
 from nodeagent.report.page_facts import Faults, contract, differs, rule
-from nodeagent.report.page_shares import MAX_CELLS, Shares, bar, legend, told
+from nodeagent.report.page_shares import MAX_CELLS, Shares, bar, holders, legend, told
 
 
 def gpus(snapshot: Snapshot, now: float) -> Html:
@@ -40,7 +40,7 @@ def _card(status: GpuStatus, parts: Sequence[GpuStatus], snapshot: Snapshot, fau
     facts = " · ".join(filter(None, (told(shares.counts), rule(status))))
     return fill(
         '<article class="gpu{}"><h3>{} <span class="muted small">{}, {} GiB</span></h3>'
-        "{}<p>{}</p>{}{}{}{}{}{}</article>",
+        "{}<p>{}</p>{}{}{}{}{}{}{}</article>",
         " bad" if bad else "",
         gpu.name,
         gpu.model if gpu.mig is None else f"{gpu.mig.profile} of {gpu.model}",
@@ -50,6 +50,7 @@ def _card(status: GpuStatus, parts: Sequence[GpuStatus], snapshot: Snapshot, fau
         daemon_line(daemon) if daemon is not None else "",
         shares.strip(),
         fill('<p class="small muted">{}</p>', facts) if facts else "",
+        holders(shares.pods),
         differs(status, shares.total),
         join(_alike(group, faults) for group in _groups(parts)),
         faults.counted(gpu),
@@ -71,8 +72,10 @@ def _alike(group: Sequence[GpuStatus], faults: Faults) -> Html:
     profile = first.gpu.mig.profile if first.gpu.mig is not None else ""
     shares = [(status, Shares(status.shares)) for status in group]
     counts: Counter[ShareState] = Counter()
+    pods: Counter[str] = Counter()
     for _, found in shares:
         counts.update(found.counts)
+        pods.update(found.pods)
     if counts.total() <= MAX_CELLS:
         strips = items(
             '<div class="part"><span class="small muted" title="{}">{}</span>{}</div>',
@@ -82,11 +85,12 @@ def _alike(group: Sequence[GpuStatus], faults: Faults) -> Html:
     else:
         strip = bar(counts)
     return fill(
-        '<div class="mig"><p><b>{}</b> {}</p>{}{}<p class="small muted">{}</p>{}</div>',
+        '<div class="mig"><p><b>{}</b> {}</p>{}{}<p class="small muted">{}</p>{}{}</div>',
         f"{len(group)} x {profile}" if len(group) > 1 else profile,
         contract(first),
         join(faults.told(status.gpu) for status in group),
         strip,
         " · ".join(filter(None, (told(counts), rule(first)))),
+        holders(pods),
         differs(first, shares[0][1].total),
     )

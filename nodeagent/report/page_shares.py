@@ -12,6 +12,9 @@ from nodeagent.report.markup import Html, fill, items
 MAX_CELLS = 64
 """A GPU with more shares gets one bar with a part per state: 40,000 cells help nobody, and take seconds to draw."""
 
+MAX_PODS = 12
+"""Pods of one GPU that are named."""
+
 _MEANING = {
     ShareState.FREE: "free",
     ShareState.HELD: "held by a pod",
@@ -26,9 +29,12 @@ class Shares:
 
     def __init__(self, shares: Iterable[ShareStatus]) -> None:
         self.counts: Counter[ShareState] = Counter()
+        self.pods: Counter[str] = Counter()
         self._first: list[ShareStatus] = []
         for share in shares:
             self.counts[share.state] += 1
+            if share.holder is not None:
+                self.pods[share.holder.rpartition("/")[0]] += 1
             if len(self._first) < MAX_CELLS:
                 self._first.append(share)
 
@@ -53,6 +59,15 @@ def legend() -> Html:
 def told(counts: Counter[ShareState]) -> str:
     """`5 free, 2 held`."""
     return ", ".join(f"{counts[state]:,} {state.value}" for state in ShareState if counts[state])
+
+
+def holders(pods: Counter[str]) -> Html:
+    """The pods that have shares, with how many each has; nothing where none is named."""
+    if not pods:
+        return Html("")
+    named = [f"{pod} x{number}" if number > 1 else pod for pod, number in list(pods.items())[:MAX_PODS]]
+    more = [f"{len(pods) - MAX_PODS:,} pods more"] if len(pods) > MAX_PODS else []
+    return fill('<p class="small">held by {}</p>', ", ".join(named + more))
 
 
 def cells(shares: Iterable[ShareStatus], label: str) -> Html:

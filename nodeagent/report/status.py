@@ -27,6 +27,7 @@ from nodeagent.model.snapshot import (
     Snapshot,
 )
 from nodeagent.report.status_gpus import Json, facts_to_json, gpu_to_json, limits_to_json
+from nodeagent.report.status_node import hand_over_to_json, labels_to_json
 from nodeagent.report.times import rfc3339
 from nodeagent.report.words import Names, describe_action, describe_wait
 
@@ -68,6 +69,9 @@ def _head(snapshot: Snapshot) -> Json:
         "inventory": _inventory(snapshot.inventory),
         "mps": _mps(snapshot.mps),
         "xids": _xids(snapshot.xids),
+        "kubeApi": snapshot.node_object.api,
+        "labels": labels_to_json(snapshot.node_object),
+        "handOver": hand_over_to_json(snapshot.handover),
     }
 
 

@@ -116,6 +116,14 @@ def config_state(
     )
 
 
+def followed(acceptance: Acceptance, given: str) -> str:
+    """The file that was looked at last; the path that the agent was `given` until then."""
+    newest = acceptance.newest
+    if newest is None:
+        return given
+    return newest.path if isinstance(newest, Unreadable) else newest.document.path
+
+
 def info(loaded: Loaded | None) -> DocumentInfo | None:
     """What names a document in the reports."""
     if loaded is None:

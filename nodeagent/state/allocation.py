@@ -9,35 +9,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from nodeagent.model.allocation import ContainerGrant, Mount, PreferenceRequest, RefusalReason, Refused
-from nodeagent.model.config import Contract, Mode, Placement
+from nodeagent.model.allocation import ContainerGrant, PreferenceRequest, RefusalReason, Refused
+from nodeagent.model.config import Mode, Placement
 from nodeagent.model.handover import HandOver, HostFiles
 from nodeagent.model.holds import ShareKey
-from nodeagent.model.inventory import Gpu
-from nodeagent.model.mps import SHARED_MEMORY, MpsStatus
+from nodeagent.model.mps import MpsStatus
 from nodeagent.model.plan import Plan, WaitReason
 from nodeagent.model.shares import Applied, AppliedGpu, split_share_id
 from nodeagent.model.topology import Topology
 from nodeagent.state.choosing import Candidate, Free, near, spread, together
-from nodeagent.state.daemons import verified
 from nodeagent.state.desired import Desired
+from nodeagent.state.grants import NO_CLIENT, client, grant
 from nodeagent.state.naming import gpus as named
 from nodeagent.state.observed import by_gpu
-
-VISIBLE_DEVICES = "NVIDIA_VISIBLE_DEVICES"
-
-PIPE_DIRECTORY = "CUDA_MPS_PIPE_DIRECTORY"
-MEMORY_LIMIT = "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"
-THREAD_PERCENTAGE = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
-"""What a client of MPS reads (CUDA's own names)."""
-
-PIPE_IN_CONTAINER = "/mps/pipe"
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
     """One resource as the answers need it: its GPUs by uuid, in the order of the node; which shares should rather not
-    be handed out, and which of those drain or are fenced already. `mps` says where daemons are found.
+    be handed out, and which of those drain or are fenced already. `mps` says where daemons are found, `handover` how
+    devices are handed over, and `host` what the host has for that.
 
     `used` is how many shares of each GPU of the node are held, under whatever name; of a GPU with MIG, how many of its
     MIG devices.
@@ -146,7 +137,8 @@ def allocate(offer: Offer, requests: Sequence[Sequence[str]]) -> list[ContainerG
     """One grant per container. A fenced share is granted (the kubelet may not have seen the fence yet).
 
     Raises Refused for an id that is not on the list, a GPU that is not well, an MPS daemon that is not verified, more
-    shares than one container may have, or shares of several GPUs under MPS: a container has one daemon.
+    shares than one container may have, or shares of several GPUs under MPS: a container has one daemon. Also where the
+    host lacks what must be handed over.
     """
     return [_allocate(offer, ids) for ids in requests]
 
@@ -179,11 +171,22 @@ def _allocate(offer: Offer, ids: Sequence[str]) -> ContainerGrant:
         _demand_few(offer, len(ids), entry.max_shares_per_container)
         gpus[entry.gpu.uuid] = entry
     order = sorted(gpus.values(), key=lambda entry: entry.gpu.place)
-    visible = {VISIBLE_DEVICES: ",".join(entry.gpu.uuid for entry in order)}
+    return grant(
+        [entry.gpu for entry in order],
+        offer.handover,
+        offer.host,
+        resource=offer.resource,
+        shares=ids,
+        client=_client(offer, order, ids),
+    )
+
+
+def _client(offer: Offer, order: Sequence[AppliedGpu], ids: Sequence[str]) -> ContainerGrant:
+    """What MPS takes, if the shares are under MPS."""
     # While a resource changes its mode, GPUs with and without a daemon go by its name.
     under_mps = [contract for entry in order if (contract := entry.contract) is not None and contract.limits]
     if not under_mps:
-        return ContainerGrant(visible)
+        return NO_CLIENT
     if len(order) > 1:
         raise Refused(
             RefusalReason.SEVERAL_GPUS,
@@ -191,33 +194,10 @@ def _allocate(offer: Offer, ids: Sequence[str]) -> ContainerGrant:
             f"{named(entry.gpu for entry in order)}, and under MPS a container can use one GPU only; "
             f"request fewer shares",
         )
-    return _client(offer, order[0].gpu, under_mps[0], len(set(ids)), visible)
-
-
-def _client(offer: Offer, gpu: Gpu, contract: Contract, shares: int, envs: Mapping[str, str]) -> ContainerGrant:
-    """What makes a container a client of the GPU's daemon: its pipe directory, the memory that clients share with the
-    server, and its limits, which can only tighten what the daemon allows (FACTS).
-
-    Where all this is follows from what the agent has verified: of another daemon it would be a guess.
-    """
-    limits = contract.limits
-    if limits is None or not verified(contract, gpu.uuid, offer.mps):
-        raise Refused(
-            RefusalReason.UNHEALTHY,
-            f"cannot allocate shares of {offer.resource}: {gpu.name}: its MPS daemon is not ready: "
-            f"{offer.mps.trouble(gpu.uuid, contract)}",
-        )
-    _demand_few(offer, shares, limits.most)
-    memory, threads = limits.times(shares)
-    return ContainerGrant(
-        {
-            **envs,
-            PIPE_DIRECTORY: PIPE_IN_CONTAINER,
-            MEMORY_LIMIT: f"0={memory}M",
-            THREAD_PERCENTAGE: str(threads),
-        },
-        (Mount(PIPE_IN_CONTAINER, offer.mps.pipe(gpu.uuid)), Mount(SHARED_MEMORY, offer.mps.shared_memory)),
-    )
+    contract, shares = under_mps[0], len(set(ids))
+    found = client(offer.resource, order[0].gpu, contract, shares, offer.mps)
+    _demand_few(offer, shares, contract.limits.most if contract.limits is not None else None)
+    return found
 
 
 def _demand_few(offer: Offer, shares: int, limit: int | None) -> None:

@@ -31,6 +31,7 @@ from nodeagent.model.snapshot import (
 )
 from nodeagent.state.daemons import daemons, troubles
 from nodeagent.state.desired import Desired
+from nodeagent.state.handing import readiness
 from nodeagent.state.naming import gpus
 
 
@@ -89,11 +90,13 @@ class Reason(StrEnum):
     FORBIDDEN = "Forbidden"
     UNREACHABLE = "Unreachable"
     # HandOverReady
-    NOT_CDI = "NothingNeeded"
+    NOTHING_NEEDED = "NothingNeeded"
+    NODES_FOUND = "NodesFound"
     SPEC_FOUND = "SpecFound"
     SPEC_MISSING = "SpecMissing"
     DEVICES_MISSING = "DevicesMissing"
     CHANNEL_MISSING = "ChannelMissing"
+    MIG_BY_INDEX = "MigByIndex"
     # StateDirWritable
     WRITABLE = "Writable"
     WRITE_FAILED = "WriteFailed"
@@ -323,8 +326,10 @@ def _mps_ready(facts: Facts) -> Condition:
 
 
 def _handover_ready(facts: Facts) -> Condition:
-    """Whether the host has what containers are referred to: the CDI devices of all GPUs and MIG devices."""
-    return Condition("HandOverReady", True, Reason.NOT_CDI, "")
+    """Whether the host has what containers are referred to: for every GPU and MIG device that they may get."""
+    offered = (entry.gpu for entry in facts.applied.gpus.values() if entry.contract is not None and entry.healthy)
+    reason, message = readiness(facts.handover, facts.host_files, offered)
+    return Condition("HandOverReady", reason.well, Reason(reason.value), message)
 
 
 def _drains(facts: Facts) -> tuple[Condition, Condition]:

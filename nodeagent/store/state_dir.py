@@ -5,6 +5,7 @@ Files, each sealed with version and checksum (see `envelope`):
 - `applied.json`: the applied contract of the node, whatever its pool or config; written before it is advertised;
 - `holds.json`: who holds what, as far as it cannot be asked again;
 - `last-known-good`: the last accepted document, of this identity only: another pool's is never used;
+- `config-selection`: which document of a directory the Node's labels selected last;
 - `lock`: held by the agent that runs.
 
 A file that cannot be trusted is renamed to `<name>.corrupt-<n>` and told in `notices`; loading then goes on without it.
@@ -12,16 +13,18 @@ A file that cannot be trusted is renamed to `<name>.corrupt-<n>` and told in `no
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from nodeagent.durable import atomic
 from nodeagent.durable.atomic import Untrusted, naming
-from nodeagent.durable.envelope import member, optional, seal, unseal
+from nodeagent.durable.envelope import expect, member, optional, parse, seal, unseal
 from nodeagent.durable.lock import FileLock
 from nodeagent.model.config import Document
 from nodeagent.model.holds import Holds
+from nodeagent.model.node import Selection
 from nodeagent.model.shares import Applied
 from nodeagent.store import codec
 
@@ -44,6 +47,7 @@ class StateDir:
         self._applied = path / "applied.json"
         self._holds = path / "holds.json"
         self._last_known_good = path / "last-known-good"
+        self._selection = path / "config-selection"
         self.same_boot = False
         """After `load_applied`: whether what it found was written in this boot."""
         self.notices: list[str] = []
@@ -111,6 +115,21 @@ class StateDir:
             self.notices.append(f"{name} is not used: it belongs to {identity!r}, this agent is {self._identity!r}")
             return None
         return document
+
+    def save_selection(self, selection: Selection) -> None:
+        """On disk, synced, when this returns; the old selection is on disk when it raises OSError."""
+        body = json.dumps({"label": selection.key, "value": selection.value}).encode()
+        self._save(self._selection, "config-selection", {}, body, sync=True)
+
+    def load_selection(self) -> Selection | None:
+        """What the Node's labels selected last, whatever the pool."""
+
+        def decode(data: bytes) -> Selection:
+            _, body = unseal("config-selection", data)
+            found = expect(parse(body), "the selection", dict)
+            return Selection(optional(found, "label", str), optional(found, "value", str))
+
+        return self._load(self._selection, decode)
 
     def _save(self, path: Path, kind: str, facts: dict[str, str | None], body: bytes, *, sync: bool) -> None:
         if not self._lock.held:

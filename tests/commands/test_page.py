@@ -24,7 +24,11 @@ from tests.conftest import ROOT
 from tests.markdown import Command, blocks, commands, matches
 
 PAGE = ROOT / "docs" / "commands.md"
-IN_TABLES = ("--driver-root", "--nvml-library", "--mps-")
+IN_TABLES = (
+    *("--driver-root", "--nvml-library", "--mps-"),
+    *("--device-list-", "--device-id-", "--pass-device-specs", "--dev-root"),
+    *("--gds-", "--mofed-", "--gdrcopy-", "--imex-", "--cdi-"),
+)
 AS_OF_RUN = {"--node-name", "--log-format", "--log-level"}
 TYPED = [
     command

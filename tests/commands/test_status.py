@@ -255,6 +255,51 @@ def test_an_older_agent_is_understood() -> None:
     assert text == told(builders.troubled())
 
 
+def test_who_has_shares_of_each_gpu_is_told() -> None:
+    """Each pod once, with how many it has; GPUs that have the same pods are one line, those without pods none."""
+    train = builders.held_by(gpu_status(gpu(2), "hh"), "team-b/train-0/main", "team-b/train-0/loader")
+    both = [builders.held_by(gpu_status(gpu(index), "h"), "team-b/big-0/main") for index in (3, 4)]
+    text = told(builders.snapshot(gpu_status(gpu(0), "hfd"), gpu_status(gpu(1), "ff"), train, *both))
+    assert (
+        """
+pods
+  GPU 0: team-a/worker-0-0, team-a/worker-0-2
+  GPU 2: team-b/train-0 x2
+  GPUs 3-4 each: team-b/big-0
+
+"""
+        in text
+    )
+
+
+def test_a_share_whose_pod_is_not_known_is_told_as_such() -> None:
+    """The kubelet has given it away and does not name the pod yet, or never does."""
+    text = told(builders.snapshot(builders.held_by(gpu_status(gpu(0), "hhh"), None, "team-a/worker-1/main", None)))
+    assert "\n  GPU 0: team-a/worker-1, a pod not known yet x2\n" in text
+
+
+def test_very_many_pods_do_not_hide_the_rest() -> None:
+    """A GPU has six lines at most."""
+    text = told(builders.snapshot(gpu_status(gpu(0), "h" * 100)))
+    _, _, pods = text.partition("\npods\n")
+    assert pods.partition("\n\n")[0].splitlines()[6:] == ["    … 27 lines more: -o json"]
+
+
+def test_labels_that_differ_are_told() -> None:
+    """Why stands with the conditions, each label with the drift; of very many the first ones."""
+    text = told(builders.mislabelled())
+    for part in (
+        "  not LabelsSynced, Forbidden, for 65s: cannot write labels: nodes",
+        "  labels: nodeagent.io/config.state: want applied, have draining, for 10m\n",
+        "  labels: nvidia.com/gpu.replicas: want 10, have none, for 10m\n",
+        "  labels: nvidia.com/mps.capable: want no label, have true, for 10m\n",
+    ):
+        assert part in text
+    many = tuple(Drift(DriftKind.LABELS, f"nvidia.com/{number}", "x", "none", AT) for number in range(30))
+    drift = told(builders.snapshot(drift=many)).partition("\ndrift\n")[2].partition("\n\n")[0].splitlines()
+    assert drift[4:] == ["  labels: nvidia.com/4: want x, have none, for 5s", "  labels: … 25 more: -o json"]
+
+
 @pytest.mark.parametrize("width", [80, 100, 200])
 def test_it_fits_the_terminal(width: int) -> None:
     """No line is wider than the terminal, whatever is wrong; a wide terminal shows names in full."""

@@ -184,39 +184,6 @@ def test_some_devices_need_another_name() -> None:
     assert '"rename: nvidia.com/gpu.shared"' in line
 
 
-@pytest.mark.parametrize(
-    ("flag", "expected"),
-    [
-        ("migStrategy: both", 'expected "none", "single" or "mixed"'),
-        ("nvidiaDriverRoot: /run/nvidia/driver", 'expected "/"'),
-        ("gdsEnabled: true", "expected false"),
-        ("useNodeFeatureAPI: true", "expected false"),
-        ("deviceDiscoveryStrategy: tegra", 'expected "auto" or "nvml"'),
-        ("mpsRoot: /run/nvidia/mps", "expected no mpsRoot, since the option --mps-root says"),
-        ("gfd: {oneshot: true}", 'got "gfd"'),
-        ("plugin: {deviceListStrategy: [envvar, volume-mounts]}", 'expected "envvar"'),
-        ("plugin: {deviceIDStrategy: index}", 'expected "uuid"'),
-        ("plugin: {passDeviceSpecs: true}", "expected false"),
-        ("plugin: {cdiAnnotationPrefix: cdi.k8s.io/}", 'got "cdiAnnotationPrefix"'),
-    ],
-)
-def test_flags_that_cannot_be_honoured(flag: str, expected: str) -> None:
-    """A flag that would change what the agent does is an error, never ignored."""
-    (line,) = rejections(f"version: v1\nflags:\n  {flag}\n")
-
-    assert expected in line
-
-
-def test_flags_that_change_nothing() -> None:
-    """Flags that say what the agent does anyway are fine."""
-    accepted(
-        "version: v1\nflags: {migStrategy: none, failOnInitError: false, nvidiaDriverRoot: /, nvidiaDevRoot: /,"
-        " gdrcopyEnabled: false, gdsEnabled: false, mofedEnabled: false, useNodeFeatureAPI: false,"
-        " deviceDiscoveryStrategy: auto,"
-        " plugin: {passDeviceSpecs: false, deviceListStrategy: envvar, deviceIDStrategy: uuid}}\n"
-    )
-
-
 GPU = Gpu("GPU-a", 0, "NVIDIA H100 80GB HBM3", 80 << 30)
 ENABLED = replace(GPU, uuid="GPU-b", index=1, mig_enabled=True)
 SMALL = replace(ENABLED, uuid="MIG-a", mig_enabled=False, mig=MigDevice("GPU-b", "1g.10gb", 9, 0))

@@ -17,6 +17,7 @@ import pytest
 
 from nodeagent.config.source import ConfigSource, Reading
 from nodeagent.model.config import Loaded, Stage, Unreadable
+from nodeagent.model.node import Selection
 from nodeagent.watcher import DirectoryWatch
 from tests.config.support import TIME_SLICED
 from tests.waiting import eventually
@@ -375,3 +376,173 @@ async def test_a_mount_that_hangs(mount: Mount, monkeypatch: pytest.MonkeyPatch)
         mount.swap(sharing=text(5))
         await eventually(lambda: any(thread.is_alive() for thread in waiting))
     go.set()
+
+
+LABEL = "nodeagent.io/config"
+
+
+@asynccontextmanager
+async def selecting(
+    path: Path, *, patience: float = 60.0, remembered: Selection | None = None
+) -> AsyncIterator[Follower]:
+    """A source that is told what to read."""
+    watch = DirectoryWatch(recheck=0.2)
+    follower: Follower
+
+    def wake() -> None:
+        follower.readings.append(follower.newest)
+
+    source = ConfigSource(
+        path,
+        subscribe=watch.subscribe,
+        wake=wake,
+        missing_grace=0.2,
+        selects=True,
+        patience=patience,
+        why_unknown=lambda: "connection refused",
+    )
+    source.recall(remembered)
+    follower = Follower(source)
+    tasks = [asyncio.create_task(watch.run()), asyncio.create_task(source.run())]
+    try:
+        yield follower
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture
+def several(mount: Mount) -> Mount:
+    """A mounted ConfigMap with three documents, of which `sharing.yaml` has ten replicas."""
+    mount.swap(sharing=text(10), **{"a.yaml": text(3), "b.yaml": text(4)})
+    return mount
+
+
+class TestSelecting:
+    """A directory with a document per label value."""
+
+    async def test_the_selection_is_read(self, several: Mount) -> None:
+        """Another selection is read at once, and so is a change of the file that is selected; others do not count."""
+        async with selecting(several.directory) as follower:
+            follower.source.select(Selection(LABEL, "a"))
+            await eventually(lambda: follower.source.newest)
+            assert says(3)(follower.newest)
+            follower.source.select(Selection(LABEL, "b"))
+            await follower.until(says(4))
+            several.swap(sharing=text(11), **{"a.yaml": text(5), "b.yaml": text(6)})
+            await follower.until(says(6))
+            follower.source.select(Selection())
+            await follower.until(says(11))
+
+        assert [one.loaded.document.path for one in follower.readings if isinstance(one.loaded, Loaded)] == [
+            str(several.directory / name) for name in ("a.yaml", "b.yaml", "b.yaml", "sharing.yaml")
+        ]
+
+    async def test_it_is_of_the_moment_in_which_the_label_was_seen(self, several: Mount) -> None:
+        """The reading of another selection dates from when that was made."""
+        replicas = itertools.cycle([(3, Selection(LABEL, "a")), (4, Selection(LABEL, "b"))])
+        async with selecting(several.directory) as follower:
+            follower.source.select(Selection())
+            await eventually(lambda: follower.source.newest)
+
+            async def when_selected() -> bool:
+                number, selection = next(replicas)
+                before = time.monotonic()
+                follower.source.select(selection)
+                after = time.monotonic()
+                return before <= (await follower.until(says(number))).event_at <= after
+
+            await eventually(when_selected)  # the watch itself has asked for a look when it began
+
+    async def test_what_is_not_there_is_told_after_the_grace(self, several: Mount) -> None:
+        """A selection without a file is missing, with the names of those that are there; a commit that brings the file
+        ends that, and so does the way back.
+        """
+        async with selecting(several.directory) as follower:
+            follower.source.select(Selection(LABEL, "a"))
+            await eventually(lambda: follower.source.newest)
+            follower.source.select(Selection(LABEL, "x"))
+            reading = await follower.until(missing)
+            assert time.monotonic() - reading.event_at >= 0.2
+            assert reading.loaded == Unreadable(
+                str(several.directory / "x.yaml"),
+                missing=True,
+                message="cannot read config: label nodeagent.io/config of the node is 'x', and there is no x.yaml; "
+                "there are a.yaml, b.yaml, sharing.yaml",
+            )
+            follower.source.select(Selection(LABEL, "a"))
+            await follower.until(says(3))
+            follower.source.select(Selection(LABEL, "x"))
+            await follower.until(missing)
+            several.swap(**{"x.yaml": text(7)})
+            await follower.until(says(7))
+
+    async def test_a_selection_and_its_file_may_come_in_any_order(self, several: Mount) -> None:
+        """A file that comes within the grace was never missing."""
+        async with selecting(several.directory) as follower:
+            follower.source.select(Selection())
+            await eventually(lambda: follower.source.newest)
+            follower.source.select(Selection(LABEL, "x"))
+            several.swap(**{"x.yaml": text(7)})
+            await follower.until(says(7))
+
+        assert not any(missing(one) for one in follower.readings)
+
+    @pytest.mark.parametrize("value", ["../mount/a", "..", ".a"])
+    async def test_no_label_leads_out_of_the_directory(self, several: Mount, value: str) -> None:
+        """What is not the name of a visible file is refused without being looked for."""
+        (several.directory / ".a.yaml").write_text(text(3))
+        async with selecting(several.directory) as follower:
+            follower.source.select(Selection(LABEL, value))
+            reading = await follower.until(missing)
+        assert isinstance(reading.loaded, Unreadable)
+        assert reading.loaded.message.endswith(f"is {value!r}, which is not the name of a file")
+
+    async def test_the_start_waits_for_the_labels(self, several: Mount) -> None:
+        """Nothing is read, nor told, before it is known what; what is remembered does not come first."""
+        async with selecting(several.directory, remembered=Selection(LABEL, "b")) as follower:
+            several.swap(sharing=text(11), **{"a.yaml": text(5), "b.yaml": text(6)})
+            for _ in range(10):
+                follower.source.look_again()
+                await asyncio.sleep(0)
+            assert follower.source.newest is None
+            follower.source.select(Selection(LABEL, "a"))
+            await eventually(lambda: follower.source.newest)
+            assert says(5)(follower.newest)
+
+        assert len(follower.readings) == 1
+
+    async def test_what_is_remembered_serves_when_the_labels_do_not_come(self, several: Mount) -> None:
+        """After its patience the start goes on as the agent before it, until the labels say otherwise."""
+        async with selecting(several.directory, patience=0.1, remembered=Selection(LABEL, "b")) as follower:
+            await eventually(lambda: follower.source.newest)
+            assert says(4)(follower.newest)
+            follower.source.select(Selection(LABEL, "a"))
+            await follower.until(says(3))
+
+        assert len(follower.readings) == 2
+
+    async def test_with_nothing_remembered_it_is_said_what_is_not_known(self, several: Mount) -> None:
+        """Without a word of the labels nothing is read, and the reason is told until there is one."""
+        async with selecting(several.directory, patience=0.1) as follower:
+            await eventually(lambda: follower.source.newest)
+            assert follower.newest.loaded == Unreadable(
+                str(several.directory),
+                missing=False,
+                message="cannot read config: the labels of the node are not known yet: connection refused",
+            )
+            follower.source.look_again()
+            follower.source.select(Selection(LABEL, "a"))
+            await follower.until(says(3))
+
+        assert len(follower.readings) == 2
+
+    async def test_a_file_needs_no_labels(self, several: Mount) -> None:
+        """A path that is a file, or not there at all, is read and told at once, whatever is selected."""
+        async with selecting(several.directory / "a.yaml") as follower:
+            await eventually(lambda: follower.source.newest)
+            assert says(3)(follower.newest)
+        async with selecting(several.directory / "none.yaml") as follower:
+            await eventually(lambda: follower.source.newest)
+            assert missing(follower.newest)

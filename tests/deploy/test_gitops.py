@@ -32,6 +32,7 @@ ARGOCD, FLUX = ROOT / "examples" / "argocd", ROOT / "examples" / "flux"
 POOLS = ("t4-dev", "a100-inference", "a100-mig", "h100-training", "mixed")
 CANARY = POOLS[0]
 FOLDERS = [ROOT / "examples" / tool / "pools" / pool for tool in ("argocd", "flux") for pool in POOLS]
+CLUSTER_SCOPED = {"ClusterRole", "ClusterRoleBinding", "Namespace"}
 COMMIT = "d3ab6e1f0c9b8a7d6e5f4a3b2c1d0e9f8a7b6c5d"
 # Commits that YAML would take for numbers.
 NUMBERS = ["1234567890123456789012345678901234567890", "1234567890123456789012345678901234567e10"]
@@ -109,11 +110,12 @@ def test_every_pool_renders_and_is_valid() -> None:
     """Each pool's folder renders to valid objects in the pool's own namespace, and `nodeagent validate` accepts it."""
     for folder in FOLDERS:
         for each in plain(folder):
-            space = each["metadata"]["name"] if each["kind"] == "Namespace" else each["metadata"]["namespace"]
-            assert space == f"nodeagent-{folder.name}"
+            space = each["metadata"].get("namespace")
+            assert space == (None if each["kind"] in CLUSTER_SCOPED else f"nodeagent-{folder.name}")
+            assert each["kind"] != "Namespace" or each["metadata"]["name"] == f"nodeagent-{folder.name}"
         names = [(each["kind"], each["metadata"]["name"]) for each in plain(folder)]
         assert len(names) == len(set(names))
-    everything = [each for folder in FOLDERS for each in plain(folder)]
+    everything = [each for folder in (*FOLDERS, FLUX / "canary") for each in plain(folder)]
     assert [found for found in problems_of(everything) if found] == []
     done = subprocess.run(
         [sys.executable, "-m", "nodeagent", "validate", "-"],
@@ -151,17 +153,19 @@ def test_every_application_names_a_pool() -> None:
 def test_the_project_allows_what_the_pools_consist_of() -> None:
     """Argo CD refuses a kind that the project does not name: it names every kind of every pool."""
     (project,) = [each["spec"] for each in of(ARGOCD / "project.yaml", "AppProject").values()]
-    allowed = {(each["group"], each["kind"]) for each in project["namespaceResourceWhitelist"]}
-    for pool in POOLS:
-        for each in plain(ARGOCD / "pools" / pool):
-            group = each["apiVersion"].rpartition("/")[0]
-            assert (group, each["kind"]) in allowed
+    everything = [each for pool in POOLS for each in plain(ARGOCD / "pools" / pool)]
+    for of_cluster, key in ((True, "clusterResourceWhitelist"), (False, "namespaceResourceWhitelist")):
+        allowed = {(each["group"], each["kind"]) for each in project[key]}
+        used = [each for each in everything if (each["kind"] in CLUSTER_SCOPED) is of_cluster]
+        assert {(each["apiVersion"].rpartition("/")[0], each["kind"]) for each in used} <= allowed
     sources = {each["spec"]["source"]["repoURL"] for each in of(ARGOCD / "applications.yaml", "Application").values()}
     assert sources == set(project["sourceRepos"])
 
 
 def test_the_canary_pool_is_first() -> None:
-    """Argo CD: the canary pool follows `main`, or is the first step. Flux: the others depend on it, of one source."""
+    """Argo CD: the canary pool follows `main`, or is the first step. Flux: what asks its nodes depends on it, and the
+    others on that, all of one source.
+    """
     for name, each in of(ARGOCD / "applications.yaml", "Application").items():
         follows = "main" if name == f"nodeagent-{CANARY}" else "stable"
         assert each["spec"]["source"]["targetRevision"] == follows
@@ -173,14 +177,15 @@ def test_the_canary_pool_is_first() -> None:
     assert "automated" not in spec["template"]["spec"]["syncPolicy"]
 
     kustomizations = of(FLUX / "pools.yaml", "Kustomization")
-    assert set(kustomizations) == {f"nodeagent-{pool}" for pool in POOLS}
+    assert set(kustomizations) == {"nodeagent-canary", *(f"nodeagent-{pool}" for pool in POOLS)}
     (source,) = of(FLUX / "source.yaml", "GitRepository")
     assert set(of(FLUX / "artifact.yaml", "OCIRepository")) == {source}
     for name, each in kustomizations.items():
-        before = [] if name == f"nodeagent-{CANARY}" else [{"name": f"nodeagent-{CANARY}"}]
-        assert each["spec"].get("dependsOn", []) == before
+        after = {f"nodeagent-{CANARY}": [], "nodeagent-canary": [f"nodeagent-{CANARY}"]}.get(name, ["nodeagent-canary"])
+        assert [before["name"] for before in each["spec"].get("dependsOn", [])] == after
         assert each["spec"]["sourceRef"] == {"kind": "GitRepository", "name": source}
-        assert each["spec"]["path"] == f"./examples/flux/pools/{name.removeprefix('nodeagent-')}"
+        folder = name.removeprefix("nodeagent-")
+        assert each["spec"]["path"] == f"./examples/flux/{folder if folder == 'canary' else f'pools/{folder}'}"
 
 
 def test_flux_waits_for_what_can_come_true() -> None:
@@ -188,8 +193,8 @@ def test_flux_waits_for_what_can_come_true() -> None:
 
     A health check names an object that is there.
     """
-    for name, each in of(FLUX / "pools.yaml", "Kustomization").items():
-        rendered = plain(FLUX / "pools" / name.removeprefix("nodeagent-"))
+    for each in of(FLUX / "pools.yaml", "Kustomization").values():
+        rendered = plain(ROOT / each["spec"]["path"])
         by_hand = [
             found["metadata"]["name"]
             for found in rendered
@@ -297,14 +302,24 @@ def agents() -> Iterator[Callable[..., int]]:
         server.close()
 
 
-def canary_check(folder: Path, port: int, addresses: str) -> subprocess.CompletedProcess[str]:
+def asking_agents(checkout: Path, tool: str = "argocd") -> list[dict[str, Any]]:
+    """Render the canary pool with the Job that asks the agents, for those whose nodes have no labels."""
+    file = checkout / "examples" / tool / "pools" / CANARY / "kustomization.yaml"
+    document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    others = [each for each in document.get("components", []) if not each.endswith("canary-wait")]
+    document["components"] = [*others, "../../../../kustomize/components/canary-check"]
+    file.write_text(yaml.safe_dump(document), encoding="utf-8")
+    return render(file.parent)
+
+
+def canary_check(checkout: Path, port: int, addresses: str) -> subprocess.CompletedProcess[str]:
     """Run the Job's container as it is rendered, with these addresses for the agents, and with less patience."""
-    rendered = plain(FLUX / "pools" / CANARY)
+    rendered = asking_agents(checkout)
     (container,) = one(rendered, "Job", "nodeagent-canary-check")["spec"]["template"]["spec"]["containers"]
     environment = {each["name"]: each["value"] for each in container["env"]}
     service = one(rendered, "Service", environment["AGENTS"])
     assert service["spec"]["ports"][0]["port"] == int(environment["PORT"])
-    names = folder / "bin" / "getent"
+    names = checkout / "bin" / "getent"
     names.parent.mkdir()
     answer = "".join(f"{address}  {kind}\\n" for address in addresses.split() for kind in ("STREAM", "DGRAM", "RAW"))
     names.write_text(f"#!/bin/sh\ntest \"$*\" = 'ahostsv4 {environment['AGENTS']}' && printf '{answer}'\n", "utf-8")
@@ -325,61 +340,166 @@ def canary_check(folder: Path, port: int, addresses: str) -> subprocess.Complete
     )
 
 
-def test_the_canary_check_asks_every_agent(agents: Callable[..., int], tmp_path: Path) -> None:
+def test_the_canary_check_asks_every_agent(agents: Callable[..., int], checkout: Path) -> None:
     """It succeeds when each agent of the pool has accepted the rendered config."""
-    done = canary_check(tmp_path, agents(accepted(SHARING), accepted(SHARING)), "127.0.0.1 127.0.0.2")
+    done = canary_check(checkout, agents(accepted(SHARING), accepted(SHARING)), "127.0.0.1 127.0.0.2")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(f"accepted {Document('', SHARING.encode()).git_blob}") == 2
 
 
-def test_one_agent_that_has_it_not_holds_the_others_back(agents: Callable[..., int], tmp_path: Path) -> None:
+def test_one_agent_that_has_it_not_holds_the_others_back(agents: Callable[..., int], checkout: Path) -> None:
     """An agent with yesterday's config fails the Job, wherever it is in the list."""
-    done = canary_check(tmp_path, agents(accepted(SHARING), accepted("older")), "127.0.0.1 127.0.0.2")
+    done = canary_check(checkout, agents(accepted(SHARING), accepted("older")), "127.0.0.1 127.0.0.2")
     assert done.returncode == 1
     assert "not within 1 s" in done.stderr
 
 
-def test_one_agent_that_rejects_it_holds_the_others_back(agents: Callable[..., int], tmp_path: Path) -> None:
+def test_one_agent_that_rejects_it_holds_the_others_back(agents: Callable[..., int], checkout: Path) -> None:
     """An agent that rejects the config fails the Job at once, with what it says."""
     document = builders.document(SHARING)
     config = ConfigState("/etc/nodeagent/config", document, None, None, None, violations=(builders.violation(),))
     rejects = replace(builders.snapshot(), config=config)
-    done = canary_check(tmp_path, agents(rejects, accepted(SHARING)), "127.0.0.1 127.0.0.2")
+    done = canary_check(checkout, agents(rejects, accepted(SHARING)), "127.0.0.1 127.0.0.2")
     assert done.returncode == 1
     assert "expected an integer of at least 2" in done.stderr
 
 
-def test_a_pool_without_agents_is_no_canary(tmp_path: Path) -> None:
+def test_a_pool_without_agents_is_no_canary(checkout: Path) -> None:
     """Where there is nobody to ask, nobody has accepted anything."""
-    done = canary_check(tmp_path, 1, "")
+    done = canary_check(checkout, 1, "")
     assert done.returncode == 1
     assert "no agent has an address" in done.stderr
 
 
-@pytest.mark.parametrize("folder", [ARGOCD, FLUX], ids=["argocd", "flux"])
-def test_the_canary_check_may_ask_the_agents(folder: Path) -> None:
-    """The pool's NetworkPolicy lets the Job's pods in, beside Prometheus, and nothing keeps them in."""
-    rendered = plain(folder / "pools" / CANARY)
-    (policy,) = [each for each in rendered if each["kind"] == "NetworkPolicy"]
+@pytest.mark.parametrize("tool", ["argocd", "flux"])
+def test_the_canary_check_may_ask_the_agents(checkout: Path, tool: str) -> None:
+    """It is valid, and the pool's NetworkPolicy lets the Job's pods in, beside Prometheus; nothing keeps them in."""
+    rendered = asking_agents(checkout, tool)
+    assert [found for found in problems_of(rendered) if found] == []
+    (policy,) = [
+        each for each in rendered if each["kind"] == "NetworkPolicy" and "Ingress" in each["spec"]["policyTypes"]
+    ]
     labels = one(rendered, "Job", "nodeagent-canary-check")["spec"]["template"]["metadata"]["labels"]
     (entry,) = policy["spec"]["ingress"]
     (others,) = [peer for peer in entry["from"] if "namespaceSelector" not in peer]
     assert others["podSelector"]["matchLabels"].items() <= labels.items()
     assert not policy["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
-
-
-def test_the_canary_check_is_of_this_very_config(checkout: Path) -> None:
-    """The Job carries the config itself, and changes with it: what was asked about last time is never asked again."""
-    folder = checkout / "examples" / "flux" / "pools" / CANARY
-    before = one(render(folder), "Job", "nodeagent-canary-check")
-    sharing = checkout / "kustomize" / "overlays" / CANARY / "sharing.yaml"
-    sharing.write_text(sharing.read_text(encoding="utf-8") + "# another\n", encoding="utf-8")
-    after = one(render(folder), "Job", "nodeagent-canary-check")
-    assert before["spec"]["template"] != after["spec"]["template"]
-    (container,) = after["spec"]["template"]["spec"]["containers"]
-    assert {each["name"]: each["value"] for each in container["env"]}["SHARING"] == sharing.read_text(encoding="utf-8")
-    rendered = plain(FLUX / "pools" / CANARY)
     selector = one(rendered, "Service", "nodeagent-agents")["spec"]["selector"]
     agent = one(rendered, "DaemonSet", f"nodeagent-{CANARY}")["spec"]["template"]["metadata"]["labels"]
     assert selector.items() <= agent.items()
-    assert not selector.items() <= after["spec"]["template"]["metadata"]["labels"].items()
+    assert not selector.items() <= labels.items()
+
+
+JOB = "nodeagent-canary-wait"
+JOBS = {"argocd": Path("examples/argocd/pools") / CANARY, "flux": Path("examples/flux/canary")}
+"""Where each tool has the Job that holds the other pools back."""
+
+
+@pytest.mark.parametrize("tool", JOBS)
+def test_what_holds_the_others_back_is_of_this_very_config(checkout: Path, tool: str) -> None:
+    """The Job carries the config itself, and changes with it: what was asked about last time is never asked again."""
+    folder = JOBS[tool]
+    before = one(render(checkout / folder), "Job", JOB)
+    sharing = checkout / "kustomize" / "overlays" / CANARY / "sharing.yaml"
+    sharing.write_text(sharing.read_text(encoding="utf-8") + "# another\n", encoding="utf-8")
+    after = one(render(checkout / folder), "Job", JOB)
+    assert before["spec"]["template"] != after["spec"]["template"]
+    assert environment_of(after)["SHARING"] == sharing.read_text(encoding="utf-8")
+    assert environment_of(after)["POOL"] == CANARY
+
+
+def environment_of(job: dict[str, Any]) -> dict[str, str]:
+    """What the Job's container has in its environment."""
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    return {each["name"]: each["value"] for each in container["env"]}
+
+
+@pytest.mark.parametrize("tool", JOBS)
+def test_what_holds_the_others_back_asks_for_the_blob_of_the_pool(tmp_path: Path, tool: str) -> None:
+    """The Job's script asks for the git blob id of the file in Git, of every node of the pool: what it ends in is one
+    command, seen here by standing in its way.
+    """
+    job = one(plain(ROOT / JOBS[tool]), "Job", JOB)
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    real = Path(sys.executable).parent / "nodeagent"
+    seen = tmp_path / "nodeagent"
+    seen.write_text(f'#!/bin/sh\ntest "$1" = wait && exec echo "$@"\nexec {real} "$@"\n', encoding="utf-8")
+    seen.chmod(0o755)
+    done = subprocess.run(
+        [*container["command"], *container["args"]],
+        env={**environment_of(job), "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    blob = Document("", SHARING.encode()).git_blob
+    assert done.stdout.split() == ["wait", "--pool", CANARY, "--blob", blob, *environment_of(job)["OPTIONS"].split()]
+
+
+@pytest.mark.parametrize("tool", JOBS)
+def test_what_holds_the_others_back_may_list_nodes_and_nothing_else(tool: str) -> None:
+    """The Job has an account of its own, a token for it, one right, and no rights on its machine."""
+    rendered = plain(ROOT / JOBS[tool])
+    spec = one(rendered, "Job", JOB)["spec"]["template"]["spec"]
+    account = one(rendered, "ServiceAccount", spec["serviceAccountName"])
+    binding, role = (one(rendered, kind, JOB) for kind in ("ClusterRoleBinding", "ClusterRole"))
+
+    assert spec["automountServiceAccountToken"] is True
+    assert account["automountServiceAccountToken"] is False
+    subject = {"kind": "ServiceAccount", **{key: account["metadata"][key] for key in ("name", "namespace")}}
+    assert binding["subjects"] == [subject]
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}]
+    (container,) = spec["containers"]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"] == {
+        "privileged": False,
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert "volumes" not in spec
+
+
+def test_the_job_alone_stands_between_the_pools() -> None:
+    """What Flux applies there is the Job and its rights: the pool is applied, and pruned, by its own Kustomization."""
+    rendered = plain(FLUX / "canary")
+    assert {each["metadata"]["labels"]["app.kubernetes.io/component"] for each in rendered} == {"canary-wait"}
+    assert not {(each["kind"], each["metadata"]["name"]) for each in rendered} & {
+        (each["kind"], each["metadata"]["name"]) for each in plain(FLUX / "pools" / CANARY)
+    }
+
+
+@pytest.mark.parametrize("tool", JOBS)
+def test_nobody_gives_up_before_the_job(tool: str) -> None:
+    """The Job may run for longer than it waits for the nodes, Flux waits for longer than that, and a Job that has ended
+    is made anew by both tools.
+    """
+    job = one(plain(ROOT / JOBS[tool]), "Job", JOB)
+    options = environment_of(job)["OPTIONS"].split()
+    patience = int(options[options.index("--timeout") + 1].removesuffix("m")) * 60
+    assert patience < job["spec"]["activeDeadlineSeconds"]
+    kustomization = of(FLUX / "pools.yaml", "Kustomization")["nodeagent-canary"]["spec"]
+    assert kustomization["wait"] is True
+    assert job["spec"]["activeDeadlineSeconds"] < int(kustomization["timeout"].removesuffix("m")) * 60
+    assert job["metadata"]["annotations"] == {
+        "argocd.argoproj.io/hook": "PostSync",
+        "argocd.argoproj.io/hook-delete-policy": "BeforeHookCreation",
+        "kustomize.toolkit.fluxcd.io/force": "enabled",
+    }
+    assert job["spec"]["ttlSecondsAfterFinished"] >= 600
+
+
+@pytest.mark.parametrize("tool", JOBS)
+def test_the_nodes_that_are_asked_have_labels(tool: str) -> None:
+    """The canary pool labels its nodes, and its agents run on those that have the label by which the Job chooses."""
+    pool = environment_of(one(plain(ROOT / JOBS[tool]), "Job", JOB))["POOL"]
+    rendered = plain(ROOT / "examples" / tool / "pools" / CANARY)
+    template = one(rendered, "DaemonSet", f"nodeagent-{CANARY}")["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    assert {"name": "NODEAGENT_LABELS", "value": "api"} in container["env"]
+    terms = template["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    for term in terms["nodeSelectorTerms"]:
+        assert {"key": "nodeagent.io/pool", "operator": "In", "values": [pool]} in term["matchExpressions"]

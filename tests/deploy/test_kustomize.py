@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -32,7 +33,22 @@ POOLS = ["a100-inference", "a100-mig", "h100-training", "mixed", "t4-dev"]
 LATE = ["driver-access/driver-root", "driver-access/runtime-class", "gpu-operator"]
 """Components that change what others have brought, so that they are listed after them."""
 
-EARLY = ["mig", "mps", "monitoring", "presync-validate", "rollout-on-change", "strict-readiness"]
+EARLY = [
+    "handover-cdi",
+    "kube-api",
+    "labels-api",
+    "labels-nfd",
+    "mig",
+    "mps",
+    "monitoring",
+    "presync-validate",
+    "rollout-on-change",
+    "strict-readiness",
+]
+WITHIN = {"labels-api": "kube-api"}
+"""Components that are part of another, so that nobody lists both."""
+
+CLUSTER_SCOPED = {"ClusterRole", "ClusterRoleBinding", "Namespace"}
 INSTANCE, POOL, NAME = "app.kubernetes.io/instance", "nodeagent.io/pool", "app.kubernetes.io/name"
 IMAGE = f"ghcr.io/nodeagent/nodeagent:v{__version__}"
 
@@ -218,7 +234,11 @@ def test_the_page_shows_a_pool_that_works(tmp_path: Path) -> None:
     assert quota["metadata"]["namespace"] == kustomization["namespace"]
 
 
-@pytest.mark.parametrize("pair", list(combinations([*EARLY, *LATE], 2)), ids=" and ".join)
+@pytest.mark.parametrize(
+    "pair",
+    [pair for pair in combinations([*EARLY, *LATE], 2) if {*pair} not in [{*both} for both in WITHIN.items()]],
+    ids=" and ".join,
+)
 def test_components_compose(tmp_path: Path, pair: tuple[str, str]) -> None:
     """Any two components work together on the base, and the result is valid."""
     made = render(compose(tmp_path, *pair))
@@ -231,7 +251,8 @@ def test_components_compose(tmp_path: Path, pair: tuple[str, str]) -> None:
 def test_all_components_compose(tmp_path: Path) -> None:
     """All that do not exclude each other work together."""
     access = LATE[0]
-    made = render(compose(tmp_path, *(one for one in (*EARLY, *LATE) if one != access)))
+    left_out = {access, *WITHIN.values()}
+    made = render(compose(tmp_path, *(one for one in (*EARLY, *LATE) if one not in left_out)))
 
     assert_valid(made)
     agent, host = sorted(kind(made, "DaemonSet"), key=component)
@@ -285,6 +306,25 @@ def planned(config: Path, node: Path) -> dict[str, int]:
         if want.contract is not None:
             found[want.contract.resource] += want.count
     return dict(found)
+
+
+def test_a_label_chooses_among_configs_that_are_there() -> None:
+    """The example of configs by label is valid, has every file of its folder in one ConfigMap, and what lets the agent
+    read the label.
+    """
+    folder = ROOT / "examples/config-by-label"
+    made = render(folder)
+    (config,) = kind(made, "ConfigMap")
+    (agent,) = kind(made, "DaemonSet")
+
+    assert_valid(made)
+    files = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.yaml")}
+    assert files.pop("kustomization.yaml")
+    assert config["data"] == files
+    assert "sharing.yaml" in files
+    assert validate(build(folder)).stdout.count(b": valid: ") == len(files)
+    assert mounted_config(made) == config["metadata"]["name"]
+    assert speaks_to_the_api(agent)
 
 
 @pytest.mark.parametrize("pool", POOLS)
@@ -433,12 +473,11 @@ def test_a_pool_is_named_throughout(overlays: dict[str, list[Manifest]], pool: s
         metadata = one["metadata"]
         labels = metadata["labels"]
         assert (labels[INSTANCE], labels[POOL], labels["app.kubernetes.io/part-of"]) == (pool, pool, "nodeagent")
+        assert metadata["name"].endswith(f"-{pool}")
         if one["kind"] == "Namespace":
             assert metadata["name"] == f"nodeagent-{pool}"
             assert labels["pod-security.kubernetes.io/enforce"] == "privileged"
-        else:
-            assert metadata["namespace"] == f"nodeagent-{pool}"
-            assert metadata["name"].endswith(f"-{pool}")
+        assert metadata.get("namespace") == (None if one["kind"] in CLUSTER_SCOPED else f"nodeagent-{pool}")
     for one in workloads(overlays[pool]):
         labels = one["spec"]["template"]["metadata"]["labels"]
         assert (labels[INSTANCE], labels[POOL]) == (pool, pool)
@@ -489,7 +528,8 @@ def monitors_mig(workload: Manifest) -> bool:
 @pytest.fixture(scope="module")
 def everything(overlays: dict[str, list[Manifest]], tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
     """Every workload of every pool, and of the base with what pools do not have."""
-    made = render(compose(tmp_path_factory.mktemp("made"), "mps", "presync-validate", "strict-readiness"))
+    more = ["handover-cdi", "kube-api", "labels-nfd", "mps", "presync-validate", "strict-readiness"]
+    made = render(compose(tmp_path_factory.mktemp("made"), *more))
     return [one for objects in (*overlays.values(), made) for one in workloads(objects)]
 
 
@@ -516,17 +556,97 @@ def test_only_the_mps_host_is_privileged(everything: list[Manifest]) -> None:
                 assert profile == {"type": "RuntimeDefault"}
 
 
-def test_nobody_speaks_to_the_api(overlays: dict[str, list[Manifest]], everything: list[Manifest]) -> None:
-    """No pod gets a token or the addresses of services, and there is no role."""
+def speaks_to_the_api(workload: Manifest) -> bool:
+    """Whether its pods are told to use the Kubernetes API."""
+    (container,) = pod(workload)["containers"]
+    return {"name": "NODEAGENT_KUBE_API", "value": "on"} in container.get("env", ())
+
+
+def test_nobody_else_speaks_to_the_api(overlays: dict[str, list[Manifest]], everything: list[Manifest]) -> None:
+    """Only the agent gets a token, and only where it is told to use the API; no account has one by itself, no pod has
+    the addresses of services, and without the API there is no role.
+    """
     for one in everything:
-        assert pod(one)["automountServiceAccountToken"] is False
+        assert pod(one)["automountServiceAccountToken"] is speaks_to_the_api(one)
+        assert component(one) == "agent" or not speaks_to_the_api(one)
         assert pod(one)["enableServiceLinks"] is False
     for objects in overlays.values():
-        assert not kind(objects, "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding")
+        speaks = any(speaks_to_the_api(one) for one in workloads(objects))
+        roles = kind(objects, "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding")
+        assert len(roles) == (2 if speaks else 0)
         accounts = kind(objects, "ServiceAccount")
         assert all(one["automountServiceAccountToken"] is False for one in accounts)
         used = {pod(one)["serviceAccountName"] for one in workloads(objects)}
         assert used == {one["metadata"]["name"] for one in accounts}
+
+
+@pytest.mark.parametrize("chosen", ["kube-api", "labels-api"])
+def test_the_agent_may_do_what_it_has_to(tmp_path: Path, chosen: str) -> None:
+    """The role is what the agent asks of the API and nothing else; labels by the API take no right more."""
+    made = render(compose(tmp_path, chosen))
+    (role,) = kind(made, "ClusterRole")
+
+    allowed = {(group, resource, verb) for rule in role["rules"] for group, resource, verb in asked(rule)}
+    assert allowed == {
+        *(("", "nodes", verb) for verb in ("get", "list", "watch", "patch")),
+        *(("", "events", verb) for verb in ("create", "patch")),
+    }
+
+
+def asked(rule: Manifest) -> Iterator[tuple[str, str, str]]:
+    """What a rule allows, one by one. One for names of objects, or for paths, is none of ours."""
+    assert rule.keys() == {"apiGroups", "resources", "verbs"}
+    yield from product(rule["apiGroups"], rule["resources"], rule["verbs"])
+
+
+@pytest.mark.parametrize("pool", ["base", "t4-dev"])
+def test_a_role_is_bound_to_the_agent_of_its_pool(tmp_path: Path, pool: str) -> None:
+    """The binding names the role and the account as they are called in the pool, and the pods use that account."""
+    folder = compose(tmp_path, "labels-api") if pool == "base" else KUSTOMIZE / "overlays" / pool
+    made = render(folder)
+    (binding,), (role,) = kind(made, "ClusterRoleBinding"), kind(made, "ClusterRole")
+    (agent,) = [one for one in kind(made, "DaemonSet") if component(one) == "agent"]
+    (account,) = [
+        one for one in kind(made, "ServiceAccount") if one["metadata"]["name"] == pod(agent)["serviceAccountName"]
+    ]
+
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert [(one["kind"], one["namespace"], one["name"]) for one in binding["subjects"]] == [name(account)]
+    assert agent["metadata"]["namespace"] == account["metadata"]["namespace"]
+
+
+def test_the_agent_reaches_the_api_server_alone(tmp_path: Path) -> None:
+    """Where policies keep everything in, the agent gets to the ports of an API server, whatever is listed first."""
+    for order in (["kube-api", "monitoring/pool"], ["monitoring/pool", "kube-api"]):
+        made = render(compose(tmp_path, *order))
+        out = [one for one in kind(made, "NetworkPolicy") if "Egress" in one["spec"]["policyTypes"]]
+        (agent,) = kind(made, "DaemonSet")
+        labels = agent["spec"]["template"]["metadata"]["labels"]
+        assert all(one["spec"]["podSelector"]["matchLabels"].items() <= labels.items() for one in out)
+        opened = [entry for one in out for entry in one["spec"]["egress"]]
+        assert opened == [{"ports": [{"protocol": "TCP", "port": 443}, {"protocol": "TCP", "port": 6443}]}]
+
+
+def test_the_policy_of_ones_own_node_is_about_every_pool(overlays: dict[str, list[Manifest]]) -> None:
+    """It is valid by itself, belongs to no namespace, and knows the accounts of all agents that speak to the API."""
+    made = render(KUSTOMIZE / "components/labels-api-own-node")
+    assert_valid(made)
+    assert not any("namespace" in one["metadata"] for one in made)
+    policy, binding = sorted(made, key=lambda one: str(one["kind"]))
+    assert binding["spec"]["policyName"] == policy["metadata"]["name"]
+    (condition,) = policy["spec"]["matchConditions"]
+    _, pattern, _ = condition["expression"].split("'")
+    speaking = [one for objects in overlays.values() for one in workloads(objects) if speaks_to_the_api(one)]
+    assert speaking
+    for one in speaking:
+        assert re.search(
+            pattern, f"system:serviceaccount:{one['metadata']['namespace']}:{pod(one)['serviceAccountName']}"
+        )
+    assert not re.search(pattern, "system:serviceaccount:kube-system:node-controller")
+    resources = {
+        resource for rule in policy["spec"]["matchConstraints"]["resourceRules"] for resource in rule["resources"]
+    }
+    assert resources == {"nodes", "events"}
 
 
 def test_only_known_directories_of_the_node_are_mounted(everything: list[Manifest]) -> None:
@@ -537,6 +657,9 @@ def test_only_known_directories_of_the_node_are_mounted(everything: list[Manifes
         "/var/lib/nodeagent": False,
         "/run/nodeagent/mps": False,
         "/run/nvidia/validations": True,
+        "/etc/kubernetes/node-feature-discovery/features.d": False,
+        "/etc/cdi": True,
+        "/var/run/cdi": True,
     }
     for one in everything:
         volumes = {volume["name"]: volume for volume in pod(one)["volumes"]}

@@ -228,12 +228,12 @@ async def test_the_shared_memory_is_seen_by_the_kubelet(
 
 async def test_a_second_pool_on_the_node_waits(a100: list[Manifest]) -> None:
     """Two pools that claim one node do it no harm: the second agent is alive and not ready until the first has left."""
-    t4 = render(KUSTOMIZE / "overlays/t4-dev")
+    h100 = render(KUSTOMIZE / "overlays/h100-training")
     agents = find(a100, "DaemonSet", "agent")
     async with RenderedNode(A100S) as node:
         first = await node.start(a100, agents)
         await eventually(lambda: node.kubelet.allocatable(SHARED) == EXPECTED[SHARED], within=WITHIN)
-        second = await node.start(t4, find(t4, "DaemonSet", "agent"))
+        second = await node.start(h100, find(h100, "DaemonSet", "agent"))
         await eventually(lambda: "waiting until it is gone" in second.log, within=WITHIN)
         await succeeds(second, "livenessProbe")
         assert await second.get(container_of(agents)["readinessProbe"]["httpGet"]) == 503
@@ -241,13 +241,14 @@ async def test_a_second_pool_on_the_node_waits(a100: list[Manifest]) -> None:
 
         assert await first.stop(grace_of(agents)) == 0
         await succeeds(second, "readinessProbe")
-        await eventually(lambda: node.kubelet.allocatable(SHARED) == 8 * 8, within=WITHIN)
+        await eventually(lambda: node.kubelet.allocatable("nvidia.com/gpu") == 8, within=WITHIN)
 
 
-async def test_a_strict_agent_is_not_ready_with_a_bad_config() -> None:
+async def test_a_strict_agent_is_not_ready_with_a_bad_config(tmp_path: Path) -> None:
     """A rejected config takes readiness away with strict-readiness, and does not without; never liveness."""
-    t4, h100 = (render(KUSTOMIZE / "overlays" / pool) for pool in ("t4-dev", "h100-training"))
-    for pool, code in ((t4, 503), (h100, 200)):
+    strict = composed(tmp_path, "strict-readiness", "driver-access/runtime-class")
+    h100: list[Manifest] = [*render(KUSTOMIZE / "overlays/h100-training")]
+    for pool, code in ((strict, 503), (h100, 200)):
         agents = find(pool, "DaemonSet", "agent")
         async with RenderedNode(A100S) as node:
             agent = await node.start(pool, agents)
@@ -258,7 +259,7 @@ async def test_a_strict_agent_is_not_ready_with_a_bad_config() -> None:
             await succeeds(agent, "livenessProbe")
 
 
-def broken(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def broken(manifests: list[Manifest]) -> list[Manifest]:
     """The same, with a typo in every config."""
     text = json.dumps(manifests).replace("rules:", "rulez:")
     return list(json.loads(text))
@@ -283,7 +284,7 @@ async def test_with_the_gpu_operator_the_agent_waits_for_the_driver() -> None:
 async def test_the_presync_job_checks_the_config(tmp_path: Path, valid: bool) -> None:
     """The Job succeeds with a valid config and fails with any other, as a user without rights."""
     made = composed(tmp_path, "presync-validate")
-    manifests = made if valid else [*broken([*map(dict, made)])]
+    manifests = made if valid else broken(made)
     async with RenderedNode(A100S) as node:
         job = await node.start(manifests, find(manifests, "Job", "validate"))
         assert await job.ended(WITHIN) == (0 if valid else 1), job.log
@@ -344,6 +345,28 @@ async def test_a_pool_with_mig_works_as_it_is_rendered() -> None:
         await succeeds(agent, "readinessProbe")
         assert int(agent.status()["CapEff"], 16) == SYS_ADMIN
         assert int(agent.status()["CapBnd"], 16) == SYS_ADMIN
+        assert await agent.stop(grace_of(agents)) == 0, agent.log
+
+
+async def test_a_node_with_cdi_says_whether_it_has_a_specification(tmp_path: Path) -> None:
+    """With handover-cdi the agent sees the specifications of the node in both directories, writes in neither, and says
+    what containers would be referred to and is not there.
+    """
+    made = composed(tmp_path, "handover-cdi", "driver-access/runtime-class")
+    agents = find(made, "DaemonSet", "agent")
+    async with RenderedNode(A100S) as node:
+        agent = await node.start(made, agents)
+        await succeeds(agent, "readinessProbe")
+        await says(agent, "HandOverReady", "SpecMissing")
+
+        _, status = await agent.fetch("/status", agent.port("http"))
+        names = [gpu["uuid"] for gpu in json.loads(status)["gpus"]]
+        specification = {"cdiVersion": "0.6.0", "kind": "nvidia.com/gpu", "devices": [{"name": name} for name in names]}
+        node.path("/var/run/cdi/nvidia.json").write_text(json.dumps(specification), encoding="utf-8")
+        await says(agent, "HandOverReady", "SpecFound", status=True)
+        node.path("/var/run/cdi/nvidia.json").rename(node.path("/etc/cdi/nvidia.json"))
+        await says(agent, "HandOverReady", "SpecFound", status=True)
+        assert [*node.path("/var/run/cdi").iterdir()] == []
         assert await agent.stop(grace_of(agents)) == 0, agent.log
 
 

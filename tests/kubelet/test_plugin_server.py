@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import grpc
@@ -13,7 +13,9 @@ import pytest
 from nodeagent.kubelet.plugin_server import PluginServer, serialise
 from nodeagent.kubelet.proto import deviceplugin_pb2 as pb
 from nodeagent.kubelet.sockets import identity
+from nodeagent.model.allocation import ContainerGrant, DeviceSpec, Mount
 from nodeagent.model.shares import Device
+from nodeagent.sim.plugins import PluginClient
 from tests.kubelet.support import GPU, Client, TableDesk
 from tests.waiting import eventually
 
@@ -169,6 +171,44 @@ async def test_allocate_answers_for_every_container(served: Served) -> None:
     ]
     assert served.desk.granted == [("GPU-0",), ("GPU-1",)]
     assert served.counted == ["ok"]
+
+
+async def test_allocate_says_all_that_is_granted(tmp_path: Path) -> None:
+    """Variables, mounts, device nodes that may be read and written, annotations and CDI devices, each in order."""
+
+    class Generous(TableDesk):
+        def allocate(self, resource: str, requests: Sequence[Sequence[str]]) -> list[ContainerGrant]:
+            super().allocate(resource, requests)
+            return [
+                ContainerGrant(
+                    {"A": "1"},
+                    (Mount("/in", "/out"), Mount("/dev/shm", "/shm")),
+                    (DeviceSpec("/dev/nvidiactl", "/root/dev/nvidiactl"), DeviceSpec("/dev/nvidia0", "/dev/nvidia0")),
+                    {"cdi.k8s.io/x": "nvidia.com/gpu=0"},
+                    ("nvidia.com/gpu=0", "nvidia.com/gds=all"),
+                )
+            ]
+
+    desk = Generous()
+    desk.put(GPU, "GPU-0")
+    server = PluginServer(GPU, desk, changed=lambda: None, on_allocate=lambda *_: None)
+    client = PluginClient(GPU, await server.serve(tmp_path))
+    found = await client.allocate(["GPU-0"])
+    assert found == pb.ContainerAllocateResponse(
+        envs={"A": "1"},
+        mounts=[
+            pb.Mount(container_path="/in", host_path="/out", read_only=False),
+            pb.Mount(container_path="/dev/shm", host_path="/shm", read_only=False),
+        ],
+        devices=[
+            pb.DeviceSpec(container_path="/dev/nvidiactl", host_path="/root/dev/nvidiactl", permissions="rw"),
+            pb.DeviceSpec(container_path="/dev/nvidia0", host_path="/dev/nvidia0", permissions="rw"),
+        ],
+        annotations={"cdi.k8s.io/x": "nvidia.com/gpu=0"},
+        cdi_devices=[pb.CDIDevice(name="nvidia.com/gpu=0"), pb.CDIDevice(name="nvidia.com/gds=all")],
+    )
+    await client.close()
+    await server.stop(0)
 
 
 @pytest.mark.parametrize(

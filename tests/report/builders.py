@@ -21,6 +21,7 @@ from nodeagent.model.health import EventsReason, XidLog, XidSource, XidTally, de
 from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason, MigDevice
 from nodeagent.model.kubelet import RegistrationState, RegistrationStatus
 from nodeagent.model.mps import DaemonState, MpsDaemon, MpsReason, MpsStatus
+from nodeagent.model.node import LabelDifference, NodeStatus, SyncReason
 from nodeagent.model.plan import (
     Action,
     Adopt,
@@ -158,6 +159,12 @@ def gpu_status(
     return GpuStatus(facts, rule, wanted, count, contract, shares, daemon)
 
 
+def held_by(status: GpuStatus, *holders: str | None) -> GpuStatus:
+    """The same GPU with these containers on its shares, one each; None where nobody says who."""
+    shares = tuple(replace(share, holder=who) for share, who in zip(status.shares, holders, strict=True))
+    return replace(status, shares=shares)
+
+
 def under_mps(index: int, states: str, daemon: MpsDaemon | None, contract: Contract = MPS) -> GpuStatus:
     """A GPU under MPS with four shares, as Git wants it."""
     return gpu_status(
@@ -277,6 +284,8 @@ def conditions(**reasons: tuple[bool, str, str]) -> tuple[Condition, ...]:
         "Registered": (True, "AllRegistered", ""),
         "PodResourcesReady": (True, "Listed", ""),
         "MpsReady": (True, "Idle", "no GPU is under MPS"),
+        "LabelsSynced": (True, "LabelsOff", ""),
+        "HandOverReady": (True, "NothingNeeded", ""),
         "StateDirWritable": (True, "Writable", ""),
         "Draining": (False, "NothingDrains", ""),
         "Stalled": (False, "InTime", ""),
@@ -407,6 +416,27 @@ def sharing_by_mps() -> Snapshot:
         ),
         plan=Plan((), tuple(Wait(gpu(index).uuid, WaitReason.DAEMON, daemons) for index in (3, 4, 5, 6, 7))),
         in_sync=False,
+    )
+
+
+def mislabelled() -> Snapshot:
+    """A node that is as Git wants it, and whose labels cannot be written."""
+    differences = (
+        LabelDifference("nodeagent.io/config.state", "applied", "draining"),
+        LabelDifference("nvidia.com/gpu.replicas", "10", None),
+        LabelDifference("nvidia.com/mps.capable", None, "true"),
+    )
+    message = 'cannot write labels: nodes "gpu-node-1" is forbidden: User cannot patch resource "nodes"'
+    told = (("applied", "draining"), ("10", "none"), ("no label", "true"))
+    return snapshot(
+        gpu_status(gpu(0), "hhf"),
+        gpu_status(gpu(1), "fff"),
+        node_object=NodeStatus(SyncReason.FORBIDDEN, message, differences, api=True),
+        conditions=conditions(LabelsSynced=(False, "Forbidden", message)),
+        drift=tuple(
+            Drift(DriftKind.LABELS, one.key, want, have, AT - 600)
+            for one, (want, have) in zip(differences, told, strict=True)
+        ),
     )
 
 

@@ -188,10 +188,15 @@ def test_no_series_outlives_what_it_speaks_of() -> None:
 def test_drift_is_counted_with_the_age_of_the_oldest() -> None:
     """Every kind is there, also at 0, so that an alert can resolve."""
     node = busy()
-    assert node.series("drift") == {("config",): 1, ("shares",): 2, ("mps",): 0, ("kubelet",): 0, ("hardware",): 1}
-    assert node.series("drift_seconds") == {
-        ("config",): 60.5, ("shares",): 7200, ("mps",): 0, ("kubelet",): 0, ("hardware",): 300
+    assert node.series("drift") == {
+        ("config",): 1, ("shares",): 2, ("mps",): 0, ("kubelet",): 0, ("labels",): 0, ("hardware",): 1
     }  # fmt: skip
+    assert node.series("drift_seconds") == {
+        ("config",): 60.5, ("shares",): 7200, ("mps",): 0, ("kubelet",): 0, ("labels",): 0, ("hardware",): 300
+    }  # fmt: skip
+    node.snapshot = builders.mislabelled()
+    assert node.value("drift", kind="labels") == 3
+    assert node.value("condition", type="LabelsSynced", reason="Forbidden") == 0
     node.now -= 100_000
     assert min(node.series("drift_seconds").values()) == 0
 
@@ -212,6 +217,36 @@ def test_shares_are_counted_by_state() -> None:
     assert node.series("draining_oldest_seconds") == {
         ("nvidia.com/gpu",): 0, ("nvidia.com/gpu.shared",): 7200, ("nvidia.com/new",): 0
     }  # fmt: skip
+
+
+def test_each_held_share_has_its_container() -> None:
+    """By resource, GPU, device id, and namespace, pod and container that have it, draining or not."""
+    gpu = builders.gpu(0)
+    node = Node(builders.snapshot(builders.gpu_status(gpu, "fhd")))
+    held = {"resource": "nvidia.com/gpu.shared", "uuid": gpu.uuid, "namespace": "team-a", "container": "main"}
+    assert len(node.series("share_assignment")) == 2
+    for number in (1, 2):
+        who = {**held, "share": f"{gpu.uuid}::{number}", "pod": f"worker-0-{number}"}
+        assert node.value("share_assignment", **who) == 1
+
+
+def test_a_share_of_which_nobody_says_who_has_it_has_no_container() -> None:
+    """It is held all the same, and counted as such; a GPU without shares has none that could be."""
+    held = builders.gpu_status(builders.gpu(0), "h")
+    unknown = replace(held, shares=tuple(replace(share, holder=None) for share in held.shares))
+    withheld = builders.gpu_status(builders.gpu(1), "", contract=None)
+    node = Node(builders.snapshot(unknown, withheld))
+    assert node.value("shares", resource="nvidia.com/gpu.shared", state="held") == 1
+    assert node.series("share_assignment") == {}
+
+
+def test_a_pod_that_has_left_leaves_no_series() -> None:
+    """The next scrape has the pods of then."""
+    node = Node(builders.snapshot(builders.gpu_status(builders.gpu(0), "hh")))
+    assert len(node.series("share_assignment")) == 2
+    node.snapshot = builders.snapshot(builders.gpu_status(builders.gpu(0), "fh"))
+    [(container, namespace, pod, *_)] = node.series("share_assignment")
+    assert (container, namespace, pod) == ("main", "team-a", "worker-0-1")
 
 
 def test_registrations_are_told_as_the_kubelet_room_counts_them() -> None:

@@ -190,15 +190,53 @@ def test_a_node_without_an_mps_host_says_so_at_its_gpus() -> None:
     assert reader.classes.count("gpu bad") == 1
 
 
+def test_a_gpu_names_the_pods_that_have_shares_of_it() -> None:
+    """Each once, with how many it has; of very many the first ones, and how many more there are."""
+    status = builders.gpu_status(builders.gpu(0), "hhhf")
+    shares = tuple(replace(one, holder="team-a/train-0/main") if one.number < 2 else one for one in status.shares)
+    text = page(builders.snapshot(replace(status, shares=shares)), NOW)
+    assert "1 free, 3 held · rule small-inference held by team-a/train-0 x2, team-a/worker-0-2 " in Reader(text).text
+    crowded = Reader(page(builders.snapshot(builders.gpu_status(builders.gpu(0), "h" * 30)), NOW)).text
+    assert "team-a/worker-0-11, 18 pods more " in crowded
+    assert "held by" not in Reader(page(builders.snapshot(), NOW)).text.replace("held by a pod", "")
+
+
+def test_labels_that_cannot_be_written_are_a_fault() -> None:
+    """In the verdict, with each label under drift: what it should be and what it is."""
+    reader = Reader(page(builders.mislabelled(), NOW))
+    for expected in (
+        "In sync, with a fault cannot write labels: nodes",
+        "labels nodeagent.io/config.state applied draining",
+        "labels nvidia.com/mps.capable no label true",
+        "LabelsSynced ✗ Forbidden",
+    ):
+        assert expected in reader.text, expected
+
+
+@pytest.mark.parametrize("name", ["LabelsSynced", "HandOverReady"])
+def test_labels_that_are_being_written_are_no_fault(name: str) -> None:
+    """With each change they are on their way for a moment: the condition shows it, the verdict does not."""
+    conditions = builders.conditions(**{name: (False, "Pending", "3 labels are to be written")})
+    text = Reader(page(builders.snapshot(conditions=conditions), NOW)).text
+    assert " ✓ In sync The node is what Git says" in text
+    assert f"{name} ✗ Pending 3 labels" in text
+
+
 def test_mig_devices_are_in_the_card_of_their_gpu() -> None:
     """Those that are alike together: what they are offered as, once, and a cell for each share of each."""
     reader = Reader(page(builders.partitioned(), NOW))
     for expected in (
         "6 GPUs 12 MIG devices driver",
         "GPU 1 NVIDIA A100-SXM4-40GB, 40 GiB used through its MIG devices 7 x 1g.5gb exclusive nvidia.com/mig-1g.5gb",
-        "mig-1g.5gb 1:7 1:8 1:9 1:10 1:11 1:12 1:13 4 free, 3 held · rule (default) GPU 2",
+        (
+            "mig-1g.5gb 1:7 1:8 1:9 1:10 1:11 1:12 1:13 4 free, 3 held · rule (default)"
+            " held by team-a/worker-1-7-0, team-a/worker-1-8-0, team-a/worker-1-10-0 GPU 2"
+        ),
         "2 x 3g.20gb time-sliced nvidia.com/gpu.slices",
-        "2:1 2:2 1 free, 1 held, 2 unhealthy · rule halves 1g.5gb exclusive nvidia.com/mig-1g.5gb 2:9 1 free",
+        (
+            "2:1 2:2 1 free, 1 held, 2 unhealthy · rule halves held by team-a/worker-2-2-0 1g.5gb exclusive"
+            " nvidia.com/mig-1g.5gb 2:9 1 free"
+        ),
     ):
         assert expected in reader.text, expected
     assert builders.mig(1, 7).uuid in reader.labels

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.resources import files
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from nodeagent.model.config import Contract, Mode, Stage
+from nodeagent.model.handover import HandOver, IdStrategy, ListStrategy
 from nodeagent.model.health import EventsReason, XidLog, XidSource, XidTally
 from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason, MigDevice
 from nodeagent.model.kubelet import RegistrationState
 from nodeagent.model.mps import DaemonState, MpsReason, MpsStatus
+from nodeagent.model.node import SyncReason
 from nodeagent.model.plan import Action, Plan, Wait, WaitReason
 from nodeagent.model.shares import Applied, AppliedGpu, ShareState
 from nodeagent.model.snapshot import ChangeClass, ConfigState, DriftKind, ReloadResult, Snapshot
@@ -36,11 +38,18 @@ SCHEMA: Mapping[str, object] = json.loads(
     files("nodeagent").joinpath("schemas", "status-v1alpha1.json").read_text("utf-8")
 )
 
+EVERY_WAY = HandOver(
+    strategies=frozenset(ListStrategy), id_strategy=IdStrategy.INDEX, device_specs=True, imex_channels=(0,)
+)
+"""Containers get their devices in every way at once."""
+
 SNAPSHOTS = {
     "in sync": builders.snapshot(),
     "in trouble": builders.troubled(),
     "mps": builders.sharing_by_mps(),
     "mig": builders.partitioned(),
+    "labels differ": builders.mislabelled(),
+    "handed over otherwise": replace(builders.snapshot(), handover=EVERY_WAY),
     "every action": builders.snapshot(plan=builders.every_action()),
     "just started": Snapshot(0, 0.0, 0.0, "n", None, "0.1.0", ConfigState("/c", problem="no such file"), Inventory()),
 }
@@ -104,13 +113,43 @@ def test_the_schema_knows_every_word_of_the_model() -> None:
             member.value
             for kind in (
                 Stage, GpuHealth, InventoryReason, RegistrationState, WaitReason, ShareState, ChangeClass, DriftKind,
-                ReloadResult, MpsReason, DaemonState, EventsReason,
+                ReloadResult, MpsReason, DaemonState, EventsReason, SyncReason, ListStrategy, IdStrategy,
             )
             for member in kind
         ),
         *(kind.__name__.lower() for kind in get_args(Action)),
     ]  # fmt: skip
     assert [word for word in words if f'"{word}"' not in text] == []
+
+
+def test_labels_that_differ_are_there_one_by_one() -> None:
+    """What each should be and what it is, null for none; why, and that it is drift, stand where all such things do."""
+    status = read_back(builders.mislabelled())
+    labels: Any = status["labels"]
+    assert (labels["reason"], labels["synced"], status["kubeApi"]) == ("Forbidden", False, True)
+    assert labels["differences"] == [
+        {"key": "nodeagent.io/config.state", "want": "applied", "have": "draining"},
+        {"key": "nvidia.com/gpu.replicas", "want": "10", "have": None},
+        {"key": "nvidia.com/mps.capable", "want": None, "have": "true"},
+    ]
+    assert read_back(builders.snapshot())["labels"] == {
+        "reason": "LabelsOff", "message": "", "synced": True, "differences": []
+    }  # fmt: skip
+
+
+def test_how_devices_are_handed_over_is_told() -> None:
+    """What is in force, in the words of the options, ways in an order that never changes."""
+    told: Any = read_back(replace(builders.snapshot(), handover=EVERY_WAY))["handOver"]
+    assert told["strategies"] == ["envvar", "volume-mounts", "cdi-annotations", "cdi-cri"]
+    assert (told["idStrategy"], told["deviceSpecs"], told["imexChannels"]) == ("index", True, [0])
+    assert (told["devRoot"], told["cdiVendor"], told["annotationPrefix"]) == ("/", "nvidia.com", "cdi.k8s.io/")
+
+
+def test_each_held_share_names_its_container() -> None:
+    """As namespace, pod and container; one that is free, or of which nobody is named, has none."""
+    status: Any = read_back(builders.snapshot(builders.gpu_status(builders.gpu(0), "hfdU")))
+    holders = [share["holder"] for share in status["gpus"][0]["shares"]]
+    assert holders == ["team-a/worker-0-0/main", None, "team-a/worker-0-2/main", None]
 
 
 def test_times_are_rfc_3339_in_utc() -> None:

@@ -37,7 +37,7 @@ from nodeagent.model.plan import (
     Verdict,
 )
 from nodeagent.model.shares import Applied, Listing
-from nodeagent.state import allocation, daemons, holds
+from nodeagent.state import allocation, daemons, grants, holds
 from nodeagent.state.daemons import verified
 from nodeagent.state.desired import Desired, check, resolve
 from nodeagent.state.effect import perform
@@ -110,11 +110,11 @@ class ModelAgent:
 
     def allocate(self, resource: str, requests: Sequence[Sequence[str]]) -> list[ContainerGrant]:
         offer = self.offers.get(resource) or allocation.Offer(resource)
-        grants = allocation.allocate(offer, requests)
+        given = allocation.allocate(offer, requests)
         found = [(resource, share) for ids in requests for share in ids]
         self.holds = holds.grant(self.holds, found, self.clock.now)
         self.pressed |= {key for key in found if key[1] in offer.leaving}
-        return grants
+        return given
 
     def prefer(self, resource: str, requests: Sequence[PreferenceRequest]) -> list[list[str]]:
         self.named |= {share: self.clock.now for request in requests for share in request.available}
@@ -394,10 +394,10 @@ class ModelAgent:
             return
         envs = pod.grant.envs
         if contract.limits is None:
-            assert allocation.MEMORY_LIMIT not in envs, f"{pod} is under MPS, and its GPU under {contract}"
+            assert grants.MEMORY_LIMIT not in envs, f"{pod} is under MPS, and its GPU under {contract}"
         else:
             memory, threads = contract.limits.times(len(pod.ids))
-            told = envs[allocation.MEMORY_LIMIT], envs[allocation.THREAD_PERCENTAGE]
+            told = envs[grants.MEMORY_LIMIT], envs[grants.THREAD_PERCENTAGE]
             assert told == (f"0={memory}M", str(threads)), f"{pod} has other limits than {contract}"
             (uuid,) = {share.partition("::")[0] for share in pod.ids}
             assert [mount.host_path for mount in pod.grant.mounts] == [f"{ROOT}/{uuid}/pipe", f"{ROOT}/shm"]

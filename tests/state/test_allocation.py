@@ -17,8 +17,9 @@ from nodeagent.model.mps import DaemonState, MpsReason, MpsStatus
 from nodeagent.model.plan import Plan, Wait, WaitReason
 from nodeagent.model.shares import Applied, AppliedGpu
 from nodeagent.model.topology import Topology
-from nodeagent.state.allocation import VISIBLE_DEVICES, Offer, allocate, offers, prefer
+from nodeagent.state.allocation import Offer, allocate, offers, prefer
 from nodeagent.state.allocation import given as granted
+from nodeagent.state.grants import VISIBLE_DEVICES
 from tests.state import make
 
 HAVE = make.applied(

@@ -11,6 +11,7 @@ from nodeagent.model.config import Contract, Mode
 from nodeagent.model.inventory import GpuHealth, Inventory, InventoryReason
 from nodeagent.model.kubelet import RegistrationState, RegistrationStatus
 from nodeagent.model.mps import DaemonState, MpsReason, MpsStatus
+from nodeagent.model.node import LabelDifference, NodeStatus, SyncReason
 from nodeagent.model.shares import Applied, AppliedGpu
 from nodeagent.model.snapshot import ConfigState, DocumentInfo, Drift, DriftKind
 from nodeagent.state.desired import Desired
@@ -33,6 +34,7 @@ def found(
     mps: MpsStatus | None = None,
     registrations: Iterable[RegistrationStatus] = (),
     views: Mapping[str, View] | None = None,
+    node: NodeStatus | None = None,
 ) -> list[tuple[DriftKind, str, str, str]]:
     """Every difference, without its age."""
     every = drift(
@@ -43,6 +45,7 @@ def found(
         mps=mps or MpsStatus(),
         registrations=registrations,
         views=views or {},
+        node=node or NodeStatus(),
     )
     return [(one.kind, one.subject, one.want, one.have) for one in every]
 
@@ -230,6 +233,21 @@ def test_a_gpu_on_its_way_to_mig_is_told_as_such() -> None:
         ("GPU 1", "used through MIG devices", "exclusive nvidia.com/gpu"),
         ("MIG device 1:7", "exclusive nvidia.com/mig-1g.10gb", "nothing advertised"),
     ]
+
+
+def test_each_label_that_does_not_say_what_is_true_is_told() -> None:
+    """Whatever keeps it from being written: one that is another, one that is missing, and one that should not be."""
+    differences = (
+        LabelDifference("nvidia.com/gpu.replicas", "4", "10"),
+        LabelDifference("nvidia.com/gpu.product", "NVIDIA-H100", None),
+        LabelDifference("nvidia.com/mig.strategy", None, "mixed"),
+    )
+    for reason in (SyncReason.PENDING, SyncReason.FORBIDDEN):
+        assert found(node=NodeStatus(reason, "cannot write", differences, api=True)) == [
+            (DriftKind.LABELS, "nvidia.com/gpu.replicas", "4", "10"),
+            (DriftKind.LABELS, "nvidia.com/gpu.product", "NVIDIA-H100", "none"),
+            (DriftKind.LABELS, "nvidia.com/mig.strategy", "no label", "mixed"),
+        ]
 
 
 def test_a_difference_keeps_its_beginning() -> None:

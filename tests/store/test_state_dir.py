@@ -19,6 +19,7 @@ from nodeagent.model.config import Contract, Document, Mode
 from nodeagent.model.holds import Holds
 from nodeagent.model.inventory import Gpu, GpuHealth, MigDevice
 from nodeagent.model.kubelet import CheckpointEntry
+from nodeagent.model.node import Selection
 from nodeagent.model.shares import Applied, AppliedGpu
 from nodeagent.store import StateDir, codec
 
@@ -370,3 +371,24 @@ class TestLastKnownGood:
         assert state.notices == [
             "last-known-good is not used: its checksum does not match; it was set aside as last-known-good.corrupt-1"
         ]
+
+
+class TestSelection:
+    """Which document of a directory the Node's labels selected last."""
+
+    @pytest.mark.parametrize("selection", [Selection(), Selection("nodeagent.io/config", "a")])
+    def test_it_comes_back(self, state: StateDir, path: Path, selection: Selection) -> None:
+        """It outlives agent, boot and pool: it is the node's."""
+        assert state.load_selection() is None
+        state.save_selection(selection)
+        other = opened(path, identity="pool-b/other", boot_id="boot-2")
+        assert other.load_selection() == selection
+        assert other.notices == []
+
+    @pytest.mark.parametrize("body", [b"", b"[]", b'{"label": 1}', b'{"value": ["a"]}'])
+    def test_what_is_none_is_set_aside(self, state: StateDir, path: Path, body: bytes) -> None:
+        """A file that was damaged, or is something else, selects nothing."""
+        (path / "config-selection").write_bytes(seal("config-selection", {}, body))
+        assert state.load_selection() is None
+        assert "config-selection is not used" in state.notices[0]
+        assert (path / "config-selection.corrupt-1").exists()

@@ -1,0 +1,73 @@
+"""From the Node's labels to the document that is read, and the memory of it.
+
+The API may be away when an agent starts. What the labels said last is therefore on disk: an agent that hears nothing in
+time reads what the one before it read. What is remembered is never more than that, and never wins over the Node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from nodeagent.config.selection import describe, file_name, select
+from nodeagent.config.source import ConfigSource
+from nodeagent.errand import Errand
+from nodeagent.model.node import Selection
+
+_log = logging.getLogger(__name__)
+
+
+class ByLabel:
+    """Has `source` read what the first of the labels `keys` selects that is on the Node.
+
+    `save` keeps a selection on disk, in a thread, or raises OSError; it is tried again after `again` seconds.
+    """
+
+    def __init__(
+        self, keys: Sequence[str], *, source: ConfigSource, save: Callable[[Selection], None], again: float = 30.0
+    ) -> None:
+        self._keys = tuple(keys)
+        self._source = source
+        self._save = save
+        self._again = again
+        self._errand = Errand("config-selection", on_late=lambda: None)
+        self._selection: Selection | None = None
+        self._kept: Selection | None = None
+        self._changed = asyncio.Event()
+
+    def recall(self, kept: Selection | None) -> None:
+        """What is on disk. Before `run`. A label that does not select any more is no reason to read anything."""
+        self._kept = kept
+        if kept is not None and (kept.key is None or kept.key in self._keys):
+            self._source.recall(kept)
+
+    def take(self, labels: Mapping[str, str]) -> None:
+        """All labels of the Node, as they are now. To be called on the loop."""
+        selection = select(labels, self._keys)
+        if selection == self._selection:
+            return
+        self._selection = selection
+        _log.info("%s: the config is %s", describe(selection), file_name(selection) or "none")
+        self._source.select(selection)
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Keep what is selected on disk, until cancelled."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            await self._keep()
+
+    async def _keep(self) -> None:
+        selection = self._selection
+        if selection is None or selection == self._kept:
+            return
+        try:
+            # A write that hangs holds up nobody but this task.
+            await self._errand.run(lambda: self._save(selection), None)
+        except OSError as error:
+            _log.warning("cannot remember which config is this node's: %s", error)
+            asyncio.get_running_loop().call_later(self._again, self._changed.set)
+        else:
+            self._kept = selection

@@ -1,0 +1,138 @@
+"""Which CDI specifications a host has: the kinds and the names of devices, and nothing of what they do.
+
+Files are chosen as the container runtimes' library does: `.json` and `.yaml`, right in the directory. One that cannot
+be read is told and skipped, as there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from nodeagent.documents.strict import Rejected, examine
+
+LARGEST: Final = 1 << 20
+"""Bytes of one specification. That of eight GPUs has some 30,000."""
+
+MOST: Final = 64
+"""Specifications in one directory."""
+
+_SUFFIXES: Final = (".json", ".yaml")
+
+Kinds = Mapping[str, frozenset[str]]
+_Seen = tuple[int, int, int, int]
+_UNSEEN: Final[_Seen] = (0, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Spec:
+    """One file, as it was when it was read: kind and names of devices, or why there are none."""
+
+    seen: _Seen
+    kind: str = ""
+    devices: frozenset[str] = frozenset()
+    problem: str = ""
+
+
+@dataclass(slots=True)
+class SpecReader:
+    """Reads the specifications of some directories, each again only when it has changed. For one thread at a time."""
+
+    directories: tuple[Path, ...]
+    _known: dict[Path, _Spec] = field(default_factory=dict)
+
+    def read(self) -> tuple[Kinds, list[str]]:
+        """The devices by kind, and what could not be read. A directory that is not there has none."""
+        found: dict[Path, _Spec] = {}
+        problems: list[str] = []
+        for directory in self.directories:
+            try:
+                names = sorted(name for name in os.listdir(directory) if name.endswith(_SUFFIXES))  # noqa: PTH208
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                problems.append(_cannot(directory, error))
+                continue
+            if len(names) > MOST:
+                problems.append(f"cannot read all of {directory}: expected at most {MOST} files, got {len(names)}")
+            for name in names[:MOST]:
+                path = directory / name
+                spec = self._spec(path)
+                if spec is not None:
+                    found[path] = spec
+        self._known = found
+        problems += [spec.problem for spec in found.values() if spec.problem]
+        return _merged(found.values()), problems
+
+    def _spec(self, path: Path) -> _Spec | None:
+        """None where it has gone meanwhile, or is no file."""
+        seen = _UNSEEN
+        try:
+            about = path.stat()
+            seen = about.st_dev, about.st_ino, about.st_mtime_ns, about.st_size
+            known = self._known.get(path)
+            if known is not None and known.seen == seen:
+                return known
+            if stat.S_ISDIR(about.st_mode):
+                return None
+            if not stat.S_ISREG(about.st_mode):
+                raise ValueError("it is not a file")  # noqa: TRY301 - one of several reasons
+            return _Spec(seen, *_parse(path, _bytes(path)))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            return _Spec(seen, problem=_cannot(path, error))
+        except ValueError as error:
+            return _Spec(seen, problem=f"cannot read {path}: {error}")
+
+
+def _bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        data = file.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise ValueError(f"expected at most {LARGEST:,} bytes, got more")
+    return data
+
+
+def _parse(path: Path, data: bytes) -> tuple[str, frozenset[str]]:
+    """Kind and devices. Raises ValueError."""
+    tree = _json(data) if path.suffix == ".json" else _yaml(path, data)
+    members = tree if isinstance(tree, dict) else {}
+    match members.get("kind"), members.get("devices"):
+        case str(kind), list(devices):
+            names = (device.get("name") for device in devices if isinstance(device, dict))
+            return kind, frozenset(name for name in names if isinstance(name, str))
+    raise ValueError("expected a CDI specification, with kind and devices, got something else")
+
+
+def _json(data: bytes) -> object:
+    try:
+        tree: object = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"expected JSON, got something else: {error}") from None
+    return tree
+
+
+def _yaml(path: Path, data: bytes) -> object:
+    try:
+        return examine(data, path.name).value
+    except Rejected as rejected:
+        first = rejected.violations[0]
+        raise ValueError(f"line {first.where.line}: {first.message}") from None
+
+
+def _merged(specs: Iterable[_Spec]) -> Kinds:
+    found: dict[str, frozenset[str]] = {}
+    for spec in specs:
+        if not spec.problem:
+            found[spec.kind] = found.get(spec.kind, frozenset()) | spec.devices
+    return found
+
+
+def _cannot(path: Path, error: OSError) -> str:
+    return f"cannot read {path}: {(error.strerror or str(error)).lower()}"

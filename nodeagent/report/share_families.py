@@ -1,0 +1,52 @@
+"""The metric families of shares: how many there are of each state, and who has which.
+
+They are made anew for every scrape, as all families that follow from a snapshot. `share_assignment` is the one with a
+series for each thing that is held; it says no more than who holds it, so that what a share goes through adds none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+
+from nodeagent.model.shares import ShareState
+from nodeagent.model.snapshot import GpuStatus, ResourceStatus, Snapshot
+from nodeagent.report.families import PREFIX
+
+
+def share_families(snapshot: Snapshot, now: float) -> Iterator[Metric]:
+    """Everything that the newest snapshot says of shares; `now` in Unix seconds, for ages."""
+    yield from _states(snapshot.resources, now)
+    yield _assignments(snapshot.gpus)
+
+
+def _states(resources: Iterable[ResourceStatus], now: float) -> Iterator[Metric]:
+    shares = GaugeMetricFamily(f"{PREFIX}shares", "Advertised shares, by state.", labels=["resource", "state"])
+    oldest = GaugeMetricFamily(
+        f"{PREFIX}draining_oldest_seconds", "How long the longest drain of a resource lasts.", labels=["resource"]
+    )
+    for status in resources:
+        for state in ShareState:
+            shares.add_metric([status.resource, state.value], status.counts.get(state, 0))
+        since = status.draining_since
+        oldest.add_metric([status.resource], 0.0 if since is None else max(0.0, now - since))
+    yield shares
+    yield oldest
+
+
+def _assignments(gpus: Iterable[GpuStatus]) -> Metric:
+    """Of held shares of which the kubelet says who has them: the others are counted by state alone."""
+    assignments = GaugeMetricFamily(
+        f"{PREFIX}share_assignment",
+        "Always 1: which container has a share.",
+        labels=["resource", "uuid", "share", "namespace", "pod", "container"],
+    )
+    for status in gpus:
+        if status.contract is None:
+            continue
+        for share in status.shares:
+            if share.holder is not None:
+                owner = share.holder.split("/", 2)
+                assignments.add_metric([status.contract.resource, status.gpu.uuid, share.id, *owner], 1.0)
+    return assignments

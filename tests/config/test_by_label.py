@@ -1,0 +1,127 @@
+"""From the Node's labels to the document that is read, and what an agent leaves of it to the next one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from nodeagent.config.by_label import ByLabel
+from nodeagent.config.source import ConfigSource
+from nodeagent.model.config import Loaded
+from nodeagent.model.node import Selection
+from tests.config.support import TIME_SLICED
+from tests.waiting import eventually
+
+OURS, NVIDIAS = "nodeagent.io/config", "nvidia.com/device-plugin.config"
+
+
+@dataclass
+class Disk:
+    """What was written, and how often; it can be full for a while."""
+
+    writes: list[Selection] = field(default_factory=list)
+    full: int = 0
+
+    def save(self, selection: Selection) -> None:
+        """Keep it, unless the disk is full."""
+        if self.full:
+            self.full -= 1
+            raise OSError("cannot write file: no space left on device")
+        self.writes.append(selection)
+
+
+@dataclass
+class Agent:
+    """The part of an agent that is about this."""
+
+    labels: ByLabel
+    source: ConfigSource
+    disk: Disk
+
+    async def reads(self, name: str) -> None:
+        """Wait until this file is what is read."""
+
+        def read() -> bool:
+            newest = self.source.newest
+            return (
+                newest is not None and isinstance(newest.loaded, Loaded) and newest.loaded.document.path.endswith(name)
+            )
+
+        await eventually(read)
+
+
+@asynccontextmanager
+async def agent(
+    directory: Path, *, kept: Selection | None = None, full: int = 0, patience: float = 60.0
+) -> AsyncIterator[Agent]:
+    """One that runs, on what the one before it has kept."""
+
+    def subscribe(_path: Path, _wake: Callable[[], None]) -> None:
+        """Nothing but labels changes here."""
+
+    source = ConfigSource(directory, subscribe=subscribe, wake=lambda: None, selects=True, patience=patience)
+    disk = Disk(full=full)
+    labels = ByLabel((OURS, NVIDIAS), source=source, save=disk.save, again=0.05)
+    labels.recall(kept)
+    tasks = [asyncio.create_task(source.run()), asyncio.create_task(labels.run())]
+    try:
+        yield Agent(labels, source, disk)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """Three documents."""
+    for name in ("sharing", "a", "b"):
+        (tmp_path / f"{name}.yaml").write_text(TIME_SLICED)
+    return tmp_path
+
+
+async def test_the_labels_select_and_are_kept(directory: Path) -> None:
+    """Each change of what the labels select is read, and written once; other changes of the Node are neither."""
+    async with agent(directory) as one:
+        one.labels.take({OURS: "a"})
+        await one.reads("a.yaml")
+        one.labels.take({OURS: "a", "zone": "x"})
+        one.labels.take({NVIDIAS: "b"})
+        await one.reads("b.yaml")
+        one.labels.take({"zone": "x"})
+        await one.reads("sharing.yaml")
+        await eventually(lambda: one.disk.writes[-1:] == [Selection()])
+        assert one.disk.writes.count(Selection()) == 1
+        assert len(one.disk.writes) <= 3
+
+
+async def test_the_next_agent_goes_on_with_what_was_kept(directory: Path) -> None:
+    """When the labels do not become known the last selection is read, and not written again."""
+    async with agent(directory, kept=Selection(OURS, "b"), patience=0.05) as one:
+        await one.reads("b.yaml")
+        one.labels.take({OURS: "b"})
+        one.labels.take({OURS: "a"})
+        await one.reads("a.yaml")
+        await eventually(lambda: one.disk.writes == [Selection(OURS, "a")])
+
+
+async def test_a_label_that_does_not_select_any_more_is_forgotten(directory: Path) -> None:
+    """What was kept for another `--config-label` says nothing of these."""
+    async with agent(directory, kept=Selection("example.com/gpus", "b"), patience=0.05) as one:
+        await eventually(lambda: one.source.newest)
+        assert one.source.newest is not None
+        assert not isinstance(one.source.newest.loaded, Loaded)
+
+
+async def test_a_full_disk_holds_up_nothing(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What cannot be kept is read all the same, told, and kept later."""
+    async with agent(directory, full=2) as one:
+        one.labels.take({OURS: "a"})
+        await one.reads("a.yaml")
+        await eventually(lambda: one.disk.writes == [Selection(OURS, "a")])
+    assert "cannot remember which config is this node's: cannot write file: no space left" in caplog.text
