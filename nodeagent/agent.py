@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     from nodeagent.mps.off import NoMps
     from nodeagent.mps.spawn import SpawnedHost
     from nodeagent.mps.view import MpsView
+    from nodeagent.node.api_node import ApiNode
+    from nodeagent.node.both import FileAndApi
+    from nodeagent.node.label_file import LabelFile
     from nodeagent.node.off import NoNode
 
 logger = logging.getLogger(__name__)
@@ -273,11 +276,42 @@ class Agent:
         errand.cancel()
         return None
 
-    def _open_node(self) -> NoNode:
-        """Who tells the cluster of this node: nothing of the API is imported where nobody does."""
-        from nodeagent.node.off import NoNode
+    def _open_node(self) -> NoNode | LabelFile | ApiNode | FileAndApi:
+        """Who tells the cluster of this node: nothing of the API is imported where nobody speaks to it."""
+        directory = self._settings.label_file
+        if directory is None and not self._settings.kube_api:
+            from nodeagent.node.off import NoNode
 
-        return NoNode()
+            return NoNode()
+        if directory is None:
+            return self._open_api(labels=self._settings.labels == "api")
+        from nodeagent.node.label_file import LabelFile
+
+        file = LabelFile(directory, wake=self._wake.set)
+        if not self._settings.kube_api:
+            return file
+        from nodeagent.node.both import FileAndApi
+
+        return FileAndApi(file, self._open_api(labels=False))
+
+    def _open_api(self, *, labels: bool) -> ApiNode:
+        """Raises CannotStart where the API client is not installed: no retry would help."""
+        try:
+            from nodeagent.node.api_client import ApiClient
+        except ModuleNotFoundError as error:
+            raise CannotStart(
+                f"--kube-api on needs the client of the Kubernetes API ({error}): pip install 'nodeagent[kubernetes]'"
+            ) from error
+        from nodeagent.node.api_node import ApiNode
+
+        return ApiNode(
+            self._settings.node_name,
+            connect=lambda: ApiClient(self._settings.kubeconfig),
+            labels=labels,
+            taint=self._settings.startup_taint,
+            on_labels=self.take_labels,
+            wake=self._wake.set,
+        )
 
     def _no_mps(self) -> NoMps:
         from nodeagent.mps.off import NoMps

@@ -446,7 +446,8 @@ class Reconciler:
         before, self.snapshot = self.snapshot, summarize(self._identity, turn, self.snapshot)
         notices.conditions(before, self.snapshot)
         self._node.tell(events(before, self.snapshot))
-        self._node.want(report(self.snapshot))
+        if (wanted := report(self.snapshot)) is not None:
+            self._node.want(wanted)
 
     def _tell_of_fault(self, error: Exception) -> None:
         """A turn that fails leaves no summary: the last one stands, but for what it says of us."""

@@ -79,8 +79,8 @@ _MPS_CONTROL = Option(
 )
 
 _LABELS_HELP = (
-    "where labels go: nowhere (off), into a file of Node Feature Discovery in DIR (nfd:DIR), or on the Node (api, which "
-    "needs --kube-api on)"
+    "where labels go: nowhere (off), into a file of Node Feature Discovery in DIR (nfd:DIR), or on the Node (api, "
+    "which needs --kube-api on)"
 )
 
 _NODE_OPTIONS: Sequence[Option] = (
@@ -117,7 +117,8 @@ _NODE_OPTIONS: Sequence[Option] = (
     Option(
         "--startup-taint",
         None,
-        "with --kube-api on: a taint of the Node that is removed when a config has been applied for the first time (none)",
+        "with --kube-api on: a taint of the Node that is removed when a config has been applied for the first time "
+        "(none)",
         can_be_empty=True,
         metavar="KEY",
     ),

@@ -6,35 +6,18 @@ agent is away are as old as its last word.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from nodeagent.commands.wait import Answer, Verdict
-
-POOL: Final = "nodeagent.io/pool"
-STATE: Final = "nodeagent.io/config.state"
-APPLIED: Final = "nodeagent.io/config.blob"
-ACCEPTED: Final = "nodeagent.io/config.accepted-blob"
-REJECTED: Final = "nodeagent.io/config.rejected-blob"
-ERROR: Final = "nodeagent.io/config.error"
+from nodeagent.model.node import NodeObject
+from nodeagent.state.labels import ACCEPTED, APPLIED, BLOB, ERROR, REJECTED, STATE
 
 _LEAST: Final = 7
 """Characters of a blob id that tell it from others."""
 
-_SHOWN: Final = 12
-"""Characters of it that labels have."""
-
 _NAMED: Final = 5
-
-
-@dataclass(frozen=True, slots=True)
-class PoolNode:
-    """A node as the API server knows it."""
-
-    name: str
-    labels: Mapping[str, str] = field(default_factory=dict)
-    annotations: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +32,9 @@ class Question:
     least: int = 1
 
 
-def judge_pool(nodes: Sequence[PoolNode], question: Question) -> Answer:
+def judge_pool(nodes: Sequence[NodeObject], question: Question) -> Answer:
     """Whether all of these nodes have what is asked for, and if not, which do not, and why."""
-    blob, done = question.blob[:_SHOWN], "applied" if question.applied else "accepted"
+    blob, done = question.blob[:BLOB], "applied" if question.applied else "accepted"
     pending = [node for node in sorted(nodes, key=lambda node: node.name) if not _has(node, question)]
     rejecting = [node for node in pending if _is(node.labels.get(REJECTED), question.blob)]
     if rejecting:
@@ -70,7 +53,7 @@ def judge_pool(nodes: Sequence[PoolNode], question: Question) -> Answer:
     return Answer(Verdict.NOT_YET, "; ".join([text, *waits]))
 
 
-def _has(node: PoolNode, question: Question) -> bool:
+def _has(node: NodeObject, question: Question) -> bool:
     """Whether the node has it now. That it was applied is not enough: another document may have been accepted since."""
     labels, blob = node.labels, question.blob
     if not _is(labels.get(ACCEPTED), blob):
@@ -78,13 +61,13 @@ def _has(node: PoolNode, question: Question) -> bool:
     return not question.applied or (_is(labels.get(APPLIED), blob) and labels.get(STATE) != "draining")
 
 
-def _waiting_for(pending: Sequence[PoolNode], question: Question) -> str:
+def _waiting_for(pending: Sequence[NodeObject], question: Question) -> str:
     named = [f"{node.name} ({_why(node, question)})" for node in pending[:_NAMED]]
     more = len(pending) - len(named)
     return f"waiting for {', '.join(named)}{f' and {more} more' if more else ''}"
 
 
-def _why(node: PoolNode, question: Question) -> str:
+def _why(node: NodeObject, question: Question) -> str:
     labels = node.labels
     state, accepted, rejected = labels.get(STATE), labels.get(ACCEPTED), labels.get(REJECTED)
     if _is(accepted, question.blob):
@@ -96,7 +79,7 @@ def _why(node: PoolNode, question: Question) -> str:
     return "nothing accepted" if state else "no word of its agent"
 
 
-def _rejections(nodes: Sequence[PoolNode], blob: str) -> list[str]:
+def _rejections(nodes: Sequence[NodeObject], blob: str) -> list[str]:
     """Who rejects it, and the errors: once, where they are the same."""
     names = [node.name for node in nodes]
     listed, more = ", ".join(names[:_NAMED]), len(names) - _NAMED

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from nodeagent.commands import client
 from nodeagent.commands.client import Status
-from nodeagent.commands.exits import EXITS_ALWAYS, OK, Failure
+from nodeagent.commands.exits import EXITS_ALWAYS, OK, USAGE, Failure
 from nodeagent.documents.quantities import parse_duration
 
 DESCRIPTION: Final = """\
@@ -20,6 +20,10 @@ Wait until a node has accepted the document with a git blob id, or with
 --applied until every GPU is as it says. Neither Argo CD nor Flux can tell: a
 ConfigMap is healthy as soon as it exists, a minute before nodes see it. Ends
 at once, with the errors, when the node rejects this very document.
+
+With --pool it is every node of a pool that is waited for, such as a canary
+pool before the others get the commit. The Kubernetes API is asked, not the
+agents: it knows the nodes by the labels that agents write (`run --labels`).
 """
 
 EPILOG: Final = f"""\
@@ -27,15 +31,19 @@ examples:
   nodeagent wait --blob "$(git hash-object sharing.yaml)"
   nodeagent wait --blob 3b18e512d --applied --timeout 30m \\
       --agent gpu-node-7:9400
+  nodeagent wait --blob "$(git hash-object canary.yaml)" --pool canary \\
+      --nodes 3 --timeout 20m
+  nodeagent wait --blob 3b18e512d --selector gpu=h100,zone=a
 
 exit codes:
-  0 the node has it, 1 it does not in time or rejects it,
-  3 the agent was never reachable, {EXITS_ALWAYS}
+  0 the node has it, or all nodes of the pool; 1 not in time, or one rejects
+  it; 3 the agent, or the API, was never reachable; {EXITS_ALWAYS}
 """
 
 NOT, UNREACHABLE = 1, 3
 _EVERY: Final = 0.5
 _BLOB: Final = re.compile(r"[0-9a-f]{7,40}")
+_LABEL: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,10 +62,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--timeout", type=_duration, default=300.0, metavar="DURATION", help="such as 90s or 30m (default: 5m)"
     )
     client.add_argument(parser)
+    pool = parser.add_argument_group("all nodes of a pool")
+    pool.add_argument("--pool", type=_pool, metavar="NAME", help="every node with the label nodeagent.io/pool=NAME")
+    pool.add_argument(
+        "--selector",
+        type=_selector,
+        metavar="LABELS",
+        help="every node with these labels instead, as of `kubectl get nodes -l`",
+    )
+    pool.add_argument(
+        "--nodes",
+        type=_number,
+        metavar="N",
+        help="so many nodes at least: fewer are waited for, and none are never enough (default: 1)",
+    )
+    pool.add_argument(
+        "--kubeconfig",
+        metavar="PATH",
+        help="how to reach the API (default: the pod's service account, else $KUBECONFIG)",
+    )
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Ask again and again, and say what has changed."""
+    if arguments.pool or arguments.selector:
+        from nodeagent.commands import wait_pool
+
+        if arguments.agent != client.DEFAULT_AGENT:
+            raise Failure("--agent is about one node: it cannot be with --pool or --selector", USAGE)
+        return wait_pool.execute(arguments)
+    for flag in ("nodes", "kubeconfig"):
+        if getattr(arguments, flag) is not None:
+            raise Failure(f"--{flag} is about a pool: it needs --pool or --selector", USAGE)
     begun = time.monotonic()
     end = begun + arguments.timeout
     told, reached = "", False
@@ -142,6 +178,24 @@ def _blob(text: str) -> str:
     if not _BLOB.fullmatch(text.lower()):
         raise argparse.ArgumentTypeError(f"expected 7 to 40 hexadecimal characters of a git blob id, got {text!r}")
     return text.lower()
+
+
+def _pool(text: str) -> str:
+    if not _LABEL.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"expected the name of a pool, a label value, got {text!r}")
+    return text
+
+
+def _selector(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected labels such as gpu=h100,zone=a, got nothing")
+    return text.strip()
+
+
+def _number(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of nodes, 1 or more, got {text!r}")
+    return int(text)
 
 
 def _duration(text: str) -> float:

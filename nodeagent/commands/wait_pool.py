@@ -1,15 +1,20 @@
-"""A pipeline's question for every node of a pool, asked again and again until there is an answer."""
+"""`nodeagent wait --pool`: a pipeline's question for every node of a pool, answered by what the API knows of them."""
 
 from __future__ import annotations
 
+import argparse
+import asyncio
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 from nodeagent.commands.exits import OK, Failure
-from nodeagent.commands.pool_verdict import PoolNode, Question, judge_pool
+from nodeagent.commands.pool_verdict import Question, judge_pool
 from nodeagent.commands.wait import NOT, UNREACHABLE, Verdict
+from nodeagent.model.node import NodeObject
+from nodeagent.state.labels import POOL
 
 PACE: Final = (2.0, 60.0, 5.0)
 """Seconds between two questions, how long so, and seconds between two after that: many pipelines may ask for hours."""
@@ -19,8 +24,51 @@ class NoAnswer(Exception):
     """The API did not answer with nodes. The message says what could not be done, and why."""
 
 
-Ask = Callable[[float], Sequence[PoolNode]]
+Ask = Callable[[float], Sequence[NodeObject]]
 """The nodes as they are now, within so many seconds; raises NoAnswer."""
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Ask the API again and again, and say what has changed."""
+    selector = arguments.selector or f"{POOL}={arguments.pool}"
+    question = Question(arguments.blob, selector, applied=arguments.applied, least=arguments.nodes or 1)
+    kubeconfig = Path(arguments.kubeconfig) if arguments.kubeconfig else None
+    return wait(connect(kubeconfig, selector), question, arguments.timeout)
+
+
+def connect(kubeconfig: Path | None, selector: str) -> Ask:
+    """Who asks the API. Each question has a connection of its own, so that a token or an address that changes in the
+    middle of a long wait is no matter. Raises Failure where the API client is not installed, or is told by nobody where
+    the API is.
+    """
+    try:
+        from nodeagent.node.api_client import ApiClient, ApiProblem
+    except ModuleNotFoundError as error:
+        needs = f"it needs the client of the Kubernetes API ({error}): pip install 'nodeagent[kubernetes]'"
+        raise Failure(needs, UNREACHABLE) from error
+
+    try:
+        ApiClient(kubeconfig)
+    except ApiProblem as problem:
+        raise Failure(str(problem), UNREACHABLE) from problem
+
+    async def listed(within: float) -> Sequence[NodeObject]:
+        async with asyncio.timeout(within):
+            api = ApiClient(kubeconfig)
+            try:
+                return await api.nodes(selector)
+            finally:
+                await api.close()
+
+    def ask(within: float) -> Sequence[NodeObject]:
+        try:
+            return asyncio.run(listed(within))
+        except ApiProblem as problem:
+            raise NoAnswer(str(problem)) from problem
+        except TimeoutError as error:
+            raise NoAnswer(f"cannot list nodes with {selector}: no answer within {within:.1f} s") from error
+
+    return ask
 
 
 def wait(ask: Ask, question: Question, timeout: float, pace: tuple[float, float, float] = PACE) -> int:

@@ -115,5 +115,10 @@ def _capabilities(driver_root: Path) -> Iterator[tuple[tuple[int, int, int | Non
 
 
 def machine_type(path: Path | None) -> str:
-    """What the firmware calls this machine; `unknown` where nobody says."""
-    return "unknown"
+    """What the firmware calls this machine, from a file such as `/sys/class/dmi/id/product_name`; `unknown` where
+    nobody says. Raises nothing.
+    """
+    try:
+        return (path.read_text("utf-8", "replace").strip() if path is not None else "") or "unknown"
+    except OSError:
+        return "unknown"

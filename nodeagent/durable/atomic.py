@@ -35,14 +35,14 @@ def naming(path: Path, task: str) -> Iterator[None]:
         raise OSError(error.errno, f"cannot {task}: {error.strerror}", str(path)) from error
 
 
-def write(path: Path, data: bytes, *, sync: bool) -> None:
-    """Replace the file by one with these bytes, mode 0600. With `sync` it is on the disk on return. Raises OSError."""
+def write(path: Path, data: bytes, *, sync: bool, mode: int = 0o600) -> None:
+    """Replace the file by one with these bytes. With `sync` it is on the disk on return. Raises OSError."""
     temporary = path.with_name(f".{path.name}.tmp")
     with naming(path, "write file"):
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
             try:
-                os.fchmod(descriptor, 0o600)
+                os.fchmod(descriptor, mode)
                 view = memoryview(data)
                 while view:
                     view = view[os.write(descriptor, view) :]

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """What the Node object, or the file of Node Feature Discovery, should say. All of ours is in it: a label that is not
-    there any more is taken away. `settled`: a config has been applied, so that pods may come.
+    """What the Node object, or the file of Node Feature Discovery, should say. All of ours is in it: a label that is
+    not there any more is taken away. `settled`: a config has been applied, so that pods may come.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -67,3 +67,19 @@ class Selection:
 
     key: str | None = None
     value: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeObject:
+    """A Node as the API server knows it. `version` is its resourceVersion; `taints` are the keys of its taints, in
+    order; `own_labels` and `own_annotations` the keys that the agent has written and nobody has taken over since.
+    """
+
+    name: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    uid: str = ""
+    version: str = ""
+    taints: tuple[str, ...] = ()
+    own_labels: frozenset[str] = frozenset()
+    own_annotations: frozenset[str] = frozenset()

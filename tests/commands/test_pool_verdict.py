@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import pytest
 
-from nodeagent.commands.pool_verdict import ACCEPTED, APPLIED, ERROR, REJECTED, STATE, PoolNode, Question, judge_pool
+from nodeagent.commands.pool_verdict import Question, judge_pool
 from nodeagent.commands.wait import Answer, Verdict
+from nodeagent.model.node import NodeObject
+from nodeagent.state.labels import ACCEPTED, APPLIED, ERROR, REJECTED, STATE
 
 NEW, OLD, BAD = "5beb4efc651e", "76045d81ee80", "9bcff4c95e6f"
 WHOLE_ID = "5beb4efc651e4b07b5ee9de6be5d3635714a72c0"
 CANARY = "nodeagent.io/pool=canary"
 
 
-def node(name: str, state: str, accepted: str | None, applied: str | None, rejected: str | None = None) -> PoolNode:
+def node(name: str, state: str, accepted: str | None, applied: str | None, rejected: str | None = None) -> NodeObject:
     """A node with the labels of its agent."""
     labels = {STATE: state, ACCEPTED: accepted, APPLIED: applied, REJECTED: rejected, "kubernetes.io/hostname": name}
-    return PoolNode(name, {key: value for key, value in labels.items() if value is not None})
+    return NodeObject(name, {key: value for key, value in labels.items() if value is not None})
 
 
-def mute(name: str) -> PoolNode:
+def mute(name: str) -> NodeObject:
     """A node whose agent has never said anything."""
-    return PoolNode(name, {"nodeagent.io/pool": "canary"})
+    return NodeObject(name, {"nodeagent.io/pool": "canary"})
 
 
 A = node("node-a", "applied", NEW, NEW)
@@ -104,7 +106,7 @@ KEEPS = node("node-k", "rejected", NEW, NEW, BAD)
         ),
     ],
 )
-def test_the_verdict(nodes: list[PoolNode], question: Question, expected: Answer) -> None:
+def test_the_verdict(nodes: list[NodeObject], question: Question, expected: Answer) -> None:
     """All nodes must have accepted it, or with `applied` have nothing left to do for it; one that rejects it ends the
     wait; none at all, or too few, are never enough.
     """
@@ -130,7 +132,7 @@ def test_a_rejection_is_told_with_its_errors() -> None:
     """The annotation says what is wrong; what several nodes say alike is told once, and no line of it is lost."""
     error = "sharing.yaml:9:21: expected a known key\nsharing.yaml:10:1: expected another"
     nodes = [
-        PoolNode(f"node-{number}", {ACCEPTED: OLD, REJECTED: BAD}, {ERROR: error if number < 6 else ""})
+        NodeObject(f"node-{number}", {ACCEPTED: OLD, REJECTED: BAD}, {ERROR: error if number < 6 else ""})
         for number in range(7)
     ]
     answer = judge_pool([A, *nodes], Question(BAD, CANARY))

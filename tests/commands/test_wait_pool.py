@@ -1,4 +1,4 @@
-"""Waiting for a pool: a pipeline hears of every change, and of the end as soon as there is one."""
+"""`nodeagent wait --pool`: a pipeline hears of every change, and of the end as soon as there is one."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from nodeagent.cli import main
 from nodeagent.commands.exits import Failure
-from nodeagent.commands.pool_verdict import ACCEPTED, APPLIED, ERROR, REJECTED, STATE, PoolNode, Question
+from nodeagent.commands.pool_verdict import Question
 from nodeagent.commands.wait_pool import Ask, NoAnswer, wait
+from nodeagent.model.node import NodeObject
+from nodeagent.state.labels import ACCEPTED, APPLIED, ERROR, REJECTED, STATE
 
 NEW, OLD = "5beb4efc651e", "76045d81ee80"
 CANARY = "nodeagent.io/pool=canary"
 PACE = (0.01, 60.0, 0.01)
 
-HAS = PoolNode("node-1", {STATE: "applied", ACCEPTED: NEW, APPLIED: NEW})
-DRAINS = PoolNode("node-2", {STATE: "draining", ACCEPTED: NEW, APPLIED: OLD})
-BEHIND = PoolNode("node-2", {STATE: "applied", ACCEPTED: OLD, APPLIED: OLD})
-REJECTS = PoolNode("node-2", {STATE: "rejected", ACCEPTED: OLD, REJECTED: NEW}, {ERROR: "sharing.yaml:9:21: no"})
+HAS = NodeObject("node-1", {STATE: "applied", ACCEPTED: NEW, APPLIED: NEW})
+DRAINS = NodeObject("node-2", {STATE: "draining", ACCEPTED: NEW, APPLIED: OLD})
+BEHIND = NodeObject("node-2", {STATE: "applied", ACCEPTED: OLD, APPLIED: OLD})
+REJECTS = NodeObject("node-2", {STATE: "rejected", ACCEPTED: OLD, REJECTED: NEW}, {ERROR: "sharing.yaml:9:21: no"})
 
-Step = Sequence[PoolNode] | NoAnswer
+Step = Sequence[NodeObject] | NoAnswer
 
 
 def answering(*steps: Step) -> Ask:
@@ -27,7 +30,7 @@ def answering(*steps: Step) -> Ask:
     left: Iterator[Step] = iter(steps)
     now: list[Step] = []
 
-    def ask(_within: float) -> Sequence[PoolNode]:
+    def ask(_within: float) -> Sequence[NodeObject]:
         now[:] = [next(left, *now)]
         if isinstance(now[0], NoAnswer):
             raise now[0]
@@ -80,3 +83,23 @@ def test_time_is_limited(steps: list[Step], code: int, last: str, capsys: pytest
         wait(answering(*steps), Question(NEW, CANARY), 0.1, PACE)
     assert failed.value.code == code
     assert capsys.readouterr().err.splitlines()[-1] == last
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--nodes", "3"], "--nodes is about a pool: it needs --pool or --selector"),
+        (["--kubeconfig", "x"], "--kubeconfig is about a pool: it needs --pool or --selector"),
+        (["--pool", "a", "--agent", "gpu-node-7:9400"], "--agent is about one node: it cannot be with --pool"),
+        (["--pool", ""], "expected the name of a pool, a label value, got ''"),
+        (["--pool", "a,b"], "expected the name of a pool, a label value, got 'a,b'"),
+        (["--selector", " "], "expected labels such as gpu=h100,zone=a, got nothing"),
+        (["--pool", "a", "--nodes", "0"], "expected a number of nodes, 1 or more, got '0'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A flag of the one question with the other, or a pool that an empty variable names, is a usage error: nothing is
+    asked.
+    """
+    assert main(["wait", "--blob", NEW, *arguments]) == 64
+    assert said in capsys.readouterr().err

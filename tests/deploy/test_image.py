@@ -210,6 +210,13 @@ class TestCommands:
         assert wrong.returncode == 1
         assert 'did you mean "replicas"?' in wrong.stdout
 
+    def test_waiting_for_a_pool(self, image: Image) -> None:
+        """It has the client of the Kubernetes API: without a cluster it says that it cannot reach one, and no module lacks."""
+        done = image.run("wait", "--pool", "x", "--blob", "1234567", "--timeout", "1s")
+        assert done.returncode == 3, done.stderr
+        assert "cannot reach" in done.stderr
+        assert "module" not in done.stderr
+
 
 class TestBuilding:
     """The program that builds it, and what the Dockerfile says without one."""

@@ -370,6 +370,18 @@ async def test_a_node_with_cdi_says_whether_it_has_a_specification(tmp_path: Pat
         assert await agent.stop(grace_of(agents)) == 0, agent.log
 
 
+async def test_node_feature_discovery_finds_the_labels(tmp_path: Path) -> None:
+    """With labels-nfd the node has, where NFD's worker looks, one file with the labels of what is applied."""
+    made = composed(tmp_path, "labels-nfd", "driver-access/runtime-class")
+    agents = find(made, "DaemonSet", "agent")
+    async with RenderedNode(A100S) as node:
+        agent = await node.start(made, agents)
+        await says(agent, "LabelsSynced", "Synced", status=True)
+        (file,) = node.path("/etc/kubernetes/node-feature-discovery/features.d").iterdir()
+        assert "nvidia.com/gpu.count=8" in file.read_text(encoding="utf-8").splitlines()
+        assert await agent.stop(grace_of(agents)) == 0, agent.log
+
+
 async def test_a_person_clears_a_gpu_in_the_agents_container(a100: list[Manifest]) -> None:
     """What `kubectl exec` starts in the agent's container, as root without any capability and on a read-only root,
     reaches the agent by the socket in the state directory: a refusal comes back, and so does what was done.

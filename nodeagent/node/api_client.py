@@ -1,0 +1,311 @@
+"""The Kubernetes API, as far as this project asks it: one Node, lists of Nodes, and events. The only speaker to it.
+
+Labels and annotations are written by server-side apply, which is the API server's own bookkeeping of who wrote what:
+an apply says all that we want to have written, and what we had written before and do not say any more is removed, but
+never what somebody else wrote. See https://kubernetes.io/docs/reference/using-api/server-side-apply/.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from datetime import UTC, datetime
+from enum import Enum
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final, NamedTuple, TypeVar, cast
+
+import httpx2
+import msgspec
+from lightkube import ApiError, AsyncClient, ConfigError, KubeConfig, SingleConfig
+from lightkube.config.client_adapter import verify_cluster
+from lightkube.config.models import User
+from lightkube.core.resource import ApiInfo, GlobalResource, ResourceDef
+from lightkube.models.core_v1 import EventSource, ObjectReference
+from lightkube.models.meta_v1 import ObjectMeta
+from lightkube.resources.core_v1 import Event
+from lightkube.types import PatchType
+
+from nodeagent.model.node import NodeEvent, NodeObject
+
+MANAGER: Final = "nodeagent"
+"""Our field manager, and the component that events come from."""
+
+EVENT_NAMESPACE: Final = "default"
+"""Where events about Nodes are: the API server takes them nowhere else."""
+
+DEADLINE: Final = 10.0
+"""Seconds within which a request must be answered."""
+
+_PAGE: Final = 500
+
+T = TypeVar("T")
+
+
+class _Managed(msgspec.Struct):
+    manager: str = ""
+    operation: str = ""
+    fieldsV1: dict[str, dict[str, object]] | None = None  # noqa: N815 - the API's name
+
+
+class _Meta(msgspec.Struct, omit_defaults=True):
+    name: str
+    uid: str = ""
+    resourceVersion: str = ""  # noqa: N815 - the API's name
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+    managedFields: list[_Managed] | None = None  # noqa: N815 - the API's name
+
+
+class _Taint(msgspec.Struct):
+    key: str
+
+
+class _Spec(msgspec.Struct):
+    taints: list[_Taint] | None = None
+
+
+class _Node(GlobalResource, msgspec.Struct, omit_defaults=True):
+    """Of a Node only what is asked for here: lightkube's own model refuses one that lacks anything else."""
+
+    apiVersion: str | None = None  # noqa: N815 - the API's name
+    kind: str | None = None
+    metadata: _Meta | None = None
+    spec: _Spec | None = None
+    _api_info = ApiInfo(resource=ResourceDef("", "v1", "Node"), plural="nodes", verbs=["list", "watch", "patch"])
+
+
+class Trouble(Enum):
+    """What kind of answer, or none, a request got. BUSY: not now; ABSENT: there is no such object; CONFLICT: it has
+    changed meanwhile; REFUSED: anything else that the API server says no to.
+    """
+
+    UNREACHABLE = "unreachable"
+    BUSY = "busy"
+    FORBIDDEN = "forbidden"
+    ABSENT = "absent"
+    CONFLICT = "conflict"
+    REFUSED = "refused"
+
+
+class ApiProblem(Exception):
+    """A request failed. The message says what could not be done, and why; `retry_after` in seconds, where the API
+    server says how long it wants to be left alone.
+    """
+
+    def __init__(self, message: str, trouble: Trouble, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.trouble = trouble
+        self.retry_after = retry_after
+
+
+_TROUBLES: Final = {
+    401: Trouble.FORBIDDEN,
+    403: Trouble.FORBIDDEN,
+    404: Trouble.ABSENT,
+    409: Trouble.CONFLICT,
+    410: Trouble.BUSY,  # a watch has fallen behind
+    422: Trouble.CONFLICT,  # a JSON patch whose test does not hold
+    429: Trouble.BUSY,
+}
+
+
+class Seen(NamedTuple):
+    """When an event happened first and last (Unix seconds), and how many times."""
+
+    first: float
+    last: float
+    times: int
+
+
+class ApiClient:
+    """One connection to one API server, by `kubeconfig`, else the service account of the pod, else `$KUBECONFIG`. All
+    methods raise ApiProblem, the constructor too. Belongs to one event loop; `close` it.
+    """
+
+    def __init__(self, kubeconfig: Path | None = None) -> None:
+        with _explained("cannot reach the Kubernetes API"):
+            config = _config(kubeconfig)
+            self._transport = _Transport(verify=verify_cluster(config.cluster, config.user or User(), config.abs_file))
+            self._client = AsyncClient(
+                config, timeout=httpx2.Timeout(DEADLINE), field_manager=MANAGER, transport=self._transport
+            )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.close()
+
+    async def nodes(self, selector: str) -> list[NodeObject]:
+        """All Nodes with these labels, `selector` as of `kubectl get -l`."""
+
+        async def listed() -> list[NodeObject]:
+            # lightkube makes the selector of pairs; a key that only has to exist goes in as it is.
+            return [_node(entry) async for entry in self._client.list(_Node, labels={selector: None}, chunk_size=_PAGE)]
+
+        return await _asked(f"cannot list nodes with {selector}", listed())
+
+    async def watch(self, name: str, seconds: int, opened: Callable[[], None]) -> AsyncGenerator[NodeObject | None]:
+        """One Node as it is now and each state after that, None when it has been deleted, until the API server ends the
+        watch: after `seconds`, if nothing goes wrong. One that has died without a word is a problem a little later.
+        `opened` is called when the API server has agreed to it. A Node that is not there is only awaited.
+
+        There is no version to go on from: that of an object is that of its last change, which the API server may have
+        forgotten when nothing has changed for long. See "Get State and Start at Most Recent" in
+        https://kubernetes.io/docs/reference/using-api/api-concepts/#semantics-for-watch.
+        """
+        answer = self._client.watch(_Node, fields={"metadata.name": name}, server_timeout=seconds)
+        end = asyncio.get_running_loop().time() + seconds + DEADLINE
+        self._transport.watch = opened
+        with _explained(f"cannot watch the node {name}"):
+            async with aclosing(cast("AsyncGenerator[tuple[str, _Node]]", answer)) as changes:
+                while True:
+                    try:
+                        # Not around the yield: it would interrupt whoever does something with what came.
+                        async with asyncio.timeout_at(end):
+                            change, node = await anext(changes)
+                    except (_WatchEnded, StopAsyncIteration):
+                        return
+                    yield None if change == "DELETED" else _node(node)
+
+    async def apply(self, name: str, labels: Mapping[str, str], annotations: Mapping[str, str]) -> NodeObject:
+        """Have the Node say this, which is all that the agent wants it to say."""
+        wanted = _Node(metadata=_Meta(name=name, labels=dict(labels) or None, annotations=dict(annotations) or None))
+        return _node(await _asked(f"cannot label the node {name}", self._client.apply(wanted, force=True)))
+
+    async def remove_taint(self, node: NodeObject, key: str) -> NodeObject:
+        """Take all taints with this key away, of a Node as it was seen: where its taints have changed meanwhile nothing
+        is done, and it is a CONFLICT.
+        """
+        steps: list[dict[str, str]] = []
+        for index in reversed([number for number, taint in enumerate(node.taints) if taint == key]):
+            path = f"/spec/taints/{index}"
+            steps += [{"op": "test", "path": f"{path}/key", "value": key}, {"op": "remove", "path": path}]
+        patched = self._client.patch(_Node, node.name, steps, patch_type=PatchType.JSON)
+        return _node(await _asked(f"cannot remove the taint {key} of the node {node.name}", patched))
+
+    async def create_event(self, node: NodeObject, event: NodeEvent, seen: Seen) -> str:
+        """Tell one event of a Node; its name comes back, for `repeat_event`."""
+        name = f"{node.name}.{time.time_ns():x}"
+        told = Event(
+            metadata=ObjectMeta(name=name, namespace=EVENT_NAMESPACE),
+            involvedObject=ObjectReference(apiVersion="v1", kind="Node", name=node.name, uid=node.uid),
+            reason=event.reason,
+            message=event.message,
+            type="Warning" if event.warning else "Normal",
+            source=EventSource(component=MANAGER, host=node.name),
+            reportingComponent=MANAGER,
+            reportingInstance=node.name,
+            firstTimestamp=_time(seen.first),
+            lastTimestamp=_time(seen.last),
+            count=seen.times,
+        )
+        await _asked(f"cannot tell the event {event.reason}", self._client.create(told))
+        return name
+
+    async def repeat_event(self, name: str, seen: Seen) -> None:
+        """An event that has been told has happened again."""
+        again = {"count": seen.times, "lastTimestamp": _time(seen.last)}
+        patched = self._client.patch(Event, name, again, namespace=EVENT_NAMESPACE, patch_type=PatchType.MERGE)
+        await _asked(f"cannot count the event {name}", patched)
+
+
+class _WatchEnded(httpx2.RequestError):
+    """lightkube asks again, at once and for ever, when a watch ends without an error."""
+
+
+class _Transport(httpx2.AsyncHTTPTransport):
+    """Lets a watch through only after somebody has said whom to tell that it is open: so it is the caller who decides
+    when the next one begins. An answer to it begins in time or never.
+    """
+
+    watch: Callable[[], None] | None = None
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if "watch" not in request.url.params:
+            return await super().handle_async_request(request)
+        if self.watch is None:
+            raise _WatchEnded("the watch has ended", request=request)
+        async with asyncio.timeout(DEADLINE):
+            response = await super().handle_async_request(request)
+        if response.status_code == HTTPStatus.OK:
+            self.watch()
+        if response.status_code != HTTPStatus.UNAUTHORIZED:  # else it is asked once more, with the token of now
+            self.watch = None
+        return response
+
+
+def _config(kubeconfig: Path | None) -> SingleConfig:
+    found = KubeConfig.from_file(kubeconfig) if kubeconfig is not None else KubeConfig.from_env()
+    config = found.get()
+    if config is None:
+        raise ConfigError("the kubeconfig has no current context")
+    return config
+
+
+async def _asked(what: str, answer: Awaitable[T]) -> T:
+    with _explained(what):
+        async with asyncio.timeout(DEADLINE):
+            return await answer
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Every way in which a request fails, as an ApiProblem."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise ApiProblem(f"{what}: no answer in time", Trouble.UNREACHABLE) from error
+    except httpx2.HTTPStatusError as error:
+        response = cast("httpx2.Response | None", error.response)
+        said = error.status.message if isinstance(error, ApiError) else None
+        code = (error.status.code if isinstance(error, ApiError) else None) or (response.status_code if response else 0)
+        message = f"{what}: {said or f'the API server answered {code}'}"
+        raise ApiProblem(message, _trouble(code), _retry_after(response)) from error
+    except (httpx2.HTTPError, httpx2.InvalidURL, ConfigError, OSError) as error:
+        raise ApiProblem(f"{what}: {str(error) or type(error).__name__}", Trouble.UNREACHABLE) from error
+    except (KeyError, ValueError, msgspec.MsgspecError) as error:
+        raise ApiProblem(f"{what}: cannot be understood: {error!r}", Trouble.UNREACHABLE) from error
+
+
+def _trouble(code: int) -> Trouble:
+    return Trouble.BUSY if code >= HTTPStatus.INTERNAL_SERVER_ERROR else _TROUBLES.get(code, Trouble.REFUSED)
+
+
+def _time(at: float) -> datetime:
+    return datetime.fromtimestamp(at, UTC).replace(microsecond=0)
+
+
+def _retry_after(response: httpx2.Response | None) -> float | None:
+    """Of the two forms the API server uses seconds."""
+    value = response.headers.get("Retry-After", "") if response is not None else ""
+    return float(value) if value.isascii() and value.isdigit() else None
+
+
+def _node(node: _Node) -> NodeObject:
+    meta = node.metadata or _Meta("")
+    ours = [
+        entry.fieldsV1.get("f:metadata", {})
+        for entry in meta.managedFields or ()
+        if entry.manager == MANAGER and entry.operation == "Apply" and entry.fieldsV1
+    ]
+
+    def own(kind: str) -> frozenset[str]:
+        return frozenset(key.removeprefix("f:") for entry in ours for key in _keys(entry.get(kind)))
+
+    return NodeObject(
+        name=meta.name,
+        uid=meta.uid,
+        version=meta.resourceVersion,
+        labels=meta.labels or {},
+        annotations=meta.annotations or {},
+        taints=tuple(taint.key for taint in (node.spec.taints if node.spec else None) or ()),
+        own_labels=own("f:labels"),
+        own_annotations=own("f:annotations"),
+    )
+
+
+def _keys(found: object) -> list[str]:
+    """Of a set of fields: `.` is the map itself, and `f:` begins the name of a key."""
+    return [key for key in found if key.startswith("f:")] if isinstance(found, dict) else []

@@ -1,0 +1,459 @@
+"""The Node object over the real client, TLS and HTTP: right at the end, whatever the API server does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from nodeagent.model.node import NodeEvent, NodeReport, NodeStatus, SyncReason
+from nodeagent.node import api_client
+from nodeagent.node.api_client import ApiClient
+from nodeagent.node.api_node import ApiNode
+from nodeagent.node.pace import Pace
+from tests.fakes.api_server import ApiServer
+from tests.waiting import eventually
+
+NODE = "gpu-node-1"
+COUNT, STATE, ERROR = "nvidia.com/gpu.count", "nodeagent.io/config.state", "nodeagent.io/config.error"
+APPLIED = NodeReport({COUNT: "8", STATE: "applied"}, settled=True)
+DRAINING = NodeReport({COUNT: "8", STATE: "draining"}, settled=True)
+REJECTED = NodeReport({STATE: "rejected"}, {ERROR: "sharing.yaml:9:21: no"})
+TAINT = "nodeagent.io/starting"
+
+QUICK = Pace(
+    settle=(0.0, 0.02), backoff=(0.05, 0.4), contest=(0.2, 1.0), watch=(30, 30), brief=0.3, refill=0.3, burst=3
+)
+
+
+class Speaker:
+    """One ApiNode that runs, with what it was told by the API."""
+
+    def __init__(self, server: ApiServer, pace: Pace, **options: Any) -> None:  # noqa: ANN401 - those of ApiNode
+        self.heard: list[dict[str, str]] = []
+        self.woken = 0
+        self.node = ApiNode(
+            NODE,
+            connect=lambda: ApiClient(server.kubeconfig),
+            on_labels=self._hear,
+            wake=self._wake,
+            pace=pace,
+            **{"labels": True, "taint": None, **options},
+        )
+
+    @property
+    def status(self) -> NodeStatus:
+        return self.node.status
+
+    def _hear(self, labels: Mapping[str, str]) -> None:
+        self.heard.append(dict(labels))
+
+    def _wake(self) -> None:
+        self.woken += 1
+
+    async def synced(self) -> None:
+        await eventually(lambda: self.status.reason is SyncReason.SYNCED)
+
+    async def hears(self, zone: str) -> None:
+        await eventually(lambda: self.heard[-1].get("zone") == zone)
+
+    async def says(self, reason: SyncReason) -> None:
+        await eventually(lambda: self.status.reason is reason)
+
+
+@pytest_asyncio.fixture
+async def server(tmp_path: Path) -> AsyncIterator[ApiServer]:
+    """An API server that knows one Node, with a label of its kubelet's."""
+    async with ApiServer(tmp_path / "api") as running:
+        running.objects.add_node(NODE, {"kubernetes.io/hostname": NODE})
+        yield running
+
+
+@asynccontextmanager
+async def speaking(server: ApiServer, pace: Pace = QUICK, **options: Any) -> AsyncIterator[Speaker]:  # noqa: ANN401
+    """A Node that is being spoken for."""
+    speaker = Speaker(server, pace, **options)
+    task = asyncio.create_task(speaker.node.run())
+    try:
+        yield speaker
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def passed(seconds: float) -> None:
+    """What is counted is counted in a span of time."""
+    end = asyncio.get_running_loop().time() + seconds
+    await eventually(lambda: asyncio.get_running_loop().time() >= end)
+
+
+async def counted(server: ApiServer, times: int) -> None:
+    """The only event has happened so often."""
+    await eventually(lambda: [event["count"] for event in server.objects.events.values()] == [times])
+
+
+class TestWriting:
+    """What is written, and when."""
+
+    async def test_what_is_wanted_is_written_once(self, server: ApiServer) -> None:
+        """One write tells all of it; nobody else's label is touched; nothing is written when it is wanted again."""
+        async with speaking(server) as speaker:
+            speaker.node.want(APPLIED)
+            await speaker.synced()
+            assert server.objects.labels(NODE) == {"kubernetes.io/hostname": NODE, **APPLIED.labels}
+            speaker.node.want(NodeReport(dict(APPLIED.labels), settled=True))
+            server.objects.heartbeat(NODE)
+            server.objects.label(NODE, {"zone": "a"})
+            await speaker.hears("a")
+        assert server.count("patch nodes") == 1
+        assert server.count("watch nodes") == 1
+        assert len(server.asked) == 2
+
+    async def test_changes_close_together_are_one_write(self, server: ApiServer) -> None:
+        """What changes within the time for settling is written together, as it is at its end."""
+        async with speaking(server, Pace(settle=(0.2, 0.2))) as speaker:
+            for report in (REJECTED, DRAINING, APPLIED):
+                speaker.node.want(report)
+            await speaker.synced()
+            speaker.node.want(DRAINING)
+            await speaker.says(SyncReason.PENDING)
+            speaker.node.want(APPLIED)
+            await speaker.synced()
+        assert server.count("patch nodes") == 1
+
+    async def test_what_is_not_said_any_more_is_removed(self, server: ApiServer) -> None:
+        """Labels and annotations that we wrote go when they no longer hold, also those of an agent before this one;
+        those of others stay.
+        """
+        server.objects.label(NODE, {"team": "ml"})
+        async with speaking(server) as speaker:
+            speaker.node.want(REJECTED)
+            await speaker.synced()
+            assert server.objects.annotations(NODE) == REJECTED.annotations
+        async with speaking(server) as speaker:
+            speaker.node.want(APPLIED)
+            await speaker.synced()
+            assert server.objects.annotations(NODE) == {}
+        async with speaking(server, labels=False) as speaker:
+            speaker.node.want(APPLIED)
+            await speaker.says(SyncReason.OFF)
+        assert server.objects.labels(NODE) == {"kubernetes.io/hostname": NODE, "team": "ml"}
+
+    async def test_an_agent_that_starts_again_writes_nothing(self, server: ApiServer) -> None:
+        """Where the Node says already what it should, there is no write."""
+        for _ in range(2):
+            async with speaking(server) as speaker:
+                speaker.node.want(APPLIED)
+                await speaker.synced()
+        assert server.count("patch nodes") == 1
+
+    async def test_a_stolen_label_is_put_right(self, server: ApiServer, caplog: pytest.LogCaptureFixture) -> None:
+        """Somebody else's value is replaced, once for each time, and the log names the label."""
+        async with speaking(server) as speaker:
+            speaker.node.want(APPLIED)
+            await speaker.synced()
+            server.objects.label(NODE, {COUNT: "1"}, manager="gpu-feature-discovery")
+            await eventually(lambda: server.objects.labels(NODE)[COUNT] == "8")
+            await speaker.synced()
+        assert server.count("patch nodes") == 2
+        assert f"somebody else has changed {COUNT} of the Node: it is 1 and should be 8" in caplog.text
+
+    async def test_whoever_keeps_stealing_is_answered_ever_more_slowly(self, server: ApiServer) -> None:
+        """Two writers do not drive each other: the pauses grow, the difference is told, and a real change does not
+        have to wait for them.
+        """
+        pace = Pace(settle=(0.0, 0.0), contest=(0.2, 60.0))
+        async with speaking(server, pace) as speaker:
+            speaker.node.want(APPLIED)
+            await speaker.synced()
+            for _ in range(9):
+                server.objects.label(NODE, {COUNT: "1"}, manager="other")
+                await passed(0.3)
+            assert 3 <= server.count("patch nodes") <= 6
+            assert [(entry.key, entry.have) for entry in speaker.status.differences] == [(COUNT, "1")]
+            speaker.node.want(DRAINING)
+            await eventually(lambda: server.objects.labels(NODE)[STATE] == "draining")
+            assert server.objects.labels(NODE)[COUNT] == "8"
+
+
+class TestTaint:
+    """The taint of nodes that have no config yet."""
+
+    async def test_it_goes_when_a_config_is_applied(self, server: ApiServer) -> None:
+        """Every taint with the key, whatever its effect, and no other."""
+        other = {"key": "nvidia.com/gpu", "effect": "NoSchedule"}
+        taints = [
+            {"key": TAINT, "effect": "NoSchedule"}, other, {"key": TAINT, "value": "x", "effect": "NoExecute"},
+        ]  # fmt: skip
+        server.objects.add_node(NODE, taints=taints)
+        async with speaking(server, taint=TAINT) as speaker:
+            speaker.node.want(REJECTED)
+            await speaker.synced()
+            assert server.objects.taints(NODE) == taints
+            speaker.node.want(APPLIED)
+            await eventually(lambda: server.objects.taints(NODE) == [other])
+
+    async def test_a_taint_that_has_moved_is_not_mistaken(self, server: ApiServer) -> None:
+        """Where the taints have changed since they were seen nothing is removed but by a new look."""
+        server.objects.add_node(
+            NODE, taints=[{"key": "a", "effect": "NoSchedule"}, {"key": TAINT, "effect": "NoSchedule"}]
+        )
+        async with speaking(server, taint=TAINT) as speaker:
+            await eventually(lambda: server.watches == 1)
+            server.deaf = True
+            server.objects.patch_taints(NODE, [{"op": "remove", "path": "/spec/taints/0"}])
+            speaker.node.want(APPLIED)
+            await eventually(lambda: server.count("patch nodes") >= 2)
+            server.deaf = False
+            server.objects.heartbeat(NODE)
+            await eventually(lambda: server.objects.taints(NODE) == [])
+
+
+class TestFaults:
+    """What an API server can do to an agent."""
+
+    @pytest.mark.parametrize(
+        "fault",
+        [{"code": 409}, {"code": 500}, {"code": 503}, {"code": 200, "raw": b"<html>"}, {"cut": True}, {"code": 422}],
+        ids=["409", "500", "503", "no JSON", "cut", "422"],
+    )
+    async def test_a_write_that_fails_is_tried_again(self, server: ApiServer, fault: dict[str, Any]) -> None:
+        """After three failures it is written, with pauses that grow, and once."""
+        async with speaking(server) as speaker:
+            await eventually(lambda: server.watches == 1)
+            server.fail("patch nodes", times=3, **fault)
+            speaker.node.want(APPLIED)
+            await speaker.synced()
+        assert server.objects.labels(NODE)[COUNT] == "8"
+        writes = [entry.at for entry in server.asked if entry.what == "patch nodes"]
+        assert len(writes) == 4
+        assert [later - earlier >= 0.025 for earlier, later in pairwise(writes)] == [True] * 3
+
+    async def test_the_server_says_how_long_it_wants_to_be_left_alone(self, server: ApiServer) -> None:
+        """429 with Retry-After: nothing is written before that time."""
+        async with speaking(server) as speaker:
+            await eventually(lambda: server.watches == 1)
+            server.fail("patch nodes", code=429, retry_after=1)
+            speaker.node.want(APPLIED)
+            await speaker.synced()
+        first, second = [entry.at for entry in server.asked if entry.what == "patch nodes"]
+        assert second - first >= 1.0
+
+    async def test_a_server_that_hangs(self, server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A write without an answer is given up, told, and tried again."""
+        monkeypatch.setattr(api_client, "DEADLINE", 0.3)
+        async with speaking(server) as speaker:
+            await eventually(lambda: server.watches == 1)
+            server.fail("patch nodes", hang=True, times=2)
+            speaker.node.want(APPLIED)
+            await speaker.says(SyncReason.UNREACHABLE)
+            assert speaker.status.message == f"cannot label the node {NODE}: no answer in time"
+            await speaker.synced()
+        assert server.count("patch nodes") == 3
+
+    async def test_a_watch_that_hangs_before_it_begins(
+        self, server: ApiServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is given up as soon as any request is."""
+        monkeypatch.setattr(api_client, "DEADLINE", 0.3)
+        server.fail("watch nodes", hang=True)
+        async with speaking(server):
+            await eventually(lambda: server.watches == 1)
+        assert server.count("watch nodes") == 2
+
+    async def test_a_watch_that_has_died_without_a_word(
+        self, server: ApiServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It ends with its time, and what was missed is heard then."""
+        monkeypatch.setattr(api_client, "DEADLINE", 0.3)
+        async with speaking(server, Pace(backoff=(0.05, 0.1), watch=(1, 1), brief=0.2)) as speaker:
+            await eventually(lambda: server.watches == 1)
+            server.deaf = True
+            server.objects.label(NODE, {"zone": "b"})
+            await speaker.hears("b")
+
+    async def test_an_expired_token(self, server: ApiServer) -> None:
+        """The token is read anew when it is not taken any more; while there is none that is, that is told."""
+        async with speaking(server) as speaker:
+            await eventually(lambda: server.watches == 1)
+            server.rotate_token()
+            speaker.node.want(APPLIED)
+            await speaker.synced()
+            server.expire_token()
+            speaker.node.want(DRAINING)
+            await speaker.says(SyncReason.FORBIDDEN)
+            server.rotate_token()
+            await speaker.synced()
+
+    async def test_a_right_that_is_missing(self, server: ApiServer, caplog: pytest.LogCaptureFixture) -> None:
+        """The condition has the API server's words; the log has them once; with the right it goes on by itself."""
+        server.forbidden.add("patch nodes")
+        async with speaking(server) as speaker:
+            speaker.node.want(APPLIED)
+            await speaker.says(SyncReason.FORBIDDEN)
+            assert 'cannot patch resource "nodes" in API group ""' in speaker.status.message
+            assert {entry.key for entry in speaker.status.differences} == {COUNT, STATE}
+            await eventually(lambda: server.count("patch nodes") >= 4)
+            server.forbidden.clear()
+            await speaker.synced()
+        assert len([line for line in caplog.messages if "is forbidden" in line]) == 1
+
+    async def test_a_watch_that_is_closed(self, server: ApiServer) -> None:
+        """It is opened anew, at once, and nothing is missed."""
+        async with speaking(server, Pace(settle=(0.0, 0.0), brief=0.1)) as speaker:
+            for number in range(3):
+                await eventually(lambda: server.watches == 1)
+                await passed(0.2)
+                server.close_watches()
+                server.objects.label(NODE, {"zone": str(number)})
+                await speaker.hears(str(number))
+        assert server.count("watch nodes") == 4
+
+    async def test_a_server_that_ends_every_watch_at_once(self, server: ApiServer) -> None:
+        """No hot loop: the pauses grow as after errors."""
+        server.fail("watch nodes", code=200, raw=b"", times=10_000)
+        async with speaking(server, Pace(backoff=(0.1, 10.0))):
+            await passed(2.0)
+        assert 3 <= server.count("watch nodes") <= 7
+
+    async def test_a_watch_that_has_fallen_behind(self, server: ApiServer) -> None:
+        """410 Gone: the watch is opened anew, and what was missed is heard."""
+        async with speaking(server) as speaker:
+            await eventually(lambda: server.watches == 1)
+            server.deaf = True
+            server.objects.label(NODE, {"zone": "c"})
+            server.deaf = False
+            server.fail_watches()
+            await speaker.hears("c")
+        assert server.count("watch nodes") == 2
+
+    async def test_a_node_that_is_not_there_yet(self, server: ApiServer) -> None:
+        """It is told, and labelled as soon as its kubelet has registered it."""
+        server.objects.delete_node(NODE)
+        async with speaking(server) as speaker:
+            speaker.node.want(APPLIED)
+            await speaker.says(SyncReason.WRITE_FAILED)
+            assert speaker.status.message == f"the node {NODE} is not there"
+            server.objects.add_node(NODE)
+            await speaker.synced()
+        assert server.count("watch nodes") == 1
+
+    async def test_the_api_server_is_away(self, server: ApiServer) -> None:
+        """It is told, nothing is lost, and what has changed meanwhile is written once."""
+        async with speaking(server) as speaker:
+            speaker.node.want(APPLIED)
+            await speaker.synced()
+            await server.stop()
+            await speaker.says(SyncReason.UNREACHABLE)
+            for report in (REJECTED, DRAINING):
+                speaker.node.want(report)
+            await server.start()
+            await speaker.synced()
+        assert server.objects.labels(NODE) == {"kubernetes.io/hostname": NODE, **DRAINING.labels}
+        assert server.count("patch nodes") == 2
+
+    async def test_a_start_without_an_api_server(self, server: ApiServer) -> None:
+        """Labels that nobody has read are unknown, and not empty: nobody is told of them."""
+        await server.stop()
+        async with speaking(server) as speaker:
+            speaker.node.want(APPLIED)
+            await speaker.says(SyncReason.UNREACHABLE)
+            assert f"cannot watch the node {NODE}" in speaker.status.message
+            assert speaker.heard == []
+            await server.start()
+            await speaker.synced()
+
+    async def test_nobody_says_where_the_api_is(self, server: ApiServer) -> None:
+        """A kubeconfig that is missing is told, and looked for again."""
+        away = server.kubeconfig.rename(server.directory / "away")
+        async with speaking(server) as speaker:
+            speaker.node.want(APPLIED)
+            await speaker.says(SyncReason.UNREACHABLE)
+            assert speaker.status.message.startswith("cannot reach the Kubernetes API: Configuration file ")
+            away.rename(server.kubeconfig)
+            await speaker.synced()
+
+    async def test_a_node_that_is_deleted_and_comes_back(self, server: ApiServer) -> None:
+        """It is labelled again as soon as its kubelet has registered it."""
+        async with speaking(server) as speaker:
+            speaker.node.want(APPLIED)
+            await speaker.synced()
+            server.objects.delete_node(NODE)
+            await speaker.says(SyncReason.WRITE_FAILED)
+            assert speaker.status.message == f"the node {NODE} has been deleted"
+            server.objects.add_node(NODE)
+            await speaker.synced()
+        assert server.objects.labels(NODE) == APPLIED.labels
+
+
+class TestEvents:
+    """Events, told once and never in a flood."""
+
+    async def test_an_event_is_told_on_the_node(self, server: ApiServer) -> None:
+        """With who tells it, of what, when, and its words."""
+        async with speaking(server) as speaker:
+            speaker.node.tell([NodeEvent("ConfigRejected", "rejected blob 1", warning=True)])
+            await eventually(lambda: server.objects.events)
+        (event,) = server.objects.events.values()
+        assert event["involvedObject"] == {"apiVersion": "v1", "kind": "Node", "name": NODE, "uid": f"uid-{NODE}-1"}
+        assert (event["reason"], event["message"], event["type"]) == ("ConfigRejected", "rejected blob 1", "Warning")
+        assert (event["source"], event["count"]) == ({"component": "nodeagent", "host": NODE}, 1)
+        assert event["firstTimestamp"] == event["lastTimestamp"]
+
+    async def test_the_same_again_is_counted(self, server: ApiServer) -> None:
+        """It is one event with a number, unless the API server has forgotten it."""
+        again = NodeEvent("GpuUnhealthy", "GPU 3 hangs", warning=True)
+        async with speaking(server) as speaker:
+            for asked in (1, 2, 3):
+                speaker.node.tell([again])
+                await counted(server, asked)
+            server.objects.events.clear()
+            speaker.node.tell([again])
+            await eventually(lambda: len(server.objects.events) == 1)
+        assert server.count("create events") == 2
+
+    async def test_a_flood_is_slowed_down(self, server: ApiServer) -> None:
+        """So many are told at once, and the others one by one."""
+        async with speaking(server, Pace(burst=3, refill=60.0)) as speaker:
+            speaker.node.tell([NodeEvent("Drained", f"GPU {index}") for index in range(10)])
+            await eventually(lambda: server.count("create events") == 3)
+            speaker.node.want(APPLIED)
+            await speaker.synced()
+        assert server.count("create events") == 3
+
+    async def test_events_wait_for_an_api_server_that_is_away(
+        self, server: ApiServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """In their order, those that repeat as a number, and of too many the oldest are dropped, which is logged."""
+        await server.stop()
+        async with speaking(server, Pace(backoff=(0.05, 0.1), burst=100)) as speaker:
+            speaker.node.tell([NodeEvent("Drained", f"GPU {index}") for index in range(51)])
+            speaker.node.tell([NodeEvent("Drained", "GPU 50"), NodeEvent("Drained", "GPU 50")])
+            await server.start()
+            await eventually(lambda: len(server.objects.events) == 50)
+        told = list(server.objects.events.values())
+        assert [event["message"] for event in told] == [f"GPU {index}" for index in range(1, 51)]
+        assert told[-1]["count"] == 3
+        assert "not told: Drained: GPU 0" in caplog.text
+
+    async def test_an_event_that_is_refused_holds_nothing_up(self, server: ApiServer) -> None:
+        """One that the API server does not want is logged and dropped; the next one is told."""
+        async with speaking(server) as speaker:
+            await eventually(lambda: server.watches == 1)
+            server.fail("create events", code=400)
+            speaker.node.tell([NodeEvent("Drained", "first"), NodeEvent("Drained", "second")])
+            await eventually(lambda: server.objects.events)
+        assert [event["message"] for event in server.objects.events.values()] == ["second"]
+
+
+@pytest.fixture(autouse=True)
+def _logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="nodeagent")
