@@ -41,7 +41,7 @@ MIG_REFUSED = "seeing its MIG devices takes the capability mig/monitor (componen
 def read_gpu(index: int, sysfs: Path) -> tuple[Gpu, ...]:
     """Everything about one GPU, followed by its MIG devices. Raises NVMLError when it cannot be identified."""
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    mig_enabled = nvml_mig.is_enabled(handle)
+    mig_capable, mig_enabled = nvml_mig.mode(handle)
     memory, refused = None, False
     try:
         memory = optional(pynvml.nvmlDeviceGetMemoryInfo, handle)
@@ -61,6 +61,8 @@ def read_gpu(index: int, sysfs: Path) -> tuple[Gpu, ...]:
         pci_bus_id=bus_id,
         numa_node=None if bus_id is None else _numa_node(bus_id, sysfs),
         mig_enabled=mig_enabled,
+        mig_capable=mig_capable,
+        pci_class=None if bus_id is None else _pci_attribute(bus_id, sysfs, "class"),
     )
     parts: tuple[Gpu, ...] = ()
     try:
@@ -75,15 +77,25 @@ def read_gpu(index: int, sysfs: Path) -> tuple[Gpu, ...]:
 def _numa_node(bus_id: str, sysfs: Path) -> int | None:
     """The NUMA node of the host that a GPU is attached to, as the kernel knows it; None where it does not.
 
-    (NVML's own call speaks of GPUs that are NUMA nodes themselves, which is something else.) NVML writes the PCI domain
-    with eight digits, the kernel with four or as many as it takes.
+    (NVML's own call speaks of GPUs that are NUMA nodes themselves, which is something else.)
+    """
+    try:
+        node = int(_pci_attribute(bus_id, sysfs, "numa_node") or "")
+    except ValueError:
+        return None
+    return node if node >= 0 else None
+
+
+def _pci_attribute(bus_id: str, sysfs: Path, name: str) -> str | None:
+    """What the kernel says of a PCI function; None where it does not.
+
+    NVML writes the PCI domain with eight digits, the kernel with four or as many as it takes.
     """
     domain, _, rest = bus_id.lower().partition(":")
     try:
-        node = int((sysfs / "bus/pci/devices" / f"{int(domain, 16):04x}:{rest}" / "numa_node").read_text())
+        return (sysfs / "bus/pci/devices" / f"{int(domain, 16):04x}:{rest}" / name).read_text().strip()
     except (OSError, ValueError):
         return None
-    return node if node >= 0 else None
 
 
 def at(index: int, uuid: str, call: Callable[[Handle], T]) -> T:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pynvml
 
 from nodeagent.devices.nvml_errors import Handle, NVMLError, optional
-from nodeagent.model.inventory import Gpu, MigDevice
+from nodeagent.model.inventory import Gpu, MigAttributes, MigDevice
 
 _GONE = frozenset({pynvml.NVML_ERROR_NOT_FOUND, pynvml.NVML_ERROR_INVALID_ARGUMENT})
 """What a position answers in which there is no MIG device, and a device that goes while it is asked."""
@@ -20,10 +20,12 @@ _MIB = 1 << 20
 _GIB = 1 << 30
 
 
-def is_enabled(handle: Handle) -> bool:
-    """Whether MIG is in force on a GPU, whatever mode it shall have after its next reset."""
+def mode(handle: Handle) -> tuple[bool, bool]:
+    """Whether a GPU can be divided, which has no mode else, and whether MIG is in force on it, whatever mode it shall
+    have after its next reset.
+    """
     modes = optional(pynvml.nvmlDeviceGetMigMode, handle)
-    return modes is not None and modes[0] == pynvml.NVML_DEVICE_MIG_ENABLE
+    return modes is not None, modes is not None and modes[0] == pynvml.NVML_DEVICE_MIG_ENABLE
 
 
 def devices(handle: Handle, gpu: Gpu) -> Iterator[Gpu]:
@@ -60,12 +62,33 @@ def _read(handle: Handle, gpu: Gpu) -> Gpu:
         uuid=pynvml.nvmlDeviceGetUUID(handle),
         memory=0 if memory is None else memory.total,
         mig_enabled=False,
+        mig_capable=False,
         mig=MigDevice(
             parent=gpu.uuid,
             profile=_profile(handle, gpu.memory),
             gpu_instance=pynvml.nvmlDeviceGetGpuInstanceId(handle),
             compute_instance=pynvml.nvmlDeviceGetComputeInstanceId(handle),
+            attributes=_attributes(handle),
         ),
+    )
+
+
+def _attributes(handle: Handle) -> MigAttributes | None:
+    """What a MIG device is made of. It is for labels only: whatever the answer is, the device is as well as before."""
+    try:
+        of = pynvml.nvmlDeviceGetAttributes_v2(handle)
+    except NVMLError:
+        return None
+    return MigAttributes(
+        memory=of.memorySizeMB,
+        multiprocessors=of.multiprocessorCount,
+        slices_gi=of.gpuInstanceSliceCount,
+        slices_ci=of.computeInstanceSliceCount,
+        engines_copy=of.sharedCopyEngineCount,
+        engines_decoder=of.sharedDecoderCount,
+        engines_encoder=of.sharedEncoderCount,
+        engines_jpeg=of.sharedJpegCount,
+        engines_ofa=of.sharedOfaCount,
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from nodeagent.documents.tree import Path
-from nodeagent.model.inventory import Gpu, MigDevice
+from nodeagent.model.inventory import Gpu, MigAttributes, MigDevice
 
 MOST_SLICES: Final = 7
 
@@ -22,6 +22,10 @@ _NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_URL, "https://nodeagent.io/simulat
 _PROFILE: Final = re.compile(r"(?:([1-7])c\.)?([1-7])g\.([0-9]{1,3})gb(.*)", re.ASCII)
 _VARIANTS: Final = ("", "+me", "+gfx", "-me", "+me.all")
 _GIB: Final = 1 << 30
+_MULTIPROCESSORS: Final = 14
+"""Of each slice of an A100."""
+_DECODERS: Final = {1: 0, 2: 1, 3: 2, 4: 2, 5: 2, 6: 2, 7: 5}
+"""By the slices of a GPU instance of an A100, which has none of 5 or 6."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +55,38 @@ def mig_devices(gpu: Gpu, entry: Mapping[str, Any]) -> tuple[Gpu, ...]:
     before: Counter[str] = Counter()
     devices = []
     for profile in _profiles(entry):
-        part = MigDevice(gpu.uuid, profile, _read(profile).gpu_instance(before[profile]), 0)
+        instance = _read(profile).gpu_instance(before[profile])
+        part = MigDevice(gpu.uuid, profile, instance, 0, attributes(profile))
         devices.append(
             replace(
                 gpu,
                 uuid=f"MIG-{uuid.uuid5(_NAMESPACE, f'{gpu.uuid}/{profile}/{before[profile]}')}",
                 memory=_read(profile).gigabytes * _GIB,
                 mig_enabled=False,
+                mig_capable=False,
                 mig=part,
             )
         )
         before[profile] += 1
     return tuple(devices)
+
+
+def attributes(profile: str) -> MigAttributes:
+    """What a MIG device of this profile is made of: for whatever GPU, as on an A100."""
+    read = _read(profile)
+    computing = read.compute or read.slices
+    media = _VARIANTS[read.variant].startswith("+me")
+    return MigAttributes(
+        memory=read.gigabytes * 1024,
+        multiprocessors=_MULTIPROCESSORS * computing,
+        slices_gi=read.slices,
+        slices_ci=computing,
+        engines_copy=read.slices,
+        engines_decoder=max(_DECODERS[read.slices], int(media)),
+        engines_encoder=0,
+        engines_jpeg=int(media or read.slices == MOST_SLICES),
+        engines_ofa=int(media or read.slices == MOST_SLICES),
+    )
 
 
 def contradictions(entry: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:

@@ -114,6 +114,8 @@ def _gpus(entries: list[Mapping[str, Any]], node_name: str) -> Iterator[tuple[in
                 numa_node=entry.get("numaNode"),
                 health=GpuHealth(entry.get("health", "ok")),
                 mig_enabled=simulated_mig.enabled(entry),
+                mig_capable="mig" in entry,
+                pci_class=entry.get("pciClass"),
             ),
         )
 

@@ -33,10 +33,11 @@ _MAX_NAME: Final = 63
 
 
 def report(snapshot: Snapshot) -> NodeReport | None:
-    """Labels and annotations of the Node; None while the driver has not been asked, since what was said by the agent
-    before this one is then as good.
+    """Labels and annotations of the Node; None while the driver has not been asked or the mount has not been read: what
+    the agent before this one said is then as good.
     """
-    if snapshot.inventory.reason is InventoryReason.PENDING:
+    config = snapshot.config
+    if snapshot.inventory.reason is InventoryReason.PENDING or (config.newest is None and config.problem is None):
         return None
     error = _error(snapshot.config)
     return NodeReport(

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, fields
 
 from nodeagent.durable.atomic import Untrusted
 from nodeagent.durable.contracts import decode_contract, decode_enum, encode_contract
 from nodeagent.durable.envelope import expect, member, optional, parse
 from nodeagent.model.config import Contract, Mode
 from nodeagent.model.holds import Holds, ShareKey
-from nodeagent.model.inventory import Gpu, GpuHealth, MigDevice
+from nodeagent.model.inventory import Gpu, GpuHealth, MigAttributes, MigDevice
 from nodeagent.model.kubelet import CheckpointEntry
 from nodeagent.model.shares import Applied, AppliedGpu, share_id, split_share_id
 from nodeagent.store.ranges import MAX_NUMBER, pack, unpack
@@ -50,6 +51,8 @@ def _encode_gpu(entry: AppliedGpu) -> dict[str, object]:
         "fault": entry.fault,
         "migEnabled": gpu.mig_enabled,
         "mig": None if gpu.mig is None else _encode_mig(gpu.mig),
+        "migCapable": gpu.mig_capable,
+        "pciClass": gpu.pci_class,
         "xids": {str(xid): at for xid, at in entry.xids.items()},
         "driverLoad": entry.driver_load,
     }
@@ -61,6 +64,7 @@ def _encode_mig(device: MigDevice) -> dict[str, object]:
         "profile": device.profile,
         "gpuInstance": device.gpu_instance,
         "computeInstance": device.compute_instance,
+        "attributes": None if device.attributes is None else asdict(device.attributes),
     }
 
 
@@ -91,6 +95,9 @@ def _decode_gpu(item: Mapping[str, object], now: float) -> AppliedGpu:
         # An agent from before MIG and XIDs wrote nothing of them.
         mig_enabled=optional(item, "migEnabled", bool) or False,
         mig=_mig(optional(item, "mig", dict)),
+        # An agent from before labels wrote nothing of these.
+        mig_capable=optional(item, "migCapable", bool) or False,
+        pci_class=optional(item, "pciClass", str),
     )
     entry = AppliedGpu(
         gpu=gpu,
@@ -142,6 +149,15 @@ def _mig(value: Mapping[str, object] | None) -> MigDevice | None:
         profile=member(value, "profile", str),
         gpu_instance=member(value, "gpuInstance", int),
         compute_instance=member(value, "computeInstance", int),
+        attributes=_attributes(optional(value, "attributes", dict)),
+    )
+
+
+def _attributes(value: Mapping[str, object] | None) -> MigAttributes | None:
+    return (
+        None
+        if value is None
+        else MigAttributes(**{one.name: member(value, one.name, int) for one in fields(MigAttributes)})
     )
 
 

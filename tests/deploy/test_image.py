@@ -211,7 +211,7 @@ class TestCommands:
         assert 'did you mean "replicas"?' in wrong.stdout
 
     def test_waiting_for_a_pool(self, image: Image) -> None:
-        """It has the client of the Kubernetes API: without a cluster it says that it cannot reach one, and no module lacks."""
+        """It has the client of the Kubernetes API: without a cluster it says that it cannot reach one."""
         done = image.run("wait", "--pool", "x", "--blob", "1234567", "--timeout", "1s")
         assert done.returncode == 3, done.stderr
         assert "cannot reach" in done.stderr

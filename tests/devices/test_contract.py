@@ -7,7 +7,16 @@ from dataclasses import replace
 import pytest
 
 from nodeagent.model.health import EventsReason, XidSource, XidTally
-from nodeagent.model.inventory import ComputeMode, DriverError, Gpu, GpuHealth, GpuProcess, Inventory, InventoryReason
+from nodeagent.model.inventory import (
+    ComputeMode,
+    DriverError,
+    Gpu,
+    GpuHealth,
+    GpuProcess,
+    Inventory,
+    InventoryReason,
+    MigAttributes,
+)
 from nodeagent.model.topology import NVLINK, Distance
 from tests.devices.worlds import World, gpu
 from tests.waiting import eventually
@@ -37,7 +46,7 @@ async def test_facts(world: World) -> None:
 
 async def test_facts_that_are_not_told(world: World) -> None:
     """A fact that the driver does not tell is None, and costs no other."""
-    bare = replace(gpu(0), compute_capability=None, minor=None, pci_bus_id=None, numa_node=None)
+    bare = replace(gpu(0), compute_capability=None, minor=None, pci_bus_id=None, numa_node=None, pci_class=None)
     world.has(bare, gpu(1))
     await world.start()
     inventory = await world.inventory(found)
@@ -259,13 +268,17 @@ async def test_mig_devices_come_and_go(world: World) -> None:
     await world.start()
     inventory = await world.inventory(found)
     assert [one.physical for one in inventory.gpus] == [gpu(index).uuid for index in (0, 1, 1, 1, 2)]
-    assert inventory.gpus[1] == replace(world.expected(gpu(1)), mig_enabled=True)
+    assert inventory.gpus[1] == replace(world.expected(gpu(1)), mig_enabled=True, mig_capable=True)
     assert not inventory.gpus[0].mig_enabled
     parts = parts_of(inventory, gpu(1))
     small = parts["1g.10gb"]
     assert small.mig is not None
     assert small == replace(world.expected(gpu(1)), uuid=small.uuid, memory=10 << 30, mig=small.mig)
     assert len({one.uuid for one in inventory.gpus}) == 5
+    assert small.mig.attributes == MigAttributes(
+        memory=10240, multiprocessors=14, slices_gi=1, slices_ci=1,
+        engines_copy=1, engines_decoder=0, engines_encoder=0, engines_jpeg=0, engines_ofa=0,
+    )  # fmt: skip
 
     world.has(gpu(0), gpu(1), gpu(2), mig={gpu(1).uuid: ["1g.10gb", "2g.20gb"]})
     inventory = await world.inventory(lambda newest: "2g.20gb" in parts_of(newest, gpu(1)))

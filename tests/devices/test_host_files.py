@@ -15,7 +15,7 @@ import pytest
 
 from nodeagent.devices import host_files
 from nodeagent.devices.cdi_specs import LARGEST, MOST, SpecReader
-from nodeagent.devices.host_files import HostLook, look
+from nodeagent.devices.host_files import HostLook, look, machine_type
 from nodeagent.model.handover import CONTROL_NODES, IMEX_CHANNEL, HandOver, HostFiles, ListStrategy
 from tests.waiting import eventually
 
@@ -286,3 +286,16 @@ async def test_a_look_that_hangs(looking: Looking, host: Host, monkeypatch: pyte
         pipe.unlink()
         os.close(end)
         await eventually(lambda: not found.files.problem)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [("PowerEdge R750xa\n", "PowerEdge R750xa"), ("", "unknown"), (" \n", "unknown"), (None, "unknown")],
+)
+def test_machine_type(tmp_path: Path, content: str | None, told: str) -> None:
+    """It is what the file says; where that is missing, empty or not asked for, nobody knows."""
+    file = tmp_path / "product_name"
+    if content is not None:
+        file.write_text(content, encoding="utf-8")
+    assert machine_type(file) == told
+    assert machine_type(None) == "unknown"

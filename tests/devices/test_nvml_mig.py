@@ -75,7 +75,18 @@ async def test_no_mig(nvml: NvmlWorld) -> None:
     nvml.controls.answer((gpu(0), gpu(1)), gpu__1__mig=0)
     nvml.install()
     await nvml.start()
-    assert (await nvml.inventory(found)).gpus == (gpu(0), gpu(1))
+    assert (await nvml.inventory(found)).gpus == (gpu(0), replace(gpu(1), mig_capable=True))
+
+
+async def test_what_it_is_made_of_is_not_told(nvml: NvmlWorld) -> None:
+    """A MIG device whose attributes the driver does not tell, for whatever reason, is as well as any other."""
+    lines = partitioned(0, gpu(0), ["1g.10gb"])
+    nvml.controls.answer((gpu(0),), **{**lines, "gpu__0__mig__0__error__nvmlDeviceGetAttributes_v2": UNKNOWN})
+    nvml.install()
+    await nvml.start()
+    _, part = (await nvml.inventory(found)).gpus
+    assert part.mig is not None
+    assert (part.mig.attributes, part.health) == (None, GpuHealth.OK)
 
 
 @pytest.mark.parametrize("function", ["nvmlDeviceGetUUID", "nvmlDeviceGetGpuInstanceId"])
@@ -137,7 +148,10 @@ async def test_without_privilege(nvml: NvmlWorld) -> None:
     nvml.install()
     await nvml.start()
     inventory = await nvml.inventory(found)
-    assert inventory.gpus == (gpu(0), replace(gpu(1), memory=0, mig_enabled=True, message=MIG_REFUSED))
+    assert inventory.gpus == (
+        gpu(0),
+        replace(gpu(1), memory=0, mig_enabled=True, mig_capable=True, message=MIG_REFUSED),
+    )
     before = nvml.controls.calls(MODE, 0)
     await eventually(lambda: nvml.controls.calls(MODE, 0) >= before + 5)
     assert nvml.controls.calls("nvmlInitWithFlags", -1) == 1

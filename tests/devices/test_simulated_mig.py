@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent.devices.simulated import load_inventory
-from nodeagent.devices.simulated_mig import mig_devices
+from nodeagent.devices.simulated_mig import attributes, mig_devices
 from nodeagent.model.inventory import Gpu, GpuHealth, InventoryReason, MigDevice
 from tests.devices.simulating import A100, HEAD, Looked, parsed
 
@@ -39,14 +40,34 @@ def test_facts() -> None:
     assert (gpu.mig_enabled, other.mig_enabled, node.parts[other.uuid]) == (True, False, ())
     parts = node.parts[gpu.uuid]
     assert [one.mig for one in parts] == [
-        MigDevice(gpu.uuid, "3g.20gb", 2030, 0),
-        MigDevice(gpu.uuid, "2g.10gb", 1020, 0),
-        MigDevice(gpu.uuid, "2g.10gb", 1021, 0),
+        MigDevice(gpu.uuid, "3g.20gb", 2030, 0, attributes("3g.20gb")),
+        MigDevice(gpu.uuid, "2g.10gb", 1020, 0, attributes("2g.10gb")),
+        MigDevice(gpu.uuid, "2g.10gb", 1021, 0, attributes("2g.10gb")),
     ]
     assert [one.memory for one in parts] == [20 << 30, 10 << 30, 10 << 30]
     assert len({one.uuid for one in node.everything}) == len(list(node.everything)) == 5
     for one in parts:
-        assert replace(one, uuid=gpu.uuid, memory=gpu.memory, mig_enabled=True, mig=None) == gpu
+        assert replace(one, uuid=gpu.uuid, memory=gpu.memory, mig_enabled=True, mig_capable=True, mig=None) == gpu
+
+
+@pytest.mark.parametrize(
+    ("profile", "made_of"),
+    [
+        ("1g.5gb", (5120, 14, 1, 1, 1, 0, 0, 0, 0)),
+        ("1c.3g.20gb", (20480, 14, 3, 1, 3, 2, 0, 0, 0)),
+        ("1g.5gb+me", (5120, 14, 1, 1, 1, 1, 0, 1, 1)),
+        ("7g.40gb", (40960, 98, 7, 7, 7, 5, 0, 1, 1)),
+    ],
+)
+def test_what_it_is_made_of(profile: str, made_of: tuple[int, ...]) -> None:
+    """Memory, multiprocessors, slices and engines are those of an A100's profile."""
+    assert astuple(attributes(profile)) == made_of
+
+
+def test_a_gpu_that_could_be_divided() -> None:
+    """With MIG disabled it is capable of it; one without a word of MIG is not."""
+    node = parsed(f"gpus:\n- {{{A100}, mig: {{enabled: false}}}}\n- {{{A100}}}\n")
+    assert [(one.mig_capable, one.mig_enabled) for one in node.gpus] == [(True, False), (False, False)]
 
 
 def test_uuids() -> None:

@@ -274,6 +274,8 @@ class SimulatedWorld(World):
                 entry["computeCapability"] = "{}.{}".format(*gpu.compute_capability)
             if gpu.numa_node is not None:
                 entry["numaNode"] = gpu.numa_node
+            if gpu.pci_class is not None:
+                entry["pciClass"] = gpu.pci_class
             if gpu.uuid in node.modes:
                 entry["computeMode"] = node.modes[gpu.uuid].value
             if gpu.uuid in node.processes:
@@ -323,6 +325,7 @@ class SimulatedWorld(World):
             gpu.compute_capability,
             minor=gpu.index,
             numa_node=gpu.numa_node,
+            pci_class=gpu.pci_class,
         )
 
     def options(self) -> dict[str, object]:
@@ -341,5 +344,6 @@ def gpu(index: int, name: str | None = None, health: GpuHealth = GpuHealth.OK) -
         minor=index,
         pci_bus_id=f"00000000:{index + 0x1A:02X}:00.0",
         numa_node=index % 2,
+        pci_class="0x030200",
         health=health,
     )

@@ -17,7 +17,7 @@ from nodeagent.durable.atomic import Untrusted
 from nodeagent.durable.envelope import seal
 from nodeagent.model.config import Contract, Document, Mode
 from nodeagent.model.holds import Holds
-from nodeagent.model.inventory import Gpu, GpuHealth, MigDevice
+from nodeagent.model.inventory import Gpu, GpuHealth, MigAttributes, MigDevice
 from nodeagent.model.kubelet import CheckpointEntry
 from nodeagent.model.node import Selection
 from nodeagent.model.shares import Applied, AppliedGpu
@@ -25,7 +25,8 @@ from nodeagent.store import StateDir, codec
 
 SHARED = Contract("nvidia.com/gpu.shared", Mode.TIME_SLICED)
 WHOLE = Contract("nvidia.com/gpu", Mode.EXCLUSIVE)
-GPU = Gpu("GPU-0", 0, "NVIDIA H100 80GB HBM3", 85_520_809_984, (9, 0), 3, "00000000:04:00.0", 1)
+GPU = Gpu("GPU-0", 0, "NVIDIA H100 80GB HBM3", 85_520_809_984, (9, 0), 3, "00000000:04:00.0", 1, pci_class="0x030200")
+ATTRIBUTES = MigAttributes(20096, 14, 3, 1, 3, 2, 0, 0, 0)
 APPLIED = Applied(
     {
         "GPU-0": AppliedGpu(GPU, SHARED, frozenset(range(10)), {8: 100.0, 9: 101.5}, max_shares_per_container=2),
@@ -33,10 +34,14 @@ APPLIED = Applied(
             Gpu("GPU-1", 1, "A100", 42, health=GpuHealth.LOST, message="fell off"), WHOLE, frozenset({0})
         ),
         "GPU-2": AppliedGpu(
-            Gpu("GPU-2", 2, "A100", 42, mig_enabled=True), xids={79: 1795413359.25, 48: 5.0}, driver_load="550/7"
+            Gpu("GPU-2", 2, "A100", 42, mig_enabled=True, mig_capable=True),
+            xids={79: 1795413359.25, 48: 5.0},
+            driver_load="550/7",
         ),
         "MIG-0": AppliedGpu(
-            Gpu("MIG-0", 2, "A100", 21, mig=MigDevice("GPU-2", "1c.3g.20gb+me", 2, 1)), SHARED, frozenset({0, 1})
+            Gpu("MIG-0", 2, "A100", 21, mig=MigDevice("GPU-2", "1c.3g.20gb+me", 2, 1, ATTRIBUTES)),
+            SHARED,
+            frozenset({0, 1}),
         ),
     }
 )

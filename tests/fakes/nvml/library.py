@@ -11,7 +11,8 @@ from itertools import combinations
 from pathlib import Path
 from uuid import NAMESPACE_URL, uuid5
 
-from nodeagent.model.inventory import ComputeMode, Gpu, GpuHealth, GpuProcess
+from nodeagent.devices.simulated_mig import attributes
+from nodeagent.model.inventory import ComputeMode, Gpu, GpuHealth, GpuProcess, MigAttributes
 
 _SOURCE = Path(__file__).with_name("nvml.c")
 SONAME = "libnvidia-ml.so.1"
@@ -52,7 +53,7 @@ class Controls:
             answers = {**_answers(gpu), "kept": self.path.with_name(f"mode-of-{gpu.uuid}")}
             lines |= {f"gpu.{position}.{key}": value for key, value in answers.items()}
             if gpu.pci_bus_id is not None:
-                self._attach(gpu.pci_bus_id, gpu.numa_node)
+                self._attach(gpu.pci_bus_id, gpu)
         lines |= {"events": self.events}
         lines |= {key.replace("__", "."): value for key, value in extra.items()}
         self.write(lines)
@@ -104,12 +105,16 @@ class Controls:
             module.rmdir()
         fresh.rename(module)
 
-    def _attach(self, bus_id: str, numa_node: int | None) -> None:
+    def _attach(self, bus_id: str, gpu: Gpu) -> None:
         device = self.sysfs / "bus/pci/devices" / _kernel_address(bus_id)
         device.mkdir(parents=True, exist_ok=True)
-        fresh = device / ".numa_node.new"
-        fresh.write_text(f"{-1 if numa_node is None else numa_node}\n", encoding="ascii")
-        fresh.replace(device / "numa_node")  # whole at once, as the kernel's
+        told = {"numa_node": f"{-1 if gpu.numa_node is None else gpu.numa_node}"}
+        if gpu.pci_class is not None:
+            told["class"] = gpu.pci_class
+        for name, text in told.items():
+            fresh = device / f".{name}.new"
+            fresh.write_text(f"{text}\n", encoding="ascii")
+            fresh.replace(device / name)  # whole at once, as the kernel's
 
 
 def _kernel_address(bus_id: str) -> str:
@@ -152,10 +157,24 @@ def partitioned(position: int, gpu: Gpu, profiles: Iterable[str]) -> dict[str, o
             "memory": int(profile.partition("g.")[2].partition("gb")[0]) << 30,
             "gi": place + 7,
             "ci": 0,
+            **_made_of(attributes(profile)),
         }
         before[profile] += 1
         lines |= {f"gpu__{position}__mig__{place}__{key}": value for key, value in device.items()}
     return lines
+
+
+def _made_of(found: MigAttributes) -> dict[str, int]:
+    return {
+        "slices": found.slices_gi,
+        "computing": found.slices_ci,
+        "multiprocessors": found.multiprocessors,
+        "copy": found.engines_copy,
+        "decoder": found.engines_decoder,
+        "encoder": found.engines_encoder,
+        "jpeg": found.engines_jpeg,
+        "ofa": found.engines_ofa,
+    }
 
 
 def connected(gpus: Sequence[Gpu], islands: Iterable[Iterable[int]]) -> dict[str, object]:

@@ -388,6 +388,12 @@ int nvmlDeviceGetAttributes_v2(void *handle, attributes *found) {
     if (code) return code;
     found->computing = field(handle, "computing", value) ? (unsigned)atoi(value) : found->slices;
     found->memory = field(handle, "memory", value) ? strtoull(value, NULL, 10) >> 20 : 0;
+    found->multiprocessors = field(handle, "multiprocessors", value) ? (unsigned)atoi(value) : 0;
+    found->copy_engines = field(handle, "copy", value) ? (unsigned)atoi(value) : 0;
+    found->decoders = field(handle, "decoder", value) ? (unsigned)atoi(value) : 0;
+    found->encoders = field(handle, "encoder", value) ? (unsigned)atoi(value) : 0;
+    found->jpegs = field(handle, "jpeg", value) ? (unsigned)atoi(value) : 0;
+    found->ofas = field(handle, "ofa", value) ? (unsigned)atoi(value) : 0;
     return SUCCESS;
 }
 
