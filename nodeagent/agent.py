@@ -153,7 +153,8 @@ class Agent:
 
     def take_labels(self, labels: Mapping[str, str]) -> None:
         """All labels of the Node, when they are first known and whenever they change. To be called on the loop."""
-        self._by_label.take(labels)
+        if self._settings.config_labels:
+            self._by_label.take(labels)
 
     def stop(self) -> None:
         """Begin to stop. To be called on the loop."""

@@ -476,6 +476,12 @@ def arguments(settings: Settings) -> list[str]:
         "--mps-shm-size": settings.mps_shm_size,
         "--log-format": settings.log_format,
         "--log-level": settings.log_level,
+        "--labels": settings.labels,
+        "--machine-type-file": settings.machine_type_file,
+        "--kube-api": "on" if settings.kube_api else "off",
+        "--kubeconfig": settings.kubeconfig,
+        "--config-label": ",".join(settings.config_labels),
+        "--startup-taint": settings.startup_taint,
     }
     flags = [part for flag, value in given.items() if value is not None for part in (flag, str(value))]
     return [*flags, *(["--strict-readiness"] if settings.strict_readiness else [])]

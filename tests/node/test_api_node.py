@@ -167,18 +167,30 @@ class TestWriting:
         assert f"somebody else has changed {COUNT} of the Node: it is 1 and should be 8" in caplog.text
 
     async def test_whoever_keeps_stealing_is_answered_ever_more_slowly(self, server: ApiServer) -> None:
-        """Two writers do not drive each other: the pauses grow, the difference is told, and a real change does not
-        have to wait for them.
-        """
-        pace = Pace(settle=(0.0, 0.0), contest=(0.2, 60.0))
-        async with speaking(server, pace) as speaker:
+        """Two writers do not drive each other: the pauses grow."""
+        pauses = []
+        async with speaking(server, Pace(settle=(0.0, 0.0), contest=(0.1, 60.0))) as speaker:
             speaker.node.want(APPLIED)
             await speaker.synced()
-            for _ in range(9):
+            for _ in range(5):
+                begun = asyncio.get_running_loop().time()
                 server.objects.label(NODE, {COUNT: "1"}, manager="other")
-                await passed(0.3)
-            assert 3 <= server.count("patch nodes") <= 6
-            assert [(entry.key, entry.have) for entry in speaker.status.differences] == [(COUNT, "1")]
+                await eventually(lambda: server.objects.labels(NODE)[COUNT] == "8", every=0.002)
+                pauses.append(asyncio.get_running_loop().time() - begun)
+                await speaker.synced()
+        assert server.count("patch nodes") == 6
+        assert [pause >= least for pause, least in zip(pauses, (0, 0.05, 0.1, 0.2, 0.4), strict=True)] == [True] * 5
+
+    async def test_a_real_change_does_not_wait_for_a_thief(self, server: ApiServer) -> None:
+        """While somebody else's label is left alone it is told as drift, and whatever changes is written at once."""
+        async with speaking(server, Pace(settle=(0.0, 0.0), contest=(600.0, 600.0))) as speaker:
+            speaker.node.want(APPLIED)
+            await speaker.synced()
+            server.objects.label(NODE, {COUNT: "1"}, manager="other")
+            await eventually(lambda: server.objects.labels(NODE)[COUNT] == "8")
+            await speaker.synced()
+            server.objects.label(NODE, {COUNT: "2"}, manager="other")
+            await eventually(lambda: [(one.key, one.have) for one in speaker.status.differences] == [(COUNT, "2")])
             speaker.node.want(DRAINING)
             await eventually(lambda: server.objects.labels(NODE)[STATE] == "draining")
             assert server.objects.labels(NODE)[COUNT] == "8"

@@ -1,0 +1,236 @@
+"""The whole agent and the Kubernetes API: what its Node says, and that nothing else depends on it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest_asyncio
+
+from tests.agent.documents import SHARED, exclusive, shares, sharing
+from tests.agent.harness import GPUS, NODE_NAME, InProcess, Node
+from tests.fakes.api_server import ApiServer
+from tests.waiting import eventually
+
+STATE, BLOB, ERROR = "nodeagent.io/config.state", "nodeagent.io/config.blob", "nodeagent.io/config.error"
+WRONG = shares(4).replace(b"replicas", b"replica")
+
+
+@pytest_asyncio.fixture
+async def api(tmp_path: Path) -> AsyncIterator[ApiServer]:
+    """An API server that knows the agent's Node."""
+    async with ApiServer(tmp_path / "api") as running:
+        running.objects.add_node(NODE_NAME, {"zone": "a"})
+        yield running
+
+
+async def speaking(node: Node, api: ApiServer, **changes: object) -> InProcess:
+    """An agent that labels its Node."""
+    return await node.agent(kube_api=True, kubeconfig=api.kubeconfig, **{"labels": "api", **changes})
+
+
+async def says(api: ApiServer, **labels: str | None) -> None:
+    """Wait until the Node says this; `__` in a key is a dot."""
+
+    def seen() -> bool:
+        found = api.objects.labels(NODE_NAME)
+        wanted = {key.replace("__", "."): value for key, value in labels.items()}
+        have = {key: found.get(f"nvidia.com/{key}", found.get(f"nodeagent.io/{key}")) for key in wanted}
+        assert have == wanted
+        return True
+
+    await eventually(seen)
+
+
+async def shows(features: Path, line: str) -> None:
+    """Wait until the file of Node Feature Discovery has this line."""
+    file = features / "nodeagent"
+    await eventually(lambda: file.exists() and line in file.read_text(encoding="utf-8").splitlines())
+
+
+def events(api: ApiServer) -> list[str]:
+    """Reasons of the events, in the order in which they were told."""
+    return [event["reason"] for event in api.objects.events.values()]
+
+
+async def test_a_reload_is_told(node: Node, api: ApiServer) -> None:
+    """Labels follow what is applied: while pods hold what is in the way, the Node says so, and what it still offers;
+    events tell the same story in order; each change is one write, and others' labels stay.
+    """
+    node.commit(shares(4))
+    agent = await speaking(node, api)
+    await says(api, gpu__count="8", gpu__product="NVIDIA-H100-80GB-HBM3", gpu__replicas="4", config__state="applied")
+    (pod,) = await node.hold(1)
+    before = api.count("patch nodes")
+
+    node.commit(sharing(exclusive()))
+    await says(api, config__state="draining", gpus__exclusive="7", **{"gpus__time-sliced": "1"})
+    await eventually(lambda: "ConfigAccepted" in events(api))
+    assert agent.snapshot.drift
+    await node.kubelet.end(pod)
+    await says(api, config__state="applied", gpus__exclusive="8", **{"gpus__time-sliced": None})
+    await eventually(lambda: events(api)[-1:] == ["ConfigApplied"])
+    assert "Drained" in events(api)
+    assert api.objects.labels(NODE_NAME)["zone"] == "a"
+    # Both the changes that are told, and one more where a turn came between list and settling.
+    assert 2 <= api.count("patch nodes") - before <= 3
+
+
+async def test_a_rejection_is_told(node: Node, api: ApiServer) -> None:
+    """The error is an annotation and an event while the document is there, and the labels name its blob."""
+    node.commit(shares(4))
+    agent = await speaking(node, api)
+    await says(api, config__state="applied")
+    applied = api.objects.labels(NODE_NAME)[BLOB]
+    node.commit(WRONG)
+    await says(api, config__state="rejected", config__blob=applied)
+    await eventually(lambda: events(api)[-1:] == ["ConfigRejected"])
+    assert 'got "replica"; did you mean "replicas"?' in api.objects.annotations(NODE_NAME)[ERROR]
+    await node.advertises({SHARED: 4 * GPUS})
+
+    node.commit(shares(4))
+    await says(api, config__state="applied", **{"config__rejected-blob": None})
+    assert api.objects.annotations(NODE_NAME) == {}
+    await eventually(lambda: agent.says("LabelsSynced").reason == "Synced")
+
+
+async def test_sharing_does_not_depend_on_it(node: Node, api: ApiServer) -> None:
+    """While the API server is away, configs are applied as ever, and it is told; when it is back the Node is right."""
+    node.commit(shares(4))
+    agent = await speaking(node, api)
+    await says(api, gpu__replicas="4")
+    await api.stop()
+    node.commit(shares(6))
+    await node.advertises({SHARED: 6 * GPUS})
+    await eventually(lambda: agent.says("LabelsSynced").reason == "Unreachable")
+    assert await agent.ready()
+    assert await agent.metric("drift", kind="labels")
+    status = await agent.status()
+    assert status["kubeApi"] is True
+    assert {"nvidia.com/gpu.replicas"} <= {entry["key"] for entry in status["labels"]["differences"]}
+    await api.start()
+    await says(api, gpu__replicas="6", config__state="applied")
+
+
+async def test_config_by_label(node: Node, api: ApiServer) -> None:
+    """A label of the Node selects the document: from one to the other, an unknown value that changes nothing, the API
+    away in between, and back; nobody's share is lost.
+    """
+    node.mount.write({"sharing.yaml": shares(2), "a.yaml": shares(4), "b.yaml": shares(6)})
+    key = "nodeagent.io/config"
+    agent = await speaking(node, api, config_labels=(key, "nvidia.com/device-plugin.config"))
+    await node.advertises({SHARED: 2 * GPUS})
+    api.objects.label(NODE_NAME, {key: "a"})
+    await node.advertises({SHARED: 4 * GPUS})
+    (pod,) = await node.hold(1)
+
+    api.objects.label(NODE_NAME, {key: "nowhere"})
+    await eventually(lambda: agent.says("ConfigAccepted").reason == "Missing")
+    assert "there is no nowhere.yaml" in agent.says("ConfigAccepted").message
+    await node.advertises({SHARED: 4 * GPUS})
+
+    await api.stop()
+    api.objects.label(NODE_NAME, {key: "b"})
+    await eventually(lambda: agent.says("LabelsSynced").reason == "Unreachable")
+    await node.advertises({SHARED: 4 * GPUS})
+    await api.start()
+    await node.advertises({SHARED: 6 * GPUS})
+
+    api.objects.label(NODE_NAME, {key: None})
+    await node.advertises({SHARED: 2 * GPUS})
+    assert pod.ids()
+    assert len(node.kubelet.registrations) == 1
+    assert api.objects.labels(NODE_NAME)["zone"] == "a"
+
+
+async def test_an_agent_that_starts_while_the_api_is_away(node: Node, api: ApiServer) -> None:
+    """It goes on with the document that was selected before, and follows the label when it hears of it."""
+    node.mount.write({"sharing.yaml": shares(2), "a.yaml": shares(4), "b.yaml": shares(6)})
+    key = "nodeagent.io/config"
+    api.objects.label(NODE_NAME, {key: "a"})
+    agent = await speaking(node, api, config_labels=(key,))
+    await node.advertises({SHARED: 4 * GPUS})
+    await eventually(lambda: (node.state_dir / "selection.json").exists() or any(node.state_dir.glob("*select*")))
+    await agent.stop()
+    await api.stop()
+    api.objects.label(NODE_NAME, {key: "b"})
+    await speaking(node, api, config_labels=(key,))
+    await node.advertises({SHARED: 4 * GPUS})
+    await api.start()
+    await node.advertises({SHARED: 6 * GPUS})
+
+
+async def test_the_taint_goes_with_the_first_config(node: Node, api: ApiServer) -> None:
+    """It stays while no config is applied, and is removed as soon as one is."""
+    taint = {"key": "nodeagent.io/starting", "effect": "NoSchedule"}
+    api.objects.add_node(NODE_NAME, taints=[taint])
+    node.commit(WRONG)
+    await speaking(node, api, startup_taint="nodeagent.io/starting")
+    await says(api, config__state="rejected")
+    assert api.objects.taints(NODE_NAME) == [taint]
+    node.commit(shares(2))
+    await eventually(lambda: api.objects.taints(NODE_NAME) == [])
+
+
+async def test_labels_by_file_and_the_rest_by_the_api(node: Node, api: ApiServer, tmp_path: Path) -> None:
+    """With `nfd:DIR` the file has the labels, and the API gets events and the error, but no label."""
+    features = tmp_path / "features.d"
+    features.mkdir()
+    node.commit(shares(4))
+    agent = await speaking(node, api, labels=f"nfd:{features}")
+    await shows(features, "nvidia.com/gpu.replicas=4")
+    node.commit(WRONG)
+    await shows(features, f"{STATE}=rejected")
+    await eventually(lambda: ERROR in api.objects.annotations(NODE_NAME))
+    await eventually(lambda: "ConfigRejected" in events(api))
+    assert api.objects.labels(NODE_NAME) == {"zone": "a"}
+    await eventually(lambda: agent.says("LabelsSynced").reason == "Synced")
+
+
+async def test_a_file_without_the_api(node: Node, tmp_path: Path) -> None:
+    """Node Feature Discovery alone needs no API; a directory that is not there is told."""
+    features = tmp_path / "features.d"
+    node.commit(shares(4))
+    agent = await node.agent(labels=f"nfd:{features}")
+    await eventually(lambda: agent.says("LabelsSynced").reason == "LabelWriteFailed")
+    assert str(features) in agent.says("LabelsSynced").message
+    features.mkdir()
+    await eventually(lambda: agent.says("LabelsSynced").reason == "Synced")
+    await shows(features, "nvidia.com/gpu.count=8")
+
+
+async def test_a_health_event(node: Node, api: ApiServer) -> None:
+    """A GPU that fails and recovers is told on the Node."""
+    node.commit(shares(2))
+    await speaking(node, api)
+    await says(api, config__state="applied")
+    node.simulate(health={3: "lost"})
+    await says(api, config__state="degraded", gpu__count="7")
+    node.simulate()
+    await says(api, config__state="applied", gpu__count="8")
+    await eventually(lambda: {"GpuUnhealthy", "GpuRecovered"} <= set(events(api)))
+
+
+def test_nothing_is_imported_without_it() -> None:
+    """An agent that does not speak to the API imports nothing of its client."""
+    code = (
+        "import sys, nodeagent.agent, nodeagent.cli, nodeagent.commands.wait; "
+        "print([name for name in sys.modules if name.partition('.')[0] in {'lightkube', 'httpx2', 'msgspec'}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_the_client_is_not_installed(node: Node) -> None:
+    """An agent that should speak to the API and cannot does not start, and says what to install."""
+    code = "import sys; sys.modules['lightkube'] = None; from nodeagent.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "run", "--config", str(node.mount.directory), "--kube-api", "on",
+         "--state-dir", str(node.state_dir), "--driver", f"simulated:{node.simulation}", "--listen", "127.0.0.1:0"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "--kube-api on needs the client of the Kubernetes API" in done.stderr
+    assert "pip install 'nodeagent[kubernetes]'" in done.stderr
