@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +15,10 @@ import pytest
 from nodeagent.model.snapshot import Snapshot
 from nodeagent.report.http import HttpServer
 from nodeagent.report.metrics import Metrics
+from nodeagent.state.labels import ACCEPTED, APPLIED, POOL, STATE
 from tests.conftest import ROOT
+from tests.fakes.api_server import ApiServer
+from tests.waiting import WITHIN
 
 EXAMPLES = ROOT / "examples"
 H100X8 = EXAMPLES / "simulated" / "h100x8.yaml"
@@ -110,3 +115,30 @@ def good(tmp_path: Path) -> Path:
     path = tmp_path / "sharing.yaml"
     path.write_text(SHARED_BY_TEN, encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[ApiServer]:
+    """An API server that runs beside the test, and knows a canary pool: three nodes have accepted blob 5beb4efc651e,
+    and pods on one of them still have what it takes away.
+    """
+    server = ApiServer(tmp_path / "api")
+    for number, state in enumerate(("applied", "applied", "draining"), start=1):
+        applied = "5beb4efc651e" if state == "applied" else "76045d81ee80"
+        labels = {POOL: "canary", STATE: state, ACCEPTED: "5beb4efc651e", APPLIED: applied}
+        server.objects.add_node(f"node-{number}", labels)
+    server.objects.add_node("node-4", {POOL: "rest", STATE: "applied", ACCEPTED: "76045d81ee80"})
+    loop, serving, done = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
+
+    async def serve() -> None:
+        async with server:
+            serving.set()
+            await done.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=[serve()])
+    thread.start()
+    assert serving.wait(WITHIN)
+    yield server
+    loop.call_soon_threadsafe(done.set)
+    thread.join()
+    loop.close()

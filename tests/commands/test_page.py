@@ -21,6 +21,7 @@ from nodeagent.settings import MPS_HOST_OPTIONS, OPTIONS, Option
 from tests.commands import shown
 from tests.commands.conftest import EXAMPLES, Serve
 from tests.conftest import ROOT
+from tests.fakes.api_server import ApiServer
 from tests.markdown import Command, blocks, commands, matches
 
 PAGE = ROOT / "docs" / "commands.md"
@@ -28,6 +29,7 @@ IN_TABLES = (
     *("--driver-root", "--nvml-library", "--mps-"),
     *("--device-list-", "--device-id-", "--pass-device-specs", "--dev-root"),
     *("--gds-", "--mofed-", "--gdrcopy-", "--imex-", "--cdi-"),
+    *("--labels", "--machine-type-", "--kube-api", "--kubeconfig", "--config-label", "--startup-"),
 )
 AS_OF_RUN = {"--node-name", "--log-format", "--log-level"}
 TYPED = [
@@ -36,6 +38,25 @@ TYPED = [
     if block.language == "text"
     for command in commands(block)
 ]
+
+
+def line(command: Command) -> str:
+    """What a test of one command is called."""
+    return f"line {command.line}"
+
+
+def run(typed: str, directory: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Type it in a shell."""
+    return subprocess.run(
+        ["bash", "-c", typed],
+        cwd=directory,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def typo() -> DocumentInfo:
@@ -56,26 +77,26 @@ def node(command: Command) -> Snapshot:
     return shown.before() if " plan " in command.text else shown.draining()
 
 
-@pytest.mark.parametrize("command", TYPED, ids=lambda command: f"line {command.line}")
+@pytest.mark.parametrize("command", [one for one in TYPED if "--pool" not in one.text], ids=line)
 def test_the_page_shows_what_really_happens(command: Command, serve: Serve, tmp_path: Path) -> None:
     """A command of the page, typed against the node that it speaks of, prints and exits as shown."""
     agent = serve(node(command))
     shutil.copytree(EXAMPLES, tmp_path / "examples")
     (tmp_path / "typo.yaml").write_bytes((EXAMPLES / "time-slicing.yaml").read_bytes().replace(b"replicas", b"replica"))
     typed = command.text.partition(" # exits ")[0] + f" --agent {agent.address}"
-    done = subprocess.run(
-        ["bash", "-c", typed],
-        cwd=tmp_path,
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run(typed, tmp_path)
     output = done.stdout.replace(agent.address, "127.0.0.1:9400")
     assert matches(command.output, output), output
     assert done.returncode == command.exits
+
+
+@pytest.mark.parametrize("command", [one for one in TYPED if "--pool" in one.text], ids=line)
+def test_the_page_shows_a_pool(command: Command, cluster: ApiServer, tmp_path: Path) -> None:
+    """The same of commands that ask an API server, which knows the canary pool that the page speaks of."""
+    done = run(command.text.partition(" # exits ")[0], tmp_path, KUBECONFIG=str(cluster.kubeconfig))
+    assert matches(command.output, done.stdout), done.stdout
+    assert done.returncode == command.exits
+    assert {asked.what for asked in cluster.asked} == {"list nodes"}
 
 
 def test_the_page_shows_an_agent() -> None:
@@ -90,7 +111,7 @@ def test_the_page_shows_an_agent() -> None:
         ("mps-host", [option for option in MPS_HOST_OPTIONS if option.flag not in AS_OF_RUN]),
     ],
 )
-def test_the_options_for_drivers_and_mps_are_told(command: str, options: list[Option]) -> None:
+def test_the_options_are_told(command: str, options: list[Option]) -> None:
     """Flag and default of each are in the tables of the command."""
     _, _, section = PAGE.read_text(encoding="utf-8").partition(f"\n## {command}\n")
     rows = re.findall(r"^\| `(--[a-z-]+)` \| `?([^`|]+?)`? \| .+ \|$", section.partition("\n## ")[0], re.MULTILINE)

@@ -42,10 +42,11 @@ from nodeagent.state.labels import ERROR, MAX_ERROR, labels, report
 from nodeagent.state.nodegpus import node_gpus
 from nodeagent.state.observed import Observed
 from nodeagent.state.plan import plan
+from tests.conftest import ROOT
 from tests.state import make
 from tests.state.model_agent import share_actions
 
-FOLDER = Path(__file__).parents[1] / "data" / "labels"
+FOLDER = ROOT / "tests" / "data" / "labels"
 FILES = sorted(FOLDER.glob("*.yaml"))
 KEYS = {"rule", "simulation", "config", "held", "then", "rejected", "strategy", "labels"}
 NOW = 1_795_413_359.0
@@ -195,6 +196,26 @@ def test_there_are_golden_cases() -> None:
         "plain", "time-sliced", "renamed", "mps", "mig-single", "mig-mixed", "mixed-models", "mixed-modes",
         "half-drained", "rejected", "no-driver",
     }  # fmt: skip
+
+
+def test_every_label_is_explained() -> None:
+    """Each key of any case is on the page, and the page has none that no case has."""
+    page = (ROOT / "docs" / "labels.md").read_text(encoding="utf-8")
+    explained: set[str] = set()
+    for row in re.findall(r"^\| (`n(?:vidia|odeagent).+?) \|", page, re.MULTILINE):
+        before = ""
+        for key in re.findall("`(.+?)`", row):
+            before = before.rpartition(".")[0] + key.removeprefix("…") if key.startswith("…") else key
+            explained.add(before)
+    cases = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in FILES]
+    found = {re.sub(r"/mig-.*?gb(\.me)?\.", "/mig-1g.5gb.", key) for case in cases for key in case["labels"]}
+    made_of = {key for key in found if re.search(r"/gpu\.(multiprocessors|slices|engines)", key)}
+    models = {key for key in found if key.startswith("nodeagent.io/model.")}
+    mps = {"nodeagent.io/gpus.mps"} & found
+    assert found - made_of - models == explained - {"nodeagent.io/model.<product>"}
+    assert {key.replace("/gpu.", "/mig-1g.5gb.") for key in made_of} <= explained
+    assert models
+    assert mps
 
 
 def one_gpu(**changes: Any) -> Told:  # noqa: ANN401 - fields of Gpu
