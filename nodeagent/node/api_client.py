@@ -237,7 +237,13 @@ class _Transport(httpx2.AsyncHTTPTransport):
 
 
 def _config(kubeconfig: Path | None) -> SingleConfig:
-    found = KubeConfig.from_file(kubeconfig) if kubeconfig is not None else KubeConfig.from_env()
+    if kubeconfig is not None:
+        found = KubeConfig.from_file(kubeconfig)
+    else:
+        try:
+            found = KubeConfig.from_env()
+        except ConfigError as error:
+            raise ConfigError(f"there is no token of a service account, and: {error}") from error
     config = found.get()
     if config is None:
         raise ConfigError("the kubeconfig has no current context")

@@ -39,11 +39,11 @@ class TestApply:
         assert objects.labels(NODE) == {"host": "a", "y": "1"}
 
     def test_a_conflict(self, objects: Objects) -> None:
-        """Another value than another manager's is refused, and with force it is taken over, so that the other one's next
-        apply of nothing does not remove it.
+        """Another value than another manager's is refused; with force it is taken over, and the other one's next apply
+        of nothing does not remove it.
         """
         apply(objects, "a", {"x": "1"})
-        with pytest.raises(Refused, match='conflict with "a": .metadata.labels.x') as refused:
+        with pytest.raises(Refused, match='conflict with "a": \\.metadata\\.labels\\.x') as refused:
             apply(objects, "b", {"x": "2"})
         assert refused.value.code == 409
         apply(objects, "b", {"x": "2"}, force=True)
