@@ -114,7 +114,7 @@ class ApiNode:
                 if self._seen is None or self._failures + 1 >= _ANEW:
                     self._read_failed(problem)
                 else:
-                    _log.info("%s; trying again", problem)
+                    _log.debug("%s; trying again", problem)
             if not self._steady:
                 await self._back_off(pause)
                 if self._failures % _ANEW == 0:
@@ -135,6 +135,7 @@ class ApiNode:
                     if change is None:
                         self._lose("has been deleted")
                     else:
+                        self._heard, self._reading = True, None
                         self._take(change)
         finally:
             for timer in timers:
@@ -158,7 +159,6 @@ class ApiNode:
 
     def _take(self, node: NodeObject) -> None:
         """The Node is like this: what a write came back with, or the watch. The watch may be behind the write."""
-        self._heard, self._reading = True, None
         before = self._seen
         if before is not None and _older(node, before):
             return
@@ -171,8 +171,7 @@ class ApiNode:
         self._judge()
 
     def _read_failed(self, problem: ApiProblem) -> None:
-        if self._reading is None or self._reading.trouble is not problem.trouble:
-            _log.warning("%s; trying again", problem)
+        _log.debug("%s; trying again", problem)  # the condition tells it
         self._reading = problem
         self._judge()
 
@@ -192,8 +191,7 @@ class ApiNode:
                 await self._put(api)
             except ApiProblem as problem:
                 failures += 1
-                if self._writing is None or self._writing.trouble is not problem.trouble:
-                    _log.warning("%s; trying again", problem)
+                _log.debug("%s; trying again", problem)  # the condition tells it
                 self._writing = problem
                 self._judge()
                 await asyncio.sleep(self._pace.after(failures, self._pace.backoff, problem.retry_after))

@@ -8,7 +8,6 @@ feature source. The file stays when the agent ends: a restart takes no label awa
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -18,8 +17,6 @@ from typing import Final
 from nodeagent.durable import atomic
 from nodeagent.errand import Errand, Hangs
 from nodeagent.model.node import LabelDifference, NodeEvent, NodeReport, NodeStatus, SyncReason
-
-_log = logging.getLogger(__name__)
 
 NAME: Final = "nodeagent"
 """Of the file in the directory."""
@@ -83,8 +80,6 @@ class LabelFile:
 
     def _tell(self, status: NodeStatus) -> None:
         if status != self.status:
-            if status.message and status.message != self.status.message:
-                _log.warning("%s", status.message)
             self.status = status
             self._wake()
 
