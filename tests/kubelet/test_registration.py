@@ -224,7 +224,9 @@ async def test_a_fault_in_one_resource_leaves_the_others_alone(
 
 
 async def test_a_bug_in_one_task_restarts_that_task(kubelet: StandInKubelet, caplog: pytest.LogCaptureFixture) -> None:
-    """An unforeseen error ends one resource's task, leaves no socket, is logged once, and the task is started again."""
+    """An unforeseen error ends one resource's task or its stream, whichever meets it first, is logged once, and the
+    resource is served all the same.
+    """
     await kubelet.start()
     faults = [RuntimeError("a bug")]
 
@@ -243,7 +245,7 @@ async def test_a_bug_in_one_task_restarts_that_task(kubelet: StandInKubelet, cap
     plugins.register(GPU)
     task = asyncio.create_task(plugins.run())
     await eventually(lambda: any(status.state is LIVE for status in plugins.statuses()))
-    assert [record.name for record in caplog.records if record.exc_info] == ["nodeagent.kubelet.plugins"]
+    assert len([record for record in caplog.records if record.exc_info]) == 1
     await plugins.stop(1.0)
     await task
 
