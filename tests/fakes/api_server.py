@@ -232,6 +232,8 @@ class ApiServer:
         status = Refused(fault.code, HTTPStatus(fault.code).phrase.replace(" ", ""), f"fault {fault.code}").status
         body = fault.raw or json.dumps(status).encode()
         kind = "text/html" if fault.raw else "application/json"
+        if fault.code == HTTPStatus.TOO_MANY_REQUESTS:  # by the filter before everything that speaks JSON
+            body, kind = b"Too many requests, please try again later.\n", "text/plain; charset=utf-8"
         extra = f"Retry-After: {fault.retry_after}\r\n" if fault.retry_after is not None else ""
         await _send(writer, fault.code or 200, body, kind, extra)
         return True

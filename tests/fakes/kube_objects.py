@@ -129,7 +129,13 @@ class Objects:
         }
 
     def apply(self, name: str, body: Json, manager: str, *, force: bool) -> Json:
-        """Server-side apply of labels and annotations."""
+        """Server-side apply of labels and annotations. Of a Node that is not there it would be a create, which the role
+        of the agent does not allow.
+        """
+        if name not in self._nodes:
+            raise Refused(
+                403, "Forbidden", f'nodes "{name}" is forbidden: cannot create resource "nodes" in API group ""'
+            )
         node = self._node(name)
         before = (dict(node.labels), dict(node.annotations), {who: set(keys) for who, keys in node.owners.items()})
         wanted: dict[Key, str] = {

@@ -62,7 +62,7 @@ class Speaker:
         await eventually(lambda: self.status.reason is SyncReason.SYNCED)
 
     async def hears(self, zone: str) -> None:
-        await eventually(lambda: self.heard[-1].get("zone") == zone)
+        await eventually(lambda: [labels.get("zone") for labels in self.heard[-1:]] == [zone])
 
     async def says(self, reason: SyncReason) -> None:
         await eventually(lambda: self.status.reason is reason)
