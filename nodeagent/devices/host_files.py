@@ -115,10 +115,11 @@ def _capabilities(driver_root: Path) -> Iterator[tuple[tuple[int, int, int | Non
 
 
 def machine_type(path: Path | None) -> str:
-    """What the firmware calls this machine, from a file such as `/sys/class/dmi/id/product_name`; `unknown` where
-    nobody says. Raises nothing.
+    """What the firmware calls this machine, from the first line of a file such as `/sys/class/dmi/id/product_name`;
+    `unknown` where nobody says. Raises nothing.
     """
     try:
-        return (path.read_text("utf-8", "replace").strip() if path is not None else "") or "unknown"
+        text = "" if path is None else path.read_text("utf-8", "replace").strip()
     except OSError:
-        return "unknown"
+        text = ""
+    return text.partition("\n")[0].rstrip() or "unknown"

@@ -47,10 +47,11 @@ async def test_facts(world: World) -> None:
 async def test_facts_that_are_not_told(world: World) -> None:
     """A fact that the driver does not tell is None, and costs no other."""
     bare = replace(gpu(0), compute_capability=None, minor=None, pci_bus_id=None, numa_node=None, pci_class=None)
-    world.has(bare, gpu(1))
+    classless = replace(gpu(1), pci_class=None)
+    world.has(bare, classless, gpu(2))
     await world.start()
     inventory = await world.inventory(found)
-    assert inventory.gpus == (world.expected(bare), world.expected(gpu(1)))
+    assert inventory.gpus == tuple(world.expected(one) for one in (bare, classless, gpu(2)))
 
 
 async def test_no_driver(world: World) -> None:

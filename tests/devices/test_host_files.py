@@ -290,10 +290,16 @@ async def test_a_look_that_hangs(looking: Looking, host: Host, monkeypatch: pyte
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [("PowerEdge R750xa\n", "PowerEdge R750xa"), ("", "unknown"), (" \n", "unknown"), (None, "unknown")],
+    [
+        ("PowerEdge R750xa\n", "PowerEdge R750xa"),
+        ("\nPowerEdge R750xa \nRack 3\n", "PowerEdge R750xa"),
+        ("", "unknown"),
+        (" \n", "unknown"),
+        (None, "unknown"),
+    ],
 )
 def test_machine_type(tmp_path: Path, content: str | None, told: str) -> None:
-    """It is what the file says; where that is missing, empty or not asked for, nobody knows."""
+    """It is what the file says in its first line; where that is missing, empty or not asked for, nobody knows."""
     file = tmp_path / "product_name"
     if content is not None:
         file.write_text(content, encoding="utf-8")

@@ -97,6 +97,7 @@ REFUSED = [
     ),
     pytest.param("gpus:\n- {model: A, memory: 1Gi, health: dead}\n", ["gpus[0].health: ", '"hang"'], id="health"),
     pytest.param("gpus:\n- {model: A, memory: 1Gi, numaNode: -1}\n", ["gpus[0].numaNode: "], id="numa node"),
+    pytest.param("gpus:\n- {model: A, memory: 1Gi, pciClass: 0x030200}\n", ["gpus[0].pciClass: "], id="pci class"),
     pytest.param("gpus:\n- {model: A, memory: 1Gi, uuid: GPU-1}\n", ["gpus[0].uuid: ", UUID], id="uuid"),
     pytest.param(
         f"gpus:\n- {{model: A, memory: 1Gi, uuid: {UUID.upper()}}}\n", ["gpus[0].uuid: ", "lower case"], id="upper case"

@@ -154,6 +154,24 @@ class TestApplied:
         assert other.load_applied(0.0) == fenced_at(APPLIED, 0.0)
         assert not other.same_boot
 
+    def test_one_of_an_agent_from_before_labels_is_read(self) -> None:
+        """What it did not write is not known, until the driver tells; everything else is as it was."""
+        value = json.loads(codec.encode_applied(APPLIED))
+        for item in value["gpus"]:
+            del item["migCapable"], item["pciClass"]
+            if item["mig"] is not None:
+                del item["mig"]["attributes"]
+        found = codec.decode_applied(json.dumps(value).encode(), 0.0)
+        told = {uuid: entry.gpu for uuid, entry in APPLIED.gpus.items()}
+        assert {uuid: entry.gpu for uuid, entry in found.gpus.items()} == {
+            "GPU-0": replace(told["GPU-0"], pci_class=None),
+            "GPU-1": told["GPU-1"],
+            "GPU-2": replace(told["GPU-2"], mig_capable=False),
+            "MIG-0": replace(told["MIG-0"], mig=MigDevice("GPU-2", "1c.3g.20gb+me", 2, 1)),
+        }
+        known = {uuid: replace(entry, gpu=told[uuid]) for uuid, entry in found.gpus.items()}
+        assert Applied(known) == fenced_at(APPLIED, 0.0)
+
     def test_forty_thousand_shares_are_a_small_file(self, state: StateDir, path: Path) -> None:
         """Numbers are written as ranges."""
         numbers = frozenset(range(5_000)) - {17, 2_500}
