@@ -19,7 +19,7 @@ from nodeagent.model.handover import HandOver, IdStrategy, ListStrategy
 
 ENVIRONMENT_PREFIX = "NODEAGENT_"
 
-_NFD = "nfd:"
+_NFD, _OFF = "nfd:", "off"
 
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
@@ -110,7 +110,7 @@ _NODE_OPTIONS: Sequence[Option] = (
         "--config-label",
         "nodeagent.io/config,nvidia.com/device-plugin.config",
         "with --kube-api on and a directory of configs: labels of the Node, the first that is there selects "
-        "<value>.yaml; none of them, sharing.yaml; empty: always sharing.yaml",
+        "<value>.yaml; none of them, sharing.yaml; off: always sharing.yaml",
         can_be_empty=True,
         metavar="KEY[,KEY]",
     ),
@@ -371,7 +371,7 @@ def _node(values: Mapping[str, str | None]) -> _NodeSettings:
         machine_type_file=_path(values["machine_type_file"]),
         kube_api=kube_api,
         kubeconfig=_path(values["kubeconfig"]),
-        config_labels=_items(values["config_label"]) if kube_api else (),
+        config_labels=_items(values["config_label"]) if kube_api and values["config_label"] != _OFF else (),
         startup_taint=values["startup_taint"] or None,
     )
 

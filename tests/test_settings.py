@@ -62,6 +62,13 @@ def test_an_empty_variable_is_not_set(option: Option) -> None:
     assert settings(environment={option.environment: ""}) == settings()
 
 
+def test_the_config_by_label_can_be_switched_off() -> None:
+    """By a word, since an empty variable has no effect."""
+    on = {"NODEAGENT_KUBE_API": "on"}
+    assert settings(environment=on).config_labels == ("nodeagent.io/config", "nvidia.com/device-plugin.config")
+    assert settings(environment={**on, "NODEAGENT_CONFIG_LABEL": "off"}).config_labels == ()
+
+
 def test_an_empty_variable_names_no_config() -> None:
     """An empty NODEAGENT_CONFIG is no config, not the working directory."""
     parser = argparse.ArgumentParser()

@@ -48,7 +48,7 @@ class ByLabel:
         if selection == self._selection:
             return
         self._selection = selection
-        _log.info("%s: the config is %s", describe(selection), file_name(selection) or "none")
+        _log.info("%s: of a directory of configs it is %s", describe(selection), file_name(selection) or "none")
         self._source.select(selection)
         self._changed.set()
 

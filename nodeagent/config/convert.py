@@ -34,6 +34,7 @@ _WHOLE: Final = (
     "NVIDIA's migStrategy none would offer a GPU with MIG enabled as if it were whole; here its MIG devices are"
     " offered, as nvidia.com/mig-<profile>"
 )
+
 _BY_DEFAULT: Final = HandOver()
 
 
@@ -45,6 +46,12 @@ def notes(config: SharingConfig) -> tuple[str, ...]:
 def _left_out(config: SharingConfig) -> Iterator[str]:
     if not config.mig:
         yield _WHOLE
+    if config.labels.mig_strategy not in {None, "none"}:
+        strategy = config.labels.mig_strategy
+        yield (
+            f"the label nvidia.com/mig.strategy, {strategy} with this file, follows with this format from how MIG"
+            " devices are offered, and is there only where there are some"
+        )
     if options := list(_options(config.handover.over(_BY_DEFAULT))):
         yield f"how devices are handed over is said by options of `nodeagent run`: {' '.join(options)}"
     if not config.labels.timestamp:

@@ -58,15 +58,13 @@ def _handing_over(file: NvidiaFile) -> Iterator[str]:
                 f"{file.place('flags', key)}: has an effect only where device nodes are passed: plugin.passDeviceSpecs,"
                 " or --pass-device-specs; the driver's library is found by --driver-root"
             )
-    if (
-        "cdiAnnotationPrefix" in plugin
-        and file.list_strategies is not None
-        and (ListStrategy.CDI_ANNOTATIONS not in file.list_strategies)
-    ):
-        place = file.place("flags", "plugin", "cdiAnnotationPrefix")
-        yield f"{place}: has an effect only with the strategy cdi-annotations"
-    if imex.get("required") and imex.get("channelIDs") == []:
-        yield f"{file.place('imex', 'required')}: has no effect without a channel in channelIDs"
+    if "cdiAnnotationPrefix" in plugin and ListStrategy.CDI_ANNOTATIONS not in (file.list_strategies or ()):
+        yield (
+            f"{file.place('flags', 'plugin', 'cdiAnnotationPrefix')}: has an effect only with the strategy"
+            " cdi-annotations: deviceListStrategy, or --device-list-strategy"
+        )
+    if imex.get("required") and not imex.get("channelIDs"):
+        yield f"{file.place('imex', 'required')}: has an effect only with a channel: channelIDs, or --imex-channel-ids"
 
 
 def _under_mps(file: NvidiaFile, sharing: Sharing) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """Which CDI specifications a host has: the kinds and the names of devices, and nothing of what they do.
 
 Files are chosen as the container runtimes' library does: `.json` and `.yaml`, right in the directory. One that cannot
-be read is told and skipped, as there.
+be read is told and skipped, as there, and so is a device that two files of one directory have: see
+https://github.com/cncf-tags/container-device-interface, pkg/cdi/cache.go.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -67,7 +68,8 @@ class SpecReader:
                     found[path] = spec
         self._known = found
         problems += [spec.problem for spec in found.values() if spec.problem]
-        return _merged(found.values()), problems
+        kinds, conflicts = _merged(found)
+        return kinds, problems + conflicts
 
     def _spec(self, path: Path) -> _Spec | None:
         """None where it has gone meanwhile, or is no file."""
@@ -86,7 +88,8 @@ class SpecReader:
         except FileNotFoundError:
             return None
         except OSError as error:
-            return _Spec(seen, problem=_cannot(path, error))
+            # Not remembered: what mends it may leave the file as it is.
+            return _Spec(_UNSEEN, problem=_cannot(path, error))
         except ValueError as error:
             return _Spec(seen, problem=f"cannot read {path}: {error}")
 
@@ -103,11 +106,11 @@ def _parse(path: Path, data: bytes) -> tuple[str, frozenset[str]]:
     """Kind and devices. Raises ValueError."""
     tree = _json(data) if path.suffix == ".json" else _yaml(path, data)
     members = tree if isinstance(tree, dict) else {}
-    match members.get("kind"), members.get("devices"):
-        case str(kind), list(devices):
+    match members.get("cdiVersion"), members.get("kind"), members.get("devices"):
+        case str(), str(kind), list(devices):
             names = (device.get("name") for device in devices if isinstance(device, dict))
             return kind, frozenset(name for name in names if isinstance(name, str))
-    raise ValueError("expected a CDI specification, with kind and devices, got something else")
+    raise ValueError("expected a CDI specification, with cdiVersion, kind and devices, got something else")
 
 
 def _json(data: bytes) -> object:
@@ -126,12 +129,27 @@ def _yaml(path: Path, data: bytes) -> object:
         raise ValueError(f"line {first.where.line}: {first.message}") from None
 
 
-def _merged(specs: Iterable[_Spec]) -> Kinds:
-    found: dict[str, frozenset[str]] = {}
-    for spec in specs:
+def _merged(specs: Mapping[Path, _Spec]) -> tuple[Kinds, list[str]]:
+    """The devices by kind, without those of which one directory has two, and what is to be said of these."""
+    found: dict[str, set[str]] = {}
+    places: dict[tuple[Path, str, str], list[Path]] = {}
+    for path, spec in specs.items():
         if not spec.problem:
-            found[spec.kind] = found.get(spec.kind, frozenset()) | spec.devices
-    return found
+            found.setdefault(spec.kind, set()).update(spec.devices)
+            for device in spec.devices:
+                places.setdefault((path.parent, spec.kind, device), []).append(path)
+    twice: dict[tuple[Path, ...], list[str]] = {}
+    for (_, kind, device), paths in places.items():
+        if len(paths) > 1:
+            found[kind].discard(device)
+            twice.setdefault(tuple(paths), []).append(f"{kind}={device}")
+    conflicts = [_conflict(paths, names) for paths, names in twice.items()]
+    return {kind: frozenset(devices) for kind, devices in found.items()}, conflicts
+
+
+def _conflict(paths: Sequence[Path], names: Sequence[str]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{' and '.join(map(str, paths))} all have {min(names)}{more}: no container runtime uses any of them"
 
 
 def _cannot(path: Path, error: OSError) -> str:

@@ -73,7 +73,7 @@ class HostLook:
 
 def look(driver_root: Path, specs: SpecReader) -> HostFiles:
     """What there is now. Blocks; raises nothing for what a file does."""
-    root = driver_root if (driver_root / "dev").is_dir() else _ROOT
+    root = driver_root if _is_directory(driver_root / "dev") else _ROOT
     nodes = frozenset(node for node in (*CONTROL_NODES, IMEX_CHANNEL) if _is_node(root / node.removeprefix("/")))
     kinds, problems = specs.read()
     caps: dict[tuple[int, int, int | None], str] = {}
@@ -90,6 +90,13 @@ def look(driver_root: Path, specs: SpecReader) -> HostFiles:
         cdi_dirs=tuple(map(str, specs.directories)),
         problem="; ".join(problems),
     )
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def _is_node(path: Path) -> bool:

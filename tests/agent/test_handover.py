@@ -29,7 +29,8 @@ def specification(directory: Path, *names: str) -> Path:
     """What the container toolkit would write."""
     directory.mkdir(exist_ok=True)
     path = directory / "nvidia.json"
-    Node.write(path, json.dumps({"kind": "nvidia.com/gpu", "devices": [{"name": name} for name in names]}).encode())
+    document = {"cdiVersion": "0.5.0", "kind": "nvidia.com/gpu", "devices": [{"name": name} for name in names]}
+    Node.write(path, json.dumps(document).encode())
     return path
 
 

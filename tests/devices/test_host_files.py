@@ -160,12 +160,16 @@ def test_directories_that_are_not_there(tmp_path: Path) -> None:
         ("a.json", "{", "expected JSON, got something else: "),
         ("a.json", "[" * 100_000, "expected JSON, got something else: "),
         ("a.json", b"\xff\xfe{", "expected JSON, got something else: "),
-        ("a.json", "[]", "expected a CDI specification, with kind and devices, got something else"),
-        ("a.json", '{"kind": "x/y"}', "expected a CDI specification, with kind and devices, got something else"),
+        ("a.json", "[]", "expected a CDI specification, with cdiVersion, kind and devices, got something else"),
+        (
+            "a.json",
+            '{"kind": "x/y"}',
+            "expected a CDI specification, with cdiVersion, kind and devices, got something else",
+        ),
         ("a.yaml", "kind: [\n", "line 2: expected YAML"),
         ("a.yaml", "", "line 1: expected a document, got nothing"),
         ("a.yaml", "a: " + "[" * 40_000, "line 1: expected at most 32 levels of nesting, got more"),
-        ("a.yaml", "kind: 3\ndevices: []\n", "expected a CDI specification, with kind and devices"),
+        ("a.yaml", "kind: 3\ndevices: []\n", "expected a CDI specification, with cdiVersion, kind and devices"),
         ("a.json", " " * (LARGEST + 1), "expected at most 1,048,576 bytes, got more"),
     ],
 )
@@ -178,6 +182,36 @@ def test_a_broken_specification(host: Host, name: str, text: str | bytes, proble
     assert "GPU-0" in found.cdi["nvidia.com/gpu"]
     host.put(name, spec("GPU-1"))
     assert host.found().problem == ""
+
+
+def test_a_device_that_is_there_twice(host: Host) -> None:
+    """Where two files of one directory have it no runtime uses it, which is told; of two directories one counts."""
+    first = host.put("a.json", spec("GPU-0", "GPU-1"))
+    second = host.put("b.json", spec("GPU-0", "GPU-2"))
+    host.put("c.json", spec("GPU-1"), 1)
+    found = host.found()
+    assert found.cdi == {"nvidia.com/gpu": frozenset({"GPU-1", "GPU-2"})}
+    assert found.problem == f"{first} and {second} all have nvidia.com/gpu=GPU-0: no container runtime uses any of them"
+
+
+def test_what_could_not_be_read_is_read_again(host: Host) -> None:
+    """A fault of the disk, or a right that was missing, is forgotten when it is gone, though the file is the same."""
+    path = host.put("nvidia.yaml", TOOLKIT)
+    before = path.stat().st_mtime_ns
+    elsewhere = path.rename(path.with_suffix(".bak"))
+    path.symlink_to(path.name)  # a loop
+    assert host.found().problem == f"cannot read {path}: too many levels of symbolic links"
+    path.unlink()
+    elsewhere.rename(path)
+    assert path.stat().st_mtime_ns == before
+    assert host.found().problem == ""
+
+
+def test_a_driver_root_that_cannot_be_looked_at(tmp_path: Path) -> None:
+    """It is as one that has no device nodes: nothing is raised."""
+    found = look(Path("/" + "a" * 300), SpecReader((tmp_path,)))
+    assert found.looked
+    assert found.dev == "/dev"
 
 
 def test_a_pipe_is_not_read(host: Host) -> None:
