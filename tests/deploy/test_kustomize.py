@@ -41,11 +41,12 @@ EARLY = [
     "mig",
     "mps",
     "monitoring",
+    "network-policy",
     "presync-validate",
     "rollout-on-change",
     "strict-readiness",
 ]
-WITHIN = {"labels-api": "kube-api"}
+WITHIN = {"labels-api": "kube-api", "monitoring": "network-policy"}
 """Components that are part of another, so that nobody lists both."""
 
 CLUSTER_SCOPED = {"ClusterRole", "ClusterRoleBinding", "Namespace"}
@@ -384,7 +385,7 @@ def test_the_presync_job_comes_first(tmp_path: Path) -> None:
     assert not kind(made, "Namespace")
 
 
-@pytest.mark.parametrize("order", list(permutations(["rollout-on-change", "presync-validate", "monitoring/pool"])))
+@pytest.mark.parametrize("order", list(permutations(["rollout-on-change", "presync-validate", "network-policy"])))
 @pytest.mark.parametrize("pool", [None, "t4-dev"])
 def test_a_change_rolls_only_where_it_is_wanted(tmp_path: Path, pool: str | None, order: tuple[str, ...]) -> None:
     """With rollout-on-change the name of the ConfigMap follows its content, and the pod's volume follows the name."""
@@ -394,7 +395,7 @@ def test_a_change_rolls_only_where_it_is_wanted(tmp_path: Path, pool: str | None
     else:
         folder = copied(tmp_path) / "overlays" / pool
         for one in order:
-            if one != "monitoring/pool":
+            if one != "network-policy":
                 add_component(folder, one)
         file = folder / "sharing.yaml"
 

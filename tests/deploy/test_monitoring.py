@@ -252,11 +252,14 @@ def test_what_is_rendered_is_valid(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pool", sorted(path.name for path in OVERLAYS.iterdir()))
-def test_the_monitor_finds_the_agents_of_its_pool(pool: str) -> None:
+def test_the_monitor_finds_the_agents_of_its_pool(tmp_path: Path, pool: str) -> None:
     """The PodMonitor selects the agents' pods and no others, in their namespace, at a port that they have; job, node
-    and pool are those of the pod.
+    and pool are those of the pod. The pool keeps its NetworkPolicy.
     """
-    manifests = render(OVERLAYS / pool)
+    manifests = render(monitored(tmp_path, pool))
+    assert [problem for problem in problems_of(manifests) if problem] == []
+    added = [manifest["kind"] for manifest in manifests if manifest not in render(OVERLAYS / pool)]
+    assert added == ["PodMonitor"]
     monitor = one(manifests, "PodMonitor")
     templates = [
         (manifest, manifest["spec"]["template"]) for manifest in manifests if manifest["kind"] in {"DaemonSet", "Job"}
@@ -303,10 +306,21 @@ def test_only_prometheus_reaches_an_agent() -> None:
     }
 
 
-def test_rules_are_there_once_however_many_pools_there_are() -> None:
+def test_a_pool_can_be_applied_to_any_cluster() -> None:
+    """No pool, and no example of one, has an object of a kind that Kubernetes itself does not know, so that none of
+    them is refused where Prometheus' operator is not installed.
+    """
+    folders = [*OVERLAYS.iterdir(), *(path.parent for path in ROOT.glob("examples/*/**/kustomization.yaml"))]
+    assert len(folders) > len(list(OVERLAYS.iterdir()))
+    for folder in folders:
+        groups = {str(manifest["apiVersion"]).rpartition("/")[0] for manifest in render(folder)}
+        assert {group for group in groups if "." in group and not group.endswith(".k8s.io")} == set(), folder
+
+
+def test_rules_are_there_once_however_many_pools_there_are(tmp_path: Path) -> None:
     """What a pool has of its own holds no rules, and what is there once is in a namespace of its own."""
     for pool in OVERLAYS.iterdir():
-        kinds = {manifest["kind"] for manifest in render(pool)}
+        kinds = {manifest["kind"] for manifest in render(monitored(tmp_path, pool.name))}
         assert "PodMonitor" in kinds
         assert "PrometheusRule" not in kinds
     fleet = {(manifest["kind"], manifest["metadata"]["namespace"]) for manifest in render(FLEET)}
@@ -321,12 +335,27 @@ def test_what_differs_from_cluster_to_cluster_is_patched_as_the_page_says(tmp_pa
     blocks = [yaml.safe_load(block.text) for block in markdown.blocks(text) if block.language == "yaml"]
     patches = [patch for block in blocks for patch in block.get("patches", ())]
     assert len(patches) == 2
-    pool = on_top(tmp_path, OVERLAYS / "mixed", patches=patches)
+    pool = on_top(tmp_path, monitored(tmp_path, "mixed"), patches=patches)
     peer = one(pool, "NetworkPolicy")["spec"]["ingress"][0]["from"][0]["namespaceSelector"]["matchLabels"]
     assert peer == {"kubernetes.io/metadata.name": "observability"}
     fleet = on_top(tmp_path, FLEET, components=[FLEET], patches=patches[:1])
     for manifest in (one(pool, "PodMonitor"), one(fleet, "PrometheusRule")):
         assert manifest["metadata"]["labels"]["release"] == "kube-prometheus-stack"
+
+
+def monitored(folder: Path, pool: str) -> Path:
+    """A pool, in a copy of all manifests, which opts into a monitor as docs/monitoring.md says."""
+    tree = folder / "kustomize"
+    if not tree.exists():
+        shutil.copytree(OVERLAYS.parent, tree)
+    overlay = tree / "overlays" / pool
+    file = overlay / "kustomization.yaml"
+    document = yaml.safe_load(file.read_text("utf-8"))
+    document["components"] = [
+        entry.replace("components/network-policy", "components/monitoring/pool") for entry in document["components"]
+    ]
+    file.write_text(yaml.safe_dump(document), "utf-8")
+    return overlay
 
 
 def check_expressions(promtool: Path, folder: Path, expressions: list[str]) -> str:
