@@ -25,8 +25,11 @@ _NAMESPACES = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """`root` is its root filesystem, `config` what it says of itself, `pulled` the bytes that a node fetches."""
+    """`name` is what its layout calls it, `root` its root filesystem, `config` what it says of itself, `pulled` the
+    bytes that a node fetches.
+    """
 
+    name: str
     root: Path
     config: Mapping[str, Any]
     pulled: int
@@ -154,7 +157,7 @@ def unpack(layout: Path, into: Path) -> Image:
             check=True,
         )
     pulled = sum(layer["size"] for layer in (*manifest["layers"], manifest["config"]))
-    return Image(into, config["config"], pulled)
+    return Image(entry["annotations"]["org.opencontainers.image.ref.name"], into, config["config"], pulled)
 
 
 def blob(layout: Path, digest: str) -> Path:

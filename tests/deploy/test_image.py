@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tarfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -43,11 +44,14 @@ UNCHECKED_HASH = 0b01
 
 
 @pytest.fixture(scope="session")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
-    """The image of this checkout, built now."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The image of this checkout, built now: a folder with its layout, `oci`, and the same in one file, `archive`."""
     folder = tmp_path_factory.mktemp("image")
     done = subprocess.run(
-        [ROOT / "hack" / "build-image", "--tag", "localhost/nodeagent:test", "--oci", folder / "oci"],
+        [
+            *(ROOT / "hack" / "build-image", "--tag", "nodeagent:test"),
+            *("--oci", folder / "oci", "--archive", folder / "archive"),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -56,8 +60,14 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
     if done.returncode == CANNOT_BUILD_HERE and os.environ.get("CI") != "true":
         pytest.skip(done.stdout.strip().splitlines()[-1])
     assert done.returncode == 0, done.stdout
-    yield unpack(folder / "oci", folder / "root")
+    yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def image(built: Path) -> Image:
+    """That image, unpacked."""
+    return unpack(built / "oci", built / "root")
 
 
 @pytest.fixture
@@ -234,6 +244,20 @@ class TestBuilding:
             wrong = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
             assert (wrong.returncode, wrong.stdout) == (64, "")
             assert wrong.stderr == done.stdout
+
+
+class TestLoading:
+    """How it comes to a node without a registry."""
+
+    def test_it_is_known_by_its_whole_name(self, image: Image, built: Path) -> None:
+        """Layout and archive name the image with host and tag, as a pod does: containerd makes a name of its own for a
+        layout that names a tag alone, and no kubelet finds the image by that.
+        """
+        assert image.name == "localhost/nodeagent:test"
+        with tarfile.open(built / "archive") as archive:
+            packed = archive.extractfile("index.json")
+            assert packed is not None
+            assert json.load(packed) == json.loads((built / "oci/index.json").read_bytes())
 
 
 class TestContents:
