@@ -24,12 +24,12 @@ from nodeagent.settings import MPS_HOST_OPTIONS, OPTIONS, Option
 from nodeagent.state.desired import resolve
 from tests.conftest import ROOT
 from tests.deploy.manifests import build, manifests, problems_of, render
+from tests.deploy.pools import GPUS, OFFERED, POOLS, simulated_node
 from tests.markdown import blocks
 
 Manifest = dict[str, Any]
 
 KUSTOMIZE = ROOT / "kustomize"
-POOLS = ["a100-inference", "a100-mig", "h100-training", "mixed", "t4-dev"]
 LATE = ["driver-access/driver-root", "driver-access/runtime-class", "gpu-operator"]
 """Components that change what others have brought, so that they are listed after them."""
 
@@ -52,40 +52,6 @@ WITHIN = {"labels-api": "kube-api", "monitoring": "network-policy"}
 CLUSTER_SCOPED = {"ClusterRole", "ClusterRoleBinding", "Namespace"}
 INSTANCE, POOL, NAME = "app.kubernetes.io/instance", "nodeagent.io/pool", "app.kubernetes.io/name"
 IMAGE = f"ghcr.io/nodeagent/nodeagent:v{__version__}"
-
-NODES: dict[str, list[tuple[Any, ...]]] = {
-    "a100-inference": [("NVIDIA A100-SXM4-40GB", "40Gi", "8.0", 8)],
-    "a100-mig": [
-        ("NVIDIA A100-SXM4-40GB", "40Gi", "8.0", 4),
-        ("NVIDIA A100-SXM4-40GB", "40Gi", "8.0", 3, "3g.20gb", "2g.10gb", "1g.5gb", "1g.5gb"),
-        ("NVIDIA A100-SXM4-40GB", "40Gi", "8.0", 1, *["1g.5gb"] * 7),
-    ],
-    "h100-training": [("NVIDIA H100 80GB HBM3", "81559Mi", "9.0", 8)],
-    "mixed": [
-        ("NVIDIA H100 PCIe", "81559Mi", "9.0", 2),
-        ("NVIDIA A100-PCIE-40GB", "40Gi", "8.0", 2),
-        ("NVIDIA A100 80GB PCIe", "81920Mi", "8.0", 1),
-        ("Tesla T4", "15360Mi", "7.5", 2),
-    ],
-    "t4-dev": [("Tesla T4", "15360Mi", "7.5", 4)],
-}
-"""The GPUs of a node of each pool: model, memory, compute capability, count; then the profiles of the MIG devices that
-each has.
-"""
-
-OFFERED = {
-    "a100-inference": {"nvidia.com/gpu.mps": 24, "nvidia.com/gpu.shared": 16},
-    "a100-mig": {
-        "nvidia.com/gpu": 4,
-        "nvidia.com/mig-3g.20gb": 3,
-        "nvidia.com/mig-2g.10gb": 3,
-        "nvidia.com/mig-1g.5gb": 3 * 2 + 7,
-    },
-    "h100-training": {"nvidia.com/gpu": 8},
-    "mixed": {"nvidia.com/gpu": 3, "nvidia.com/gpu.mps": 8, "nvidia.com/gpu.shared": 8},
-    "t4-dev": {"nvidia.com/gpu.shared": 32},
-}
-"""What its config makes of them."""
 
 
 @pytest.fixture(scope="module")
@@ -283,13 +249,7 @@ def test_what_an_overlay_renders_can_be_checked(tmp_path: Path, pool: str) -> No
 def test_a_config_fits_the_nodes_of_its_pool(tmp_path: Path, pool: str) -> None:
     """On a node of its pool a config has no mistake and no rule without a GPU, and offers what one would expect."""
     node = tmp_path / "node.yaml"
-    gpus = [
-        {"model": model, "memory": memory, "computeCapability": capability, "count": count}
-        | ({"mig": {"devices": profiles}} if profiles else {})
-        for model, memory, capability, count, *profiles in NODES[pool]
-    ]
-    document = {"apiVersion": "nodeagent.io/v1alpha1", "kind": "SimulatedNode", "gpus": gpus}
-    node.write_text(yaml.safe_dump(document), encoding="utf-8")
+    node.write_text(simulated_node(GPUS[pool]), encoding="utf-8")
     file = ROOT / "examples/pools" / f"{pool}.yaml"
 
     done = validate(file.read_bytes(), "--driver", f"simulated:{node}")
