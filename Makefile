@@ -6,10 +6,10 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help test demo lint format types layers image bench soak lock proto tools clean
+.PHONY: help test demo lint format types layers image e2e bench soak lock proto tools clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Most of the tests' time goes by in waiting: for daemons, file systems, deadlines. The names of sockets in their folders leave little
 # room, so that pytest's own, long ones will not do.
@@ -37,6 +37,16 @@ layers: $(READY) ## who may import whom
 
 image: $(READY) tools ## the container image: built without Docker, started and tested; needs root
 	$(BIN)/pytest -m image $(ARGS)
+
+# Exported, and not written into the command line: a command that restarts a kubelet may have quotes of its own.
+e2e: export NODEAGENT_E2E_IMAGE := $(IMAGE)
+e2e: export NODEAGENT_E2E_NODE := $(NODE)
+e2e: export NODEAGENT_E2E_RESTART_KUBELET := $(RESTART_KUBELET)
+e2e: export NODEAGENT_E2E_SCALE := $(SCALE)
+e2e: export NODEAGENT_E2E_REPORT := $(REPORT)
+e2e: export NODEAGENT_E2E_REAL_GPUS := $(REAL_GPUS)
+e2e: $(READY) ## the agent in the cluster that KUBECONFIG names, on simulated GPUs; NODE=, IMAGE=, SCALE= and more: docs/e2e.md
+	$(BIN)/pytest -m e2e tests/e2e $(ARGS)
 
 bench: $(READY) ## what the speed and size promises measure here; QUICK=1 is shorter
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)

@@ -1,0 +1,81 @@
+"""What the kubelet's checkpoint tells about who got what: pure, so that it can be tried without a cluster.
+
+The kubelet writes the checkpoint at every admission, and leaves out of it the pods that have ended until then. So two
+checkpoints, one after the other, tell what was handed out in between, and how many had a GPU at that moment.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+Holders = Mapping[str, frozenset[str]]
+"""The ids that each pod has, by the pod's uid."""
+
+SETTLES = 1.0
+"""Seconds after an agent has accepted a config in which the kubelet may still hand out what it had been told before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """More pods had a GPU than are wanted there, and than drained when that number came to be wanted."""
+
+    at: float
+    gpu: str
+    wanted: int
+    drained: int
+    held: int
+
+
+def gpu(share: str) -> str:
+    """The GPU of a share, by its id.
+
+    >>> gpu("GPU-1::7")
+    'GPU-1'
+    """
+    return share.partition("::")[0]
+
+
+def per_gpu(holders: Holders) -> Counter[str]:
+    """How many shares of each GPU pods have."""
+    return Counter(gpu(share) for share in frozenset().union(*holders.values()))
+
+
+def admissions(seen: Sequence[tuple[float, Holders]]) -> int:
+    """How many pods got devices."""
+    return len(set().union(*(holders for _, holders in seen)) - set(seen[0][1] if seen else ()))
+
+
+def handed_out_twice(seen: Sequence[tuple[float, Holders]]) -> set[tuple[str, str, str]]:
+    """Every share that two pods had at one moment, with the two."""
+    found = set()
+    for _, holders in seen:
+        owner: dict[str, str] = {}
+        for pod in sorted(holders):
+            for share in holders[pod]:
+                if share in owner:
+                    found.add((share, owner[share], pod))
+                owner[share] = pod
+    return found
+
+
+def over(seen: Sequence[tuple[float, Holders]], wanted: Sequence[tuple[float, int]]) -> list[Over]:
+    """Every moment at which a GPU was given to more pods than it may be: those wanted, or those that had it when that
+    number came to be wanted, if they were more. `wanted` is how many shares of each GPU are wanted from when on.
+    """
+    found = []
+    ends = [at for at, _ in wanted[1:]] + [math.inf]
+    for (begun, limit), end in zip(wanted, ends, strict=True):
+        settled = begun + SETTLES
+        before = [holders for at, holders in seen if at <= settled]
+        drained = per_gpu(before[-1]) if before else Counter()
+        found += [
+            Over(at, one, limit, drained[one], count)
+            for at, holders in seen
+            if settled < at < end
+            for one, count in per_gpu(holders).items()
+            if count > max(limit, drained[one])
+        ]
+    return found

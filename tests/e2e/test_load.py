@@ -1,0 +1,58 @@
+"""Shares that come and go while pods do."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+
+from tests.e2e import holders
+from tests.e2e.figures import Figures
+from tests.e2e.options import Options
+from tests.e2e.pool import Pool
+from tests.e2e.probe import Probe
+from tests.e2e.workload import Pods, load, shared
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
+
+SHARED = "nvidia.com/gpu.shared"
+MORE, FEWER = 10, 2
+USERS = 12
+
+
+def test_fewer_and_more_under_load(pool: Pool, pods: Pods, probe: Probe, told: Options, figures: Figures) -> None:
+    """A hundred times fewer and more shares while pods are admitted and end: the kubelet lives, there is no moment
+    without devices, and no GPU is given to more pods than are wanted there, but for those that had it before.
+    """
+    changes = told.times(100)
+    chance = random.Random(1)
+    wanted: list[tuple[float, int]] = []
+    with probe.watching() as seen, load(pods, SHARED, users=USERS, holds=(0.1, 2.5), seed=1) as users:
+        for number in range(changes):
+            replicas = FEWER if number % 2 == 0 else MORE
+            blob = pool.commit(shared(replicas, remark=f"change {number}"))
+            wanted.append((pool.accepted_at()[blob], replicas))
+            _let_users_go_on(chance.uniform(0.5, 3.5))
+    assert users.broken == []
+    assert len(set(seen.kubelets)) == 1, "the kubelet was started again"
+    assert seen.at_zero(SHARED) == []
+    assert holders.over(seen.holders, wanted) == []
+    admitted = holders.admissions(seen.holders)
+    assert admitted > changes, "too few pods to tell anything"
+    twice = len(holders.handed_out_twice(seen.holders))
+    figures.add(
+        "fewer and more under load: pods admitted", str(admitted), f"{changes} changes, {users.created} pods made"
+    )
+    figures.add(
+        "… of them refused by the kubelet",
+        str(sum(users.failed.values())),
+        "bound within its report's time to what was just taken away",
+    )
+    figures.add("… polls at zero", f"0 of {seen.polls}", f"longest pause between two {seen.longest_gap:.2f} s")
+    figures.add("… shares that two pods had at once", str(twice), "the kubelet's own race with PodResources List")
+
+
+def _let_users_go_on(seconds: float) -> None:
+    """What is tested takes place meanwhile: there is no condition to wait for."""
+    time.sleep(seconds)

@@ -1,0 +1,162 @@
+"""What the real kubelet shows that the agent does not do yet. Each case states the rule, and is expected to fail: one
+that passes fails the run, so that whoever has made it true turns it round.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.e2e.cluster import Cluster, metadata
+from tests.e2e.figures import Figures
+from tests.e2e.options import Options
+from tests.e2e.patience import until
+from tests.e2e.pool import Pool
+from tests.e2e.probe import Probe
+from tests.e2e.workload import FAILS, Pods, config, exclusive, shared
+
+SHARED = "nvidia.com/gpu.shared"
+GPUS = 4
+AT_MOST = 15.0
+"""Seconds that a change of mode may wait for shares whose pods have failed."""
+
+
+class NotKeptError(AssertionError):
+    """The rule that a case is about is broken. Everything else that goes wrong is a failure of the case."""
+
+
+def not_yet(reason: str) -> pytest.MarkDecorator:
+    """A case that fails today, by its own rule and by nothing else."""
+    return pytest.mark.xfail(raises=NotKeptError, strict=True, reason=reason)
+
+
+def keep(kept: bool, broken: str) -> None:
+    """Raises NotKeptError."""
+    if not kept:
+        raise NotKeptError(broken)
+
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+
+
+@not_yet("a change of mode under one name reaches zero (16 of 16, 1.0 s)")
+def test_a_change_of_mode_under_one_name(pool: Pool, probe: Probe, told: Options, figures: Figures) -> None:
+    """GPUs that change their mode under one resource name do so in turns: at no moment has the name no device."""
+    pool.apply(exclusive(resource=SHARED))
+    changes = told.times(16)
+    with probe.watching() as seen:
+        for number in range(changes):
+            pool.apply(exclusive(resource=SHARED) if number % 2 else shared(2))
+    zero = seen.at_zero(SHARED)
+    figures.seconds(
+        "change of mode under one name: without devices, longest",
+        max(zero, default=0.0),
+        f"{len(zero)} of {changes} changes reach zero",
+    )
+    keep(not zero, f"{len(zero)} of {changes} changes reach zero, the longest for {max(zero, default=0.0):.2f} s")
+
+
+@not_yet("an MPS config without a host takes the node to zero")
+def test_mps_without_a_host(pool: Pool, probe: Probe, cluster: Cluster, figures: Figures) -> None:
+    """GPUs that are to come under MPS stay what they are while nobody could start their daemons."""
+    rule = "{name: all, resource: nvidia.com/gpu.mps, mps: {replicas: 4}}"
+    with probe.watching() as seen:
+        pool.commit(config(rule))
+        until(lambda: pool.condition("MpsReady")["reason"] == "HostAbsent")
+        lost = _comes(lambda: not cluster.capacity(), within=30.0)
+    figures.add(
+        "MPS config without an MPS host", "no devices" if lost else "devices stay", f"counts {seen.counts(SHARED)}"
+    )
+    keep(not lost, "the node has no devices")
+
+
+@not_yet("a drain where pods queue hands draining shares to new pods")
+def test_a_drain_where_pods_queue(pool: Pool, pods: Pods, cluster: Cluster, figures: Figures) -> None:
+    """While pods queue for a resource of which there is too much, a share that drains is not given to the next one
+    when its pod ends.
+    """
+    running = pods.several(GPUS * 8, SHARED)
+    pods.running(*running)
+    until(lambda: len(pool.held()) == len(running))
+    queue = pods.several(8, SHARED)
+    pool.commit(shared(2))
+    until(lambda: sum(share["state"] == "draining" for share in pool.shares().values()) == GPUS * 6)
+    draining = {id_ for id_, share in pool.shares().items() if share["state"] == "draining"}
+    holders = {pod: id_ for id_, pod in pool.held().items()}
+    ended = [name for name in running if holders[name] in draining][: len(queue)]
+    for name in ended:
+        pods.end(name)
+        _comes(lambda: _new_on(pool, queue, draining), within=3.0)
+    taken = _new_on(pool, queue, draining)
+    figures.add(
+        "drain where pods queue: draining shares given to new pods",
+        f"{len(taken)} of {len(ended)}",
+        f"{GPUS * 8} pods, 8 shares of each GPU to 2",
+    )
+    keep(not taken, f"{len(taken)} of {len(ended)} shares that drained were given to new pods")
+
+
+@not_yet("deleting the agent's pod leaves 2.4 to 4.5 s without devices")
+def test_the_agents_pod_is_replaced_without_a_gap(
+    pool: Pool, probe: Probe, cluster: Cluster, told: Options, figures: Figures
+) -> None:
+    """The kubelet has devices to hand out all the time while the agent's pod is replaced."""
+    gaps = []
+    for _ in range(told.times(6)):
+        old = str(metadata(pool.pod()).name)
+        with probe.watching() as seen:
+            cluster.kubectl("delete", "pod", "--namespace", pool.overlay.namespace, old)
+            until(pool.ready)
+            until(lambda: pool.registered(SHARED))
+        gaps.append(sum(seen.at_zero(SHARED)))
+    figures.add(
+        "agent's pod deleted: without devices",
+        f"{min(gaps):.1f} to {max(gaps):.1f} s",
+        f"{len(gaps)} times",
+    )
+    keep(not any(gaps), f"without devices for {min(gaps):.1f} to {max(gaps):.1f} s")
+
+
+@not_yet("a pod that fails at once and then a change of mode: its share counts as held for an hour")
+def test_pods_that_fail_at_once_and_then_a_change_of_mode(
+    pool: Pool, pods: Pods, told: Options, figures: Figures
+) -> None:
+    """Shares of pods that have failed hold nothing up: a change of mode is applied within 15 s."""
+    sides = [(SHARED, pool.overlay.config), ("nvidia.com/gpu", exclusive())]
+    waited: list[float] = []
+    kept = True
+    for _ in range(told.times(25)):
+        (resource, before), (_, after) = sides
+        failing = pods.several(4, resource, command=FAILS)
+        until(lambda failing=failing: {pods.phase(name) for name in failing} == {"Failed"})  # type: ignore[misc]
+        begun = time.monotonic()
+        written = pool.commit(after)
+        kept = _comes(lambda written=written: pool.applied(written), within=AT_MOST)  # type: ignore[misc]
+        waited.append(time.monotonic() - begun)
+        if not kept:
+            # The next admission makes the kubelet forget pods that have ended: later cases begin at nothing.
+            pool.apply(before)
+            pods.running(pods.create(resource))
+            break
+        pods.end(*failing)
+        sides.reverse()
+    longest = f"more than {AT_MOST:.0f} s" if not kept else f"{max(waited):.1f} s"
+    figures.add("4 pods that fail at once, then a change of mode: longest", longest, f"in {len(waited)} changes")
+    keep(kept, f"not applied after {AT_MOST:.0f} s")
+
+
+def _new_on(pool: Pool, queue: list[str], draining: set[str]) -> list[str]:
+    """The shares among these that pods of the queue have."""
+    return [id_ for id_, pod in pool.held().items() if id_ in draining and pod in queue]
+
+
+def _comes(check: Callable[[], object], *, within: float) -> bool:
+    """Whether it becomes true in that time: what may or may not happen."""
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        if check():
+            return True
+        time.sleep(0.1)
+    return False

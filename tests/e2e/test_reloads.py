@@ -1,0 +1,118 @@
+"""A config that changes, on a real kubelet."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.deploy.pools import simulated_node
+from tests.e2e.cluster import Cluster
+from tests.e2e.figures import Figures
+from tests.e2e.options import Options
+from tests.e2e.patience import until
+from tests.e2e.pool import Pool
+from tests.e2e.probe import Probe
+from tests.e2e.workload import Pods, shared
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+SHARED = "nvidia.com/gpu.shared"
+GPUS = 4
+
+
+def test_more_and_fewer_without_a_moment_at_zero(pool: Pool, probe: Probe, told: Options, figures: Figures) -> None:
+    """Replicas go up and down, and at no moment does the kubelet have no device to hand out."""
+    changes = told.times(60)
+    took = []
+    with probe.watching() as seen:
+        for number in range(changes):
+            begun = time.monotonic()
+            pool.commit(shared((10, 2, 6)[number % 3], remark=f"change {number}"))
+            took.append(time.monotonic() - begun)
+        pool.apply(shared(10, remark="the last"))
+    assert seen.at_zero(SHARED) == []
+    assert seen.polls > changes
+    assert {GPUS * 10, GPUS * 2} < {*seen.counts(SHARED)}
+    figures.add("replicas up and down: polls at zero", f"0 of {seen.polls}", f"{changes} changes")
+    figures.seconds("ConfigMap to accepted, p50, the kubelet nudged", sorted(took)[len(took) // 2])
+
+
+def test_a_change_that_nobody_hurries(pool: Pool, probe: Probe, cluster: Cluster, figures: Figures) -> None:
+    """A change of the ConfigMap alone reaches the scheduler, within the time that the kubelet takes for the mount and
+    for its report.
+    """
+    begun = time.monotonic()
+    written = pool.write(shared(3), nudge=False)
+    until(lambda: (pool.status()["config"]["desired"] or {}).get("gitBlob") == written, within=300.0)
+    accepted = time.monotonic() - begun
+    until(lambda: cluster.capacity() == {SHARED: GPUS * 3})
+    figures.seconds("ConfigMap to accepted, by the kubelet's own sync", accepted)
+    figures.seconds("accepted to capacity of the Node", time.monotonic() - begun - accepted, "the kubelet's report")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (shared(4).replace("replicas", "replica"), 'did you mean "replicas"'),
+        (shared(4).replace("rules:", "rules: ["), "expected YAML"),
+        (shared(4).replace("replicas: 4", "replicas: -4"), "timeSlicing.replicas"),
+    ],
+    ids=["unknown key", "no YAML", "out of range"],
+)
+def test_a_wrong_config_keeps_the_last_good_one(
+    pool: Pool, pods: Pods, probe: Probe, cluster: Cluster, wrong: str, says: str
+) -> None:
+    """A config that is wrong changes nothing for the kubelet and for pods. It is reported with its place: in the
+    status, on the Node, in the log, by an event and, in a pool that wants that, by an agent that is not ready. A right
+    one ends that.
+    """
+    held = pods.create(SHARED)
+    pods.running(held)
+    with probe.watching() as seen:
+        pool.write(wrong)
+        pool.nudging(lambda: pool.condition("ConfigAccepted")["status"] is False)
+        until(lambda: cluster.labels().get("nodeagent.io/config.state") == "rejected")
+        until(lambda: not pool.ready())
+        until(
+            lambda: [one for one in cluster.events() if one.reason == "ConfigRejected" and says in (one.message or "")]
+        )
+    assert seen.counts(SHARED) == [GPUS * 8]
+    assert says in str(pool.status()["config"]["violations"])
+    assert says in " ".join(line["message"] for line in pool.log())
+    assert pods.phase(held) == "Running"
+    assert cluster.capacity() == {SHARED: GPUS * 8}
+
+    pool.apply(pool.overlay.config)
+    until(pool.ready)
+    until(lambda: cluster.labels()["nodeagent.io/config.state"] == "applied")
+
+
+def test_a_config_map_that_is_gone_changes_nothing(pool: Pool, pods: Pods, probe: Probe, cluster: Cluster) -> None:
+    """Without its ConfigMap the agent keeps what is applied, and says that the document is missing."""
+    held = pods.create(SHARED)
+    pods.running(held)
+    with probe.watching() as seen:
+        pool.delete_config_map()
+        pool.nudging(lambda: pool.condition("ConfigAccepted")["reason"] == "Missing")
+        assert pool.status()["config"]["applied"] is not None
+    pool.restore_config_map()
+    pool.nudging(lambda: pool.condition("ConfigAccepted")["status"])
+    assert seen.counts(SHARED) == [GPUS * 8]
+    assert pods.phase(held) == "Running"
+
+
+def test_one_gpu_is_lost(pool: Pool, pods: Pods, probe: Probe, cluster: Cluster) -> None:
+    """A GPU that is lost takes its own shares away, and no other's; pods go on; when it is back it is whole."""
+    (gpu,) = pool.overlay.gpus
+    held = pods.several(GPUS, SHARED)
+    pods.running(*held)
+    with probe.watching() as seen:
+        pool.simulate(simulated_node([{**gpu, "count": GPUS - 1}, {**gpu, "count": 1, "health": "lost"}]))
+        pool.nudging(lambda: [one for one in pool.status()["gpus"] if one["health"] == "lost"])
+        until(lambda: cluster.capacity() == {SHARED: (GPUS - 1) * 8})
+        pool.simulate(simulated_node(pool.overlay.gpus))
+        pool.nudging(lambda: not [one for one in pool.status()["gpus"] if one["health"] == "lost"])
+        until(lambda: cluster.capacity() == {SHARED: GPUS * 8})
+    assert seen.counts(SHARED) == [GPUS * 8, (GPUS - 1) * 8, GPUS * 8]
+    assert {pods.phase(name) for name in held} == {"Running"}

@@ -1,0 +1,232 @@
+"""Pods that use GPUs, as their users make them, and what becomes of them."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+import httpx2
+from lightkube import ApiError, Client
+from lightkube.resources.core_v1 import Pod
+
+from tests.e2e.cluster import absent, made_of, metadata
+from tests.e2e.overlays import MADE_BY_E2E
+from tests.e2e.patience import until
+from tests.e2e.probe import NAMESPACE
+
+WORKLOAD: Final = {"app.kubernetes.io/name": "nodeagent-e2e-workload"}
+
+LASTS: Final = "trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done"
+FAILS: Final = "exit 1"
+
+
+class Pods:
+    """All pods of the workload, as a watch tells them. `close` ends the watch."""
+
+    def __init__(self, client: Client, node: str, host: str, image: str) -> None:
+        self._client = client
+        self._node = node
+        self._host = host
+        self._image = image
+        self._numbers = itertools.count(1)
+        self._known: dict[str, Pod] = {}
+        self._ends = threading.Event()
+        self._heard = threading.Event()
+        self._watch = threading.Thread(target=self._follow, daemon=True)
+        self._watch.start()
+
+    def create(
+        self, resource: str, count: int = 1, *, command: str = LASTS, scheduled: bool = True, name: str = ""
+    ) -> str:
+        """A pod that asks for so many shares, on the node; its name. Without `scheduled` it is bound as a DaemonSet's
+        pods once were, past the scheduler.
+        """
+        name = name or f"w{next(self._numbers)}"
+        place = {"nodeSelector": {"kubernetes.io/hostname": self._host}} if scheduled else {"nodeName": self._node}
+        spec = {
+            **place,
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 1,
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "tolerations": [{"operator": "Exists"}],
+            "containers": [
+                {
+                    "name": "main",
+                    "image": self._image,
+                    "imagePullPolicy": "IfNotPresent",
+                    "command": ["sh", "-c", command],
+                    "resources": {"limits": {resource: str(count)}} if count else {},
+                }
+            ],
+        }
+        labels = {**MADE_BY_E2E, **WORKLOAD}
+        self._client.create(made_of(Pod, metadata={"name": name, "namespace": NAMESPACE, "labels": labels}, spec=spec))
+        return name
+
+    def several(self, number: int, resource: str, *, command: str = LASTS) -> list[str]:
+        """So many pods of one share each."""
+        return [self.create(resource, command=command) for _ in range(number)]
+
+    def delete(self, *names: str) -> None:
+        """Have them end; what has gone already is fine."""
+        for name in names:
+            try:
+                self._client.delete(Pod, name, namespace=NAMESPACE)
+            except ApiError as error:
+                if not absent(error):
+                    raise
+
+    def end(self, *names: str) -> None:
+        """Delete them, all when none is named, and wait until they have gone."""
+        ending = names or tuple(self.names())
+        self.delete(*ending)
+        until(lambda: not set(ending) & set(self.names()))
+
+    # --- what has become of them --------------------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        """All that there are."""
+        return [*self._known]
+
+    def phase(self, name: str) -> str:
+        """Its phase, or "Gone"."""
+        pod = self._known.get(name)
+        return "Gone" if pod is None else str((pod.status.phase if pod.status else None) or "Pending")
+
+    def phases(self) -> Counter[str]:
+        """How many there are in each phase."""
+        return Counter(self.phase(name) for name in self.names())
+
+    def reason(self, name: str) -> str:
+        """Why it failed, as the kubelet says."""
+        pod = self._known.get(name)
+        return str((pod.status.reason if pod and pod.status else None) or "")
+
+    def running(self, *names: str) -> None:
+        """Wait until they all run. Raises AssertionError when one cannot any more."""
+        for name in names:
+            until(lambda name=name: self.phase(name) not in {"Pending", "Gone"})  # type: ignore[misc]
+            assert self.phase(name) == "Running", f"{name}: {self.phase(name)} {self.reason(name)}"
+
+    def uid(self, name: str) -> str:
+        """What the kubelet knows it by."""
+        return str(metadata(self._known[name]).uid)
+
+    def restarts(self) -> int:
+        """How often containers of theirs have been started again."""
+        statuses = [
+            status for pod in self._known.values() for status in (pod.status and pod.status.containerStatuses) or ()
+        ]
+        return sum(status.restartCount for status in statuses)
+
+    # --- the watch ----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End the watch: it takes up to its server's time to end itself."""
+        self._ends.set()
+
+    def _follow(self) -> None:
+        while not self._ends.is_set():
+            with suppress(ApiError, httpx2.HTTPError):
+                self._read()
+            self._ends.wait(0.2)
+
+    def _read(self) -> None:
+        """One watch, from what there is now. What went between two watches has gone."""
+        listed = {
+            str(metadata(pod).name): pod for pod in self._client.list(Pod, namespace=NAMESPACE, labels=dict(WORKLOAD))
+        }
+        self._known = listed
+        for event, pod in self._client.watch(Pod, namespace=NAMESPACE, labels=dict(WORKLOAD), server_timeout=30):
+            name = str(metadata(pod).name)
+            if event == "DELETED":
+                self._known.pop(name, None)
+            else:
+                self._known[name] = pod
+            if self._ends.is_set():
+                return
+
+
+@dataclass(slots=True)
+class Load:
+    """What came of pods that were admitted and ended all the time."""
+
+    created: int = 0
+    ran: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    broken: list[BaseException] = field(default_factory=list)
+
+
+@contextmanager
+def load(pods: Pods, resource: str, *, users: int, holds: tuple[float, float], seed: int) -> Iterator[Load]:
+    """Meanwhile so many users each make a pod, use it for a random time, and end it, again and again."""
+    told = Load()
+    ends = threading.Event()
+    lock = threading.Lock()
+
+    def user(number: int) -> None:
+        chance = random.Random(f"{seed}/{number}")
+        for turn in itertools.count():
+            if ends.is_set():
+                return
+            try:
+                _use(turn, f"u{number}-{turn}", chance)
+            except (ApiError, httpx2.HTTPError, AssertionError) as error:
+                with lock:
+                    told.broken.append(error)
+                ends.wait(1.0)
+
+    def _use(turn: int, name: str, chance: random.Random) -> None:
+        pods.create(resource, name=name)
+        begun = time.monotonic()
+        while not ends.is_set() and pods.phase(name) in {"Pending", "Gone"} and time.monotonic() - begun < 30:
+            ends.wait(0.05)
+        phase, reason = pods.phase(name), pods.reason(name)
+        if phase == "Running":
+            ends.wait(chance.uniform(*holds))
+        with lock:
+            told.created += 1
+            told.ran += phase == "Running"
+            if phase == "Failed":
+                told.failed[reason] += 1
+        pods.delete(name)
+
+    threads = [threading.Thread(target=user, args=(number,), daemon=True) for number in range(users)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield told
+    finally:
+        ends.set()
+        for thread in threads:
+            thread.join(60)
+        pods.end()
+
+
+def config(*rules: str, name: str = "t4-dev", remark: str = "") -> str:
+    """A sharing config of these rules, given as YAML of one rule each."""
+    body = "".join(f"    - {rule}\n" for rule in rules)
+    remarked = f"# {remark}\n" if remark else ""
+    return (
+        f"{remarked}apiVersion: nodeagent.io/v1alpha1\nkind: SharingConfig\nmetadata:\n  name: {name}\n"
+        f"spec:\n  rules:\n{body}"
+    )
+
+
+def shared(replicas: int, *, resource: str = "nvidia.com/gpu.shared", remark: str = "", name: str = "t4-dev") -> str:
+    """Every GPU time-sliced so often."""
+    rule = f"{{name: everybody, resource: {resource}, timeSlicing: {{replicas: {replicas}}}, maxSharesPerContainer: 1}}"
+    return config(rule, remark=remark, name=name)
+
+
+def exclusive(*, resource: str = "nvidia.com/gpu", name: str = "t4-dev") -> str:
+    """Every GPU for one pod at a time."""
+    return config(f"{{name: every, resource: {resource}, exclusive: {{}}}}", name=name)
