@@ -80,14 +80,15 @@ def figures(pytestconfig: pytest.Config, told: Options) -> Iterator[Figures]:
 
 
 @pytest.fixture(scope="session")
-def cluster(told: Options, figures: Figures) -> Cluster:
+def cluster(told: Options, figures: Figures) -> Iterator[Cluster]:
     """The cluster, which has agreed to be used."""
     try:
         found = bench.connect(told)
     except bench.RefusedError as error:
         pytest.exit(str(error), returncode=1)
     figures.where += bench.where(found, told)
-    return found
+    yield found
+    found.client.close()
 
 
 @pytest.fixture(scope="session")
@@ -106,7 +107,7 @@ def probe(cluster: Cluster, told: Options) -> Iterator[Probe]:
 @pytest.fixture(scope="session")
 def pods(cluster: Cluster, probe: Probe, told: Options) -> Iterator[Pods]:
     """Pods that use GPUs."""
-    found = Pods(cluster.client, cluster.node_name, cluster.labels()["kubernetes.io/hostname"], told.image)
+    found = Pods(cluster.client, cluster.labels()["kubernetes.io/hostname"], told.image)
     yield found
     found.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,7 @@ def test_a_plan_says_what_then_happens(pool: Pool, pods: Pods, cluster: Cluster,
     """`nodeagent plan --agent` names, before a commit, the pods that it will wait for; and it is as it said."""
     held = pods.several(3, SHARED)
     pods.running(*held)
-    until(lambda: len(pool.held()) == len(held))
+    until(lambda: set(pool.held().values()) == set(held))
     file = tmp_path / "sharing.yaml"
     file.write_text(exclusive(), encoding="utf-8")
     with pool.reached() as address:
@@ -131,12 +132,12 @@ class TestItsOwnNodeAlone:
         """With the token of an agent its own Node can be labelled, and no other; nor can an event be made about
         another. The agent itself goes on to label its Node.
         """
-        agent = as_agent(cluster, pool)
-        until(lambda: refused(agent, foreign))
-        label(agent, cluster.node_name)
-        with pytest.raises(ApiError) as error:
-            agent.create(event_about(foreign))
-        assert error.value.status.code in FORBIDDEN
+        with closing(as_agent(cluster, pool)) as agent:
+            until(lambda: refused(agent, foreign))
+            label(agent, cluster.node_name)
+            with pytest.raises(ApiError) as error:
+                agent.create(event_about(foreign))
+            assert error.value.status.code in FORBIDDEN
         written = pool.apply(shared(5, remark="under the policy"))
         until(lambda: cluster.labels().get("nodeagent.io/config.blob") == written[:12])
         cluster.label({"nodeagent.io/e2e-tried": None})

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -25,51 +25,52 @@ WORKLOAD: Final = {"app.kubernetes.io/name": "nodeagent-e2e-workload"}
 
 LASTS: Final = "trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done"
 FAILS: Final = "exit 1"
+FAILS_SOON: Final = "sleep 5; exit 1"
 
 
 class Pods:
     """All pods of the workload, as a watch tells them. `close` ends the watch."""
 
-    def __init__(self, client: Client, node: str, host: str, image: str) -> None:
+    def __init__(self, client: Client, host: str, image: str) -> None:
         self._client = client
-        self._node = node
         self._host = host
         self._image = image
         self._numbers = itertools.count(1)
         self._known: dict[str, Pod] = {}
         self._ends = threading.Event()
-        self._heard = threading.Event()
         self._watch = threading.Thread(target=self._follow, daemon=True)
         self._watch.start()
 
-    def create(
-        self, resource: str, count: int = 1, *, command: str = LASTS, scheduled: bool = True, name: str = ""
-    ) -> str:
-        """A pod that asks for so many shares, on the node; its name. Without `scheduled` it is bound as a DaemonSet's
-        pods once were, past the scheduler.
+    def create(self, resource: str, *counts: int, command: str = LASTS, name: str = "", initial: bool = False) -> str:
+        """A pod on the node, of a container for each count of shares, or of one with one share; its name. Where they
+        are `initial` they run before a container without shares.
         """
         name = name or f"w{next(self._numbers)}"
-        place = {"nodeSelector": {"kubernetes.io/hostname": self._host}} if scheduled else {"nodeName": self._node}
+        containers = [
+            self._container(f"c{number}", command, {resource: count}) for number, count in enumerate(counts or (1,))
+        ]
+        place = {"initContainers": containers, "containers": [self._container("main", LASTS, {})]}
         spec = {
-            **place,
+            **(place if initial else {"containers": containers}),
+            "nodeSelector": {"kubernetes.io/hostname": self._host},
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": 1,
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "tolerations": [{"operator": "Exists"}],
-            "containers": [
-                {
-                    "name": "main",
-                    "image": self._image,
-                    "imagePullPolicy": "IfNotPresent",
-                    "command": ["sh", "-c", command],
-                    "resources": {"limits": {resource: str(count)}} if count else {},
-                }
-            ],
         }
         labels = {**MADE_BY_E2E, **WORKLOAD}
         self._client.create(made_of(Pod, metadata={"name": name, "namespace": NAMESPACE, "labels": labels}, spec=spec))
         return name
+
+    def _container(self, name: str, command: str, limits: Mapping[str, int]) -> dict[str, Any]:
+        return {
+            "name": name,
+            "image": self._image,
+            "imagePullPolicy": "IfNotPresent",
+            "command": ["sh", "-c", command],
+            "resources": {"limits": {resource: str(count) for resource, count in limits.items()}},
+        }
 
     def several(self, number: int, resource: str, *, command: str = LASTS) -> list[str]:
         """So many pods of one share each."""
@@ -132,6 +133,7 @@ class Pods:
     def close(self) -> None:
         """End the watch: it takes up to its server's time to end itself."""
         self._ends.set()
+        self._watch.join()
 
     def _follow(self) -> None:
         while not self._ends.is_set():
@@ -145,7 +147,7 @@ class Pods:
             str(metadata(pod).name): pod for pod in self._client.list(Pod, namespace=NAMESPACE, labels=dict(WORKLOAD))
         }
         self._known = listed
-        for event, pod in self._client.watch(Pod, namespace=NAMESPACE, labels=dict(WORKLOAD), server_timeout=30):
+        for event, pod in self._client.watch(Pod, namespace=NAMESPACE, labels=dict(WORKLOAD), server_timeout=10):
             name = str(metadata(pod).name)
             if event == "DELETED":
                 self._known.pop(name, None)
