@@ -80,15 +80,14 @@ def figures(pytestconfig: pytest.Config, told: Options) -> Iterator[Figures]:
 
 
 @pytest.fixture(scope="session")
-def cluster(told: Options, figures: Figures) -> Iterator[Cluster]:
+def cluster(told: Options, figures: Figures) -> Cluster:
     """The cluster, which has agreed to be used."""
     try:
         found = bench.connect(told)
     except bench.RefusedError as error:
         pytest.exit(str(error), returncode=1)
     figures.where += bench.where(found, told)
-    yield found
-    found.client.close()
+    return found
 
 
 @pytest.fixture(scope="session")
