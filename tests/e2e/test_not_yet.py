@@ -151,12 +151,13 @@ def _waited(pool: Pool, written: str) -> float:
 
 
 def _forget(pool: Pool, pods: Pods) -> None:
-    """Back to the config that is installed. An admission makes the kubelet forget pods that have ended, so that what
-    follows begins at nothing.
+    """Back to the config that is installed, and to nobody who holds anything: an admission makes the kubelet forget
+    pods that have ended.
     """
     pool.apply(pool.overlay.config)
     pods.running(pods.create(SHARED))
     pods.end()
+    until(lambda: not pool.held())
 
 
 def _new_on(pool: Pool, queue: list[str], draining: set[str]) -> list[str]:
