@@ -147,12 +147,14 @@ def installed_t4(install: Install) -> Iterator[Pool]:
 @pytest.fixture
 def pool(installed_t4: Pool, pods: Pods, cluster: Cluster) -> Iterator[Pool]:
     """The pool `t4-dev` as it is installed, applied, and used by nobody; afterwards nobody uses it any more."""
-    settle(installed_t4, cluster)
+    settle(installed_t4, pods, cluster)
     yield installed_t4
     pods.end()
 
 
-def settle(pool: Pool, cluster: Cluster) -> None:
-    """Have the config that is installed applied, and seen by the scheduler."""
+def settle(pool: Pool, pods: Pods, cluster: Cluster) -> None:
+    """Have the config that is installed applied, and seen by the scheduler, and nobody who holds anything."""
     pool.apply(pool.overlay.config)
     until(lambda: cluster.capacity() == dict(pool.overlay.offered))
+    if pool.held():
+        pods.forgotten(pool, next(iter(pool.overlay.offered)))

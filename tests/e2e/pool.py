@@ -87,7 +87,12 @@ class Pool:
             yield address
 
     def status(self) -> dict[str, Any]:
-        """`/status` of the agent. Raises AssertionError when it does not answer."""
+        """`/status` of the agent. Raises AssertionError when it does not answer, nor by a connection that is new."""
+        with suppress(AssertionError):
+            return self._status()
+        return self._status()
+
+    def _status(self) -> dict[str, Any]:
         pod = str(metadata(self.pod()).uid)
         if self._address is None or self._address[0] != pod:
             self._forwarded.close()
@@ -166,13 +171,19 @@ class Pool:
 
         return until(checked, within=within, every=0.05)
 
-    def accepted_at(self) -> dict[str, float]:
-        """When each of the last documents was accepted, by its blob id: the node's time, in seconds since 1970."""
-        return {
-            reload["document"]["gitBlob"]: datetime.fromisoformat(reload["at"]).timestamp()
-            for reload in self.status()["reloads"]
-            if reload["result"] == "accepted"
-        }
+    def accepted_at(self, written: str) -> float:
+        """When a document was accepted: the node's time, in seconds since 1970. A reload is reported when it is over,
+        which is a moment after the document is the accepted one.
+        """
+
+        def told() -> list[float]:
+            return [
+                datetime.fromisoformat(reload["at"]).timestamp()
+                for reload in self.status()["reloads"]
+                if reload["result"] == "accepted" and reload["document"]["gitBlob"] == written
+            ]
+
+        return until(told)[-1]
 
     def shares(self) -> dict[str, dict[str, Any]]:
         """Every share that the agent knows of, by its id."""

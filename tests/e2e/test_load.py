@@ -32,7 +32,7 @@ def test_fewer_and_more_under_load(pool: Pool, pods: Pods, probe: Probe, told: O
         for number in range(changes):
             replicas = FEWER if number % 2 == 0 else MORE
             blob = pool.commit(shared(replicas, remark=f"change {number}"))
-            wanted.append((pool.accepted_at()[blob], replicas))
+            wanted.append((pool.accepted_at(blob), replicas))
             _let_users_go_on(chance.uniform(0.5, 3.5))
     assert users.broken == []
     assert len(set(seen.kubelets)) == 1, "the kubelet was started again"

@@ -151,13 +151,9 @@ def _waited(pool: Pool, written: str) -> float:
 
 
 def _forget(pool: Pool, pods: Pods) -> None:
-    """Back to the config that is installed, and to nobody who holds anything: an admission makes the kubelet forget
-    pods that have ended.
-    """
+    """Back to the config that is installed, and to nobody who holds anything."""
     pool.apply(pool.overlay.config)
-    pods.running(pods.create(SHARED))
-    pods.end()
-    until(lambda: not pool.held())
+    pods.forgotten(pool, SHARED)
 
 
 def _new_on(pool: Pool, queue: list[str], draining: set[str]) -> list[str]:

@@ -19,6 +19,7 @@ from lightkube.resources.core_v1 import Pod
 from tests.e2e.cluster import absent, made_of, metadata
 from tests.e2e.overlays import MADE_BY_E2E
 from tests.e2e.patience import until
+from tests.e2e.pool import Pool
 from tests.e2e.probe import NAMESPACE
 
 WORKLOAD: Final = {"app.kubernetes.io/name": "nodeagent-e2e-workload"}
@@ -90,6 +91,16 @@ class Pods:
         ending = names or tuple(self.names())
         self.delete(*ending)
         until(lambda: not set(ending) & set(self.names()))
+
+    def forgotten(self, pool: Pool, resource: str) -> None:
+        """Wait until nobody holds anything: the kubelet forgets pods that have ended at the next admission, which is of
+        a pod that is seen to run, so that it is not such a one itself.
+        """
+        self.end()
+        last = self.create(resource)
+        until(lambda: last in pool.held().values())
+        self.end(last)
+        until(lambda: not pool.held())
 
     # --- what has become of them --------------------------------------------------------------------------------------
 
