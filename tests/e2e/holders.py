@@ -15,7 +15,9 @@ Holders = Mapping[str, frozenset[str]]
 """The ids that each pod has, by the pod's uid."""
 
 SETTLES = 1.0
-"""Seconds after an agent has accepted a config in which the kubelet may still hand out what it had been told before."""
+"""Seconds around an agent's report that a config is accepted in which it is not known what the kubelet has heard: it may
+still hand out what it had been told before, and it has been told of more a moment before the report.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ def over(seen: Sequence[tuple[float, Holders]], wanted: Sequence[tuple[float, in
         found += [
             Over(at, one, limit, drained[one], count)
             for at, holders in seen
-            if settled < at < end
+            if settled < at < end - SETTLES
             for one, count in per_gpu(holders).items()
             if count > max(limit, drained[one])
         ]
