@@ -15,8 +15,8 @@ Holders = Mapping[str, frozenset[str]]
 """The ids that each pod has, by the pod's uid."""
 
 SETTLES = 1.0
-"""Seconds around an agent's report that a config is accepted in which it is not known what the kubelet has heard: it may
-still hand out what it had been told before, and it has been told of more a moment before the report.
+"""Seconds around an agent's report that a config is accepted in which it is not known what the kubelet has heard: it
+may still hand out what it had been told before, and it has been told of more a moment before the report.
 """
 
 
