@@ -12,7 +12,7 @@ from lightkube.core.exceptions import ConfigError
 from lightkube.resources.apps_v1 import DaemonSet
 from lightkube.resources.core_v1 import Event, Node
 
-from tests.e2e.cluster import Cluster, metadata, run_kubectl
+from tests.e2e.cluster import Cluster, configured, metadata, run_kubectl
 from tests.e2e.options import Options
 from tests.e2e.overlays import MADE_BY
 from tests.e2e.patience import until
@@ -46,7 +46,7 @@ class RefusedError(Exception):
 def connect(options: Options) -> Cluster:
     """The cluster of `$KUBECONFIG`, and the node. Raises RefusedError."""
     try:
-        client = Client()
+        client = Client(configured())
         nodes = [*client.list(Node)]
     except (ConfigError, ApiError, OSError) as error:
         raise RefusedError(f"cannot use the cluster of $KUBECONFIG: {error}") from None

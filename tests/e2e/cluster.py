@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
+from lightkube import KubeConfig, SingleConfig
+from lightkube.core.exceptions import ConfigError
 from lightkube.resources.core_v1 import Event, Node
 from lightkube.types import PatchType
 
@@ -130,6 +133,16 @@ def metadata(thing: Any) -> Any:  # noqa: ANN401 - each kind of object has a typ
     """The metadata of an object, which lightkube's types say may be missing."""
     assert thing.metadata is not None
     return thing.metadata
+
+
+def configured() -> SingleConfig:
+    """What `$KUBECONFIG` names, and nothing else: the library's own order takes a pod's service account first, while
+    kubectl never does. Raises ConfigError.
+    """
+    found = KubeConfig.from_file(os.environ["KUBECONFIG"]).get()
+    if found is None:
+        raise ConfigError("it has no current context")
+    return found
 
 
 def made_of(kind: type[T], **content: object) -> T:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from lightkube import ApiError, Client, KubeConfig, SingleConfig
+from lightkube import ApiError, Client, SingleConfig
 from lightkube.config.models import User
 from lightkube.resources.core_v1 import Event, Node
 from lightkube.types import PatchType
 
 from tests.e2e import overlays
-from tests.e2e.cluster import Cluster, made_of, metadata
+from tests.e2e.cluster import Cluster, configured, made_of, metadata
 from tests.e2e.overlays import MADE_BY_E2E
 from tests.e2e.patience import until
 from tests.e2e.pool import Pool, blob
@@ -75,7 +76,7 @@ def test_a_pipeline_waits_for_the_pool(pool: Pool, cluster: Cluster) -> None:
     """
     text = shared(7)
     pool.write(text)
-    asked = ("wait", "--pool", pool.overlay.pool, "--blob")
+    asked = ("wait", "--kubeconfig", os.environ["KUBECONFIG"], "--pool", pool.overlay.pool, "--blob")
     done = cluster.nodeagent(*asked, blob(text), "--applied", "--timeout", "120s")
     assert done.returncode == 0, done.stderr + done.stdout
     never = cluster.nodeagent(*asked, blob(text + "# never written\n"), "--timeout", "2s")
@@ -158,8 +159,7 @@ def as_agent(cluster: Cluster, pool: Pool) -> Client:
         *("exec", "--namespace", pool.overlay.namespace, str(metadata(pool.pod()).name), "--"),
         *("cat", "/var/run/secrets/kubernetes.io/serviceaccount/token"),
     )
-    current = KubeConfig.from_env().get()
-    assert current is not None
+    current = configured()
     return Client(SingleConfig("agent", current.context, current.cluster, User(token=token.strip()), current.fname))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lightkube import KubeConfig
 from lightkube.resources.core_v1 import Node
 
 from tests.conftest import ROOT
 from tests.deploy.manifests import problems_of, render
 from tests.e2e import bench, holders, overlays
-from tests.e2e.cluster import made_of
+from tests.e2e.cluster import configured, made_of
 from tests.e2e.figures import Figures
 from tests.e2e.options import WrongOptionsError, read
 from tests.e2e.overlays import MADE_BY_E2E, OVERLAYS
@@ -156,6 +158,33 @@ def test_without_a_cluster_nothing_is_run() -> None:
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "set KUBECONFIG" in done.stdout + done.stderr
+
+
+def test_the_cluster_is_that_of_kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in a pod with a service account, which may well be of another cluster: kubectl installs in the one of
+    KUBECONFIG, and that is the one that is looked at.
+    """
+    account = tmp_path / "account"
+    account.mkdir()
+    for name, text in {"token": "t", "ca.crt": "c", "namespace": "n"}.items():
+        (account / name).write_text(text, encoding="utf-8")
+    file = tmp_path / "kubeconfig"
+    cluster = {"name": "c", "cluster": {"server": "https://named.test:6443"}}
+    context = {"name": "x", "context": {"cluster": "c", "user": "u"}}
+    document = {
+        "clusters": [cluster],
+        "contexts": [context],
+        "users": [{"name": "u", "user": {}}],
+        "current-context": "x",
+    }
+    file.write_text(json.dumps(document), encoding="utf-8")
+    monkeypatch.setenv("KUBECONFIG", str(file))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "in-cluster.test")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    there = KubeConfig.from_service_account(account).get()
+    assert there is not None
+    assert "in-cluster.test" in there.cluster.server
+    assert configured().cluster.server == "https://named.test:6443"
 
 
 def test_a_node_is_given_back_as_it_was() -> None:
