@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 from lightkube import ApiError, Client
@@ -14,12 +15,17 @@ from lightkube.resources.core_v1 import Event, Node
 
 from tests.e2e.cluster import Cluster, configured, metadata, run_kubectl
 from tests.e2e.options import Options
-from tests.e2e.overlays import MADE_BY
+from tests.e2e.overlays import MADE_BY, cluster_scoped
 from tests.e2e.patience import until
 from tests.e2e.probe import NAMESPACE, CannotStartError, Probe
 
 BEFORE: Final = "nodeagent.io/e2e-before"
 """Annotation of the Node, as long as a run uses it: what is to be put back."""
+
+CHECKED: Final = "checked"
+
+OLDEST: Final = (1, 30)
+"""The first Kubernetes that serves admission policies as `v1`, and says in a pod's token on which node it is."""
 
 OURS: Final = ("nvidia.com/", "nodeagent.io/", "feature.node.kubernetes.io/pci-10de")
 REAL: Final = {
@@ -52,9 +58,17 @@ def connect(options: Options) -> Cluster:
         raise RefusedError(f"cannot use the cluster of $KUBECONFIG: {error}") from None
     except Exception as error:  # noqa: BLE001 - whatever the transport raises
         raise RefusedError(f"cannot reach the cluster of $KUBECONFIG: {error}") from None
+    refuse_old(json.loads(run_kubectl("version", "--output", "json").stdout)["serverVersion"])
     cluster = Cluster(client, choose(nodes, options.node), real_gpus=options.real_gpus)
     refuse_others(cluster, options)
     return cluster
+
+
+def refuse_old(version: Mapping[str, str]) -> None:
+    """Raises RefusedError for a Kubernetes that lacks what the suite tries. Some add a sign to the minor version."""
+    found = tuple(int(re.sub(r"\D", "", version[part])) for part in ("major", "minor"))
+    if found < OLDEST:
+        raise RefusedError(f"expected Kubernetes {OLDEST[0]}.{OLDEST[1]} or newer, got {version['gitVersion']}")
 
 
 def choose(nodes: list[Node], wanted: str) -> str:
@@ -83,67 +97,129 @@ def _takes_pods(node: Node) -> bool:
 
 
 def refuse_others(cluster: Cluster, options: Options) -> None:
-    """Raises RefusedError where GPUs are real, or an agent is installed that no run has made."""
-    found = metadata(cluster.node())
-    if BEFORE in (found.annotations or {}):
-        return  # what is there was left by a run that did not come to its end
+    """Raises RefusedError where something is in the cluster that a run would take for its own, and remove."""
+    annotations = {str(metadata(node).name): metadata(node).annotations or {} for node in cluster.client.list(Node)}
+    elsewhere = sorted(name for name, found in annotations.items() if BEFORE in found and name != cluster.node_name)
+    if elsewhere:
+        raise RefusedError(
+            f"the node {elsewhere[0]} is in use by a run that has not come to its end: NODE={elsewhere[0]}"
+        )
+    agents = cluster.client.list(DaemonSet, namespace="*", labels={"app.kubernetes.io/part-of": "nodeagent"})
+    refuse_foreign([f"daemonset {metadata(one).namespace}/{metadata(one).name}" for one in agents if _foreign(one)])
+    asked = sorted(cluster_scoped() | {f"Namespace/{NAMESPACE}"})
+    text = cluster.kubectl("get", *asked, "--ignore-not-found", "--output", "json") or "{}"
+    found = json.loads(text)
+    refuse_foreign(
+        [
+            f"{one['kind']} {one['metadata']['name']}"
+            for one in found.get("items", [found] if found else [])
+            if MADE_BY not in one["metadata"].get("labels", {})
+        ]
+    )
+    if BEFORE not in annotations[cluster.node_name]:
+        refuse_gpus(cluster, options)
+
+
+def _foreign(one: DaemonSet) -> bool:
+    return MADE_BY not in (metadata(one).labels or {})
+
+
+def refuse_foreign(found: list[str]) -> None:
+    """Raises RefusedError when there is something that no run has made."""
+    if found:
+        raise RefusedError(
+            f"the cluster has what a run would take over, and remove: {', '.join(sorted(found))}; use another one"
+        )
+
+
+def refuse_gpus(cluster: Cluster, options: Options) -> None:
+    """Raises RefusedError where the node has GPUs, or says so, and nothing allows that."""
     real = [f"{name}: {count}" for name, count in cluster.capacity().items()]
-    real += [f"label {key}" for key, value in REAL.items() if (found.labels or {}).get(key) == value]
+    real += [f"label {key}" for key, value in REAL.items() if cluster.labels().get(key) == value]
     if real and not options.real_gpus:
         raise RefusedError(
             f"the node {cluster.node_name} has GPUs ({', '.join(real)}): agents with simulated GPUs would take their "
             "place for every pod of the node. Name another node with NODE=…, or allow it with REAL_GPUS=1"
         )
-    installed = [
-        f"{metadata(one).namespace}/{metadata(one).name}"
-        for one in cluster.client.list(DaemonSet, namespace="*", labels={"app.kubernetes.io/part-of": "nodeagent"})
-        if MADE_BY not in (metadata(one).labels or {})
-    ]
-    if installed:
-        raise RefusedError(f"the cluster has nodeagent installed ({', '.join(installed)}): use one that has not")
 
 
 @contextmanager
 def prepared(cluster: Cluster, options: Options) -> Iterator[Probe]:
     """The node with the probe on it, and in the end as it was. Raises RefusedError."""
     probe = Probe(cluster, options.image)
-    interrupted = BEFORE in (metadata(cluster.node()).annotations or {})
-    if not interrupted:
-        cluster.patch_node({"metadata": {"annotations": {BEFORE: json.dumps(told(cluster.node()))}}})
+    left_by_us = marked(cluster)
+    if left_by_us is None:
+        mark(cluster, {**told(cluster.node()), CHECKED: False})
     try:
-        if interrupted:
+        if left_by_us is not None:
             remove_agents(cluster)
+            cluster.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", within=300.0)
+            put_back(cluster)
+            refuse_gpus(cluster, options)
         try:
             probe.start()
         except CannotStartError as error:
             raise RefusedError(str(error)) from None
-        if interrupted:
+        if left_by_us is not None and left_by_us[CHECKED]:
             probe.wipe()
-            put_back(cluster)
-        elif left := probe.leftovers():
+        if left := probe.leftovers():
             raise RefusedError(
                 f"the node {cluster.node_name} has what an agent has left there ({', '.join(left)}): it would be lost; "
                 "see docs/install.md#removing"
             )
+        mark(cluster, {**(marked(cluster) or {}), CHECKED: True})
         yield probe
     finally:
-        give_back(cluster)
+        give_back(cluster, probe)
 
 
-def give_back(cluster: Cluster) -> None:
-    """Remove what the run has made, and put back what it has changed. Raises AssertionError for what stays."""
-    remove_agents(cluster)
-    cluster.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", within=300.0)
+def give_back(cluster: Cluster, probe: Probe) -> None:
+    """Remove what the run has made, and put back what it has changed: each step, whatever came of those before. The
+    mark goes last, so that what stays is the next run's to remove. Raises AssertionError for what stays.
+    """
+    before = marked(cluster)
+    assert before is not None
+    with ExitStack() as steps:  # the last one first
+        steps.callback(put_back, cluster)
+        steps.callback(forget_events, cluster)
+        steps.callback(cluster.kubectl, "delete", "namespace", NAMESPACE, "--ignore-not-found", within=300.0)
+        if before[CHECKED]:
+            steps.callback(wiped, probe)
+        steps.callback(remove_agents, cluster)
+    left = [*cluster.made(CLUSTER_KINDS), *(str(metadata(event).name) for event in cluster.events())]
+    assert not left, f"the run has left {left}"
+    now = told(cluster.node())
+    assert now == {field: before[field] for field in now}, "the run has left the Node otherwise than it was"
+    mark(cluster, None)
+
+
+def forget_events(cluster: Cluster) -> None:
+    """Remove what agents have said of the Node."""
     for event in cluster.events():
         cluster.client.delete(Event, str(metadata(event).name), namespace="default")
-    put_back(cluster)
-    cluster.patch_node({"metadata": {"annotations": {BEFORE: None}}})
-    left = cluster.made(CLUSTER_KINDS)
-    assert not left, f"the run has left {left}"
+
+
+def wiped(probe: Probe) -> None:
+    """Remove what agents have left on the node. Raises AssertionError for what stays."""
+    left = probe.wipe()
+    assert not left, f"left on the node: {left}"
+
+
+def marked(cluster: Cluster) -> dict[str, Any] | None:
+    """What a run has noted on the Node, to be put back; None when no run uses it. `CHECKED` is whether there was found
+    to be nothing of an agent on the node before: what is there then was left by a run.
+    """
+    text = (metadata(cluster.node()).annotations or {}).get(BEFORE)
+    return None if text is None else dict(json.loads(text))
+
+
+def mark(cluster: Cluster, note: Mapping[str, Any] | None) -> None:
+    """Note that on the Node; None takes the note away."""
+    cluster.patch_node({"metadata": {"annotations": {BEFORE: None if note is None else json.dumps(note)}}})
 
 
 def remove_agents(cluster: Cluster) -> None:
-    """Remove every object that bears our label, but the probe and its namespace."""
+    """Remove every object that bears our label, but the probe and its namespace; wait until nothing is offered."""
     for name in cluster.made(CLUSTER_KINDS):
         if name != f"namespace/{NAMESPACE}":
             cluster.kubectl("delete", name, "--ignore-not-found", within=300.0)
@@ -163,9 +239,9 @@ def told(node: Node) -> dict[str, dict[str, str]]:
 
 def put_back(cluster: Cluster) -> None:
     """Labels and annotations of the Node as they were before the run."""
-    node = cluster.node()
-    before: Mapping[str, Mapping[str, str]] = json.loads((metadata(node).annotations or {})[BEFORE])
-    cluster.patch_node({"metadata": difference(told(node), before)})
+    before = marked(cluster)
+    assert before is not None
+    cluster.patch_node({"metadata": difference(told(cluster.node()), before)})
 
 
 def difference(

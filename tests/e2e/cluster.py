@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,7 +114,12 @@ class Cluster:
         try:
             line = process.stdout.readline()
             assert "Forwarding from" in line, f"kubectl port-forward: {line}{process.stdout.read()}"
+            # It says a line of each connection: a pipe that nobody reads would stop it.
+            reader = threading.Thread(target=process.stdout.read, daemon=True)
+            reader.start()
             yield line.split()[2]
+            process.kill()
+            reader.join()
         finally:
             process.kill()
             process.wait()

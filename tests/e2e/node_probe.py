@@ -108,8 +108,14 @@ def _checkpoint(before: object) -> object:
     )
 
 
+def kubelet() -> None:
+    """Print which kubelet there is."""
+    sys.stdout.write(f"{_kubelet()}\n")
+
+
 def start(file: Path) -> None:
     """Watch in the background; return when it has begun."""
+    file.unlink(missing_ok=True)
     with Path(f"{file}.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, __file__, "watch", str(file)],

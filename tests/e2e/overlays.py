@@ -15,6 +15,7 @@ from typing import Any, Final
 import yaml
 
 from tests.conftest import ROOT
+from tests.deploy.manifests import render
 from tests.deploy.pools import GPUS, OFFERED, Gpus, simulated_node
 
 MADE_BY: Final = "nodeagent.io/made-by"
@@ -129,6 +130,18 @@ def kustomization(overlay: Overlay, folder: Path, *, image: str, host: str, cont
             for patch in (_stand_in_for_the_driver(host, mps=mps), _mounts(mps=mps))
         ],
     )
+
+
+def cluster_scoped() -> set[str]:
+    """Every object without a namespace that a run makes of what is shipped, as `Kind/name`."""
+    folders = [ROOT / overlay.folder for overlay in OVERLAYS.values()]
+    folders.append(ROOT / "kustomize/components/labels-api-own-node")
+    return {
+        f"{one['kind']}/{one['metadata']['name']}"
+        for folder in folders
+        for one in render(folder)
+        if "namespace" not in one["metadata"]
+    }
 
 
 def with_component(name: str, folder: Path) -> Path:

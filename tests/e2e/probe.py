@@ -13,7 +13,7 @@ from typing import Any, Final
 from lightkube import ApiError
 from lightkube.resources.core_v1 import Pod
 
-from tests.e2e.cluster import Cluster, metadata
+from tests.e2e.cluster import Cluster
 from tests.e2e.holders import Holders
 from tests.e2e.overlays import MADE_BY_E2E
 from tests.e2e.patience import until
@@ -22,7 +22,8 @@ NAMESPACE: Final = "nodeagent-e2e"
 NAME: Final = "probe"
 
 _PROGRAM: Final = Path(__file__).with_name("node_probe.py")
-_HOPELESS: Final = {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"}
+_NO_IMAGE: Final = {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"}
+_NO_CONTAINER: Final = {"CreateContainerError", "RunContainerError"}
 
 Devices = Mapping[str, frozenset[str]]
 
@@ -40,6 +41,7 @@ class Seen:
     devices: list[tuple[float, Devices]] = field(default_factory=list)
     holders: list[tuple[float, Holders]] = field(default_factory=list)
     kubelets: list[int | None] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
     polls: int = 0
     longest_gap: float = 0.0
     ended: float = 0.0
@@ -69,6 +71,8 @@ class Seen:
                 for pod, _, ids in record["checkpoint"]:
                     held[pod] = held.get(pod, frozenset()) | frozenset(ids)
                 self.holders.append((at, held))
+            elif record.get("error"):
+                self.errors.append(record["error"])
             elif "kubelet" in record:
                 self.kubelets.append(record["kubelet"])
             elif "polls" in record:
@@ -99,6 +103,10 @@ class Probe:
         """Remove it; what could not be removed."""
         return self._call("wipe").split()
 
+    def kubelet(self) -> str:
+        """Which kubelet there is at the moment."""
+        return self._call("kubelet").strip()
+
     def toolkit_is_ready(self) -> None:
         """Say on the node what NVIDIA's GPU operator says when the driver is there."""
         self._call("toolkit_is_ready")
@@ -127,17 +135,15 @@ class Probe:
             state = status.state
             if state is not None and state.running is not None:
                 return True
-            if state is not None and state.waiting is not None and state.waiting.reason in _HOPELESS:
+            waiting = state.waiting if state is not None else None
+            if waiting is not None and waiting.reason in _NO_CONTAINER:
+                raise CannotStartError(f"a privileged pod cannot run on {self._cluster.node_name}: {waiting.message}")
+            if waiting is not None and waiting.reason in _NO_IMAGE:
                 raise CannotStartError(
-                    f"the node {self._cluster.node_name} cannot get the image {self._image}: {state.waiting.reason}; "
+                    f"the node {self._cluster.node_name} cannot get the image {self._image}: {waiting.reason}; "
                     "load it there first, or name another with IMAGE=… (docs/e2e.md)"
                 )
         return False
-
-    @property
-    def uid(self) -> str:
-        """What the kubelet knows it by."""
-        return str(metadata(self._cluster.client.get(Pod, NAME, namespace=NAMESPACE)).uid)
 
 
 def _objects(node: str, image: str) -> Iterator[dict[str, Any]]:

@@ -36,6 +36,7 @@ def test_fewer_and_more_under_load(pool: Pool, pods: Pods, probe: Probe, told: O
             _let_users_go_on(chance.uniform(0.5, 3.5))
     assert users.broken == []
     assert len(set(seen.kubelets)) == 1, "the kubelet was started again"
+    assert seen.errors == []
     assert seen.at_zero(SHARED) == []
     assert holders.over(seen.holders, wanted) == []
     admitted = holders.admissions(seen.holders)

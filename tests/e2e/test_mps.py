@@ -73,7 +73,7 @@ def test_daemons_outlive_the_agent(pool: Pool, pods: Pods, cluster: Cluster) -> 
     )
     until(pool.ready)
     until(lambda: cluster.capacity() == A100_INFERENCE.offered)
-    assert daemons(pool) == before
+    until(lambda: daemons(pool) == before)
     assert {pods.phase(name) for name in held} == {"Running"}
 
 

@@ -69,6 +69,7 @@ def test_more_and_fewer_without_a_moment_at_zero(pool: Pool, probe: Probe, told:
             pool.commit(shared((10, 2, 6)[number % 3], remark=f"change {number}"))
             took.append(time.monotonic() - begun)
         pool.apply(shared(10, remark="the last"))
+    assert seen.errors == []
     assert seen.at_zero(SHARED) == []
     assert seen.polls > changes
     assert {GPUS * 10, GPUS * 2} < {*seen.counts(SHARED)}

@@ -35,7 +35,9 @@ def test_the_kubelet_is_restarted(
     gaps = []
     for _ in range(told.times(10)):
         with probe.watching() as seen:
+            old = probe.kubelet()
             subprocess.run(told.restart_kubelet, check=True, timeout=120, capture_output=True)
+            until(lambda old=old: probe.kubelet() not in {old, "None"})  # type: ignore[misc]
             until(lambda: pool.registered(SHARED))
             until(lambda: cluster.capacity() == {SHARED: DEVICES})
         gaps.append(sum(seen.at_zero(SHARED)))

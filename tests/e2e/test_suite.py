@@ -141,6 +141,25 @@ def test_of_several_nodes_one_must_be_named() -> None:
     assert bench.choose(nodes, "b") == "b"
 
 
+def test_what_is_named_as_ours_is_looked_for() -> None:
+    """Every object without a namespace that would be applied is one that must not be there before: `apply` would take
+    it over, and the end of the run remove it.
+    """
+    named = overlays.cluster_scoped()
+    assert named >= {f"Namespace/{one.namespace}" for one in OVERLAYS.values()}
+    assert named >= {"ClusterRole/nodeagent-t4-dev", "ValidatingAdmissionPolicy/nodeagent-own-node"}
+    assert {name.partition("/")[0].lower() for name in named} <= {kind.rstrip("s") for kind in bench.CLUSTER_KINDS} | {
+        "validatingadmissionpolicy"
+    }
+
+
+def test_an_old_kubernetes_is_refused() -> None:
+    """One that lacks what is tried is named; a minor version with a sign, as clouds have it, is understood."""
+    with pytest.raises(bench.RefusedError, match=r"1\.30 or newer, got v1\.29\.9"):
+        bench.refuse_old({"major": "1", "minor": "29", "gitVersion": "v1.29.9"})
+    bench.refuse_old({"major": "1", "minor": "30+", "gitVersion": "v1.30.1-cloud"})
+
+
 def test_without_a_cluster_nothing_is_run() -> None:
     """Without KUBECONFIG the run ends at once, and says what is missing; it never takes the cluster that kubectl
     happens to be set up for.
