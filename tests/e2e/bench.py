@@ -117,7 +117,7 @@ def refuse_others(cluster: Cluster, options: Options) -> None:
         ]
     )
     if BEFORE not in annotations[cluster.node_name]:
-        refuse_gpus(cluster, options)
+        refuse_cards(cluster, [] if options.real_gpus else gpus(cluster))
 
 
 def _foreign(one: DaemonSet) -> bool:
@@ -132,11 +132,15 @@ def refuse_foreign(found: list[str]) -> None:
         )
 
 
-def refuse_gpus(cluster: Cluster, options: Options) -> None:
-    """Raises RefusedError where the node has GPUs, or says so, and nothing allows that."""
-    real = [f"{name}: {count}" for name, count in cluster.capacity().items()]
-    real += [f"label {key}" for key, value in REAL.items() if cluster.labels().get(key) == value]
-    if real and not options.real_gpus:
+def gpus(cluster: Cluster) -> list[str]:
+    """What of a Node says that it has GPUs: devices that somebody offers, and labels."""
+    found = [f"{name}: {count}" for name, count in cluster.capacity().items()]
+    return found + [f"label {key}" for key, value in REAL.items() if cluster.labels().get(key) == value]
+
+
+def refuse_cards(cluster: Cluster, real: list[str]) -> None:
+    """Raises RefusedError when something says that the node has GPUs."""
+    if real:
         raise RefusedError(
             f"the node {cluster.node_name} has GPUs ({', '.join(real)}): agents with simulated GPUs would take their "
             "place for every pod of the node. Name another node with NODE=…, or allow it with REAL_GPUS=1"
@@ -155,11 +159,12 @@ def prepared(cluster: Cluster, options: Options) -> Iterator[Probe]:
             remove_agents(cluster)
             cluster.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", within=300.0)
             put_back(cluster)
-            refuse_gpus(cluster, options)
+            refuse_cards(cluster, [] if options.real_gpus else gpus(cluster))
         try:
             probe.start()
         except CannotStartError as error:
             raise RefusedError(str(error)) from None
+        refuse_cards(cluster, [] if options.real_gpus else probe.cards())
         if left_by_us is not None and left_by_us[CHECKED]:
             probe.wipe()
         if left := probe.leftovers():

@@ -24,7 +24,8 @@ HOST = Path("/host")
 DEVICE_PLUGINS = Path("/var/lib/kubelet/device-plugins")
 POD_RESOURCES = "unix:///var/lib/kubelet/pod-resources/kubelet.sock"
 LEFT_BY_AGENTS = ("var/lib/nodeagent", "run/nodeagent")
-LEFT_BY_US = ("run/nvidia/validations/toolkit-ready",)
+TOOLKIT_IS_READY = "run/nvidia/validations/toolkit-ready"
+BY_US = "nodeagent-e2e"
 SHARED_MEMORY = "run/nodeagent/mps/shm"
 
 EVERY = 0.02
@@ -146,10 +147,16 @@ def stop(file: Path) -> None:
 
 def leftovers() -> None:
     """Print what agents have left on the node, a path a line."""
-    for path in (*LEFT_BY_AGENTS, *LEFT_BY_US):
+    for path in LEFT_BY_AGENTS:
         there = HOST / path
-        if there.is_file() or (there.is_dir() and any(there.iterdir())):
+        if there.is_dir() and any(there.iterdir()):
             sys.stdout.write(f"/{path}\n")
+
+
+def cards() -> None:
+    """Print the device nodes of NVIDIA's cards, a path a line: a privileged pod has all that the node has."""
+    for path in sorted(Path("/dev").glob("nvidia[0-9]*")):
+        sys.stdout.write(f"{path}\n")
 
 
 def wipe() -> None:
@@ -159,16 +166,19 @@ def wipe() -> None:
         subprocess.run(["find", HOST / path, "-xdev", "-mindepth", "1", "-delete"], capture_output=True, check=False)
         with contextlib.suppress(OSError):
             (HOST / path).rmdir()
-    for path in LEFT_BY_US:
-        (HOST / path).unlink(missing_ok=True)
+    file = HOST / TOOLKIT_IS_READY
+    with contextlib.suppress(OSError):
+        if file.read_text(encoding="utf-8") == BY_US:  # and not an operator's, which is empty
+            file.unlink()
     leftovers()
 
 
 def toolkit_is_ready() -> None:
     """What NVIDIA's GPU operator does when driver and toolkit are there."""
-    file = HOST / LEFT_BY_US[0]
+    file = HOST / TOOLKIT_IS_READY
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.touch()
+    if not file.exists():
+        file.write_text(BY_US, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -226,6 +226,7 @@ def installed(cluster: Cluster, probe: Probe, overlay: Overlay, folder: Path) ->
     Nothing of it is waited for in the beginning; in the end nothing of it is left on the node.
     """
     pool = Pool(cluster, overlay)
+    before = cluster.labels()
     cluster.label(overlay.node_labels)
     try:
         cluster.kubectl("apply", "--kustomize", folder)
@@ -233,15 +234,15 @@ def installed(cluster: Cluster, probe: Probe, overlay: Overlay, folder: Path) ->
     finally:
         pool.close()
         remove(cluster, overlay, folder)
-        left = until(lambda: [str(name) for name in probe.wipe()] or ["-"])
-        assert left == ["-"], f"left on the node: {left}"
+        cluster.label({key: before.get(key) for key in overlay.node_labels})
+        left = probe.wipe()
+        assert not left, f"left on the node: {left}"
 
 
 def remove(cluster: Cluster, overlay: Overlay, folder: Path) -> None:
-    """Take it away, and the labels of the Node; wait until it has gone."""
+    """Take it away; wait until it has gone."""
     cluster.kubectl("delete", "--ignore-not-found", "--kustomize", folder, within=300.0)
     until(lambda: gone(cluster, overlay.namespace), within=300.0)
-    cluster.label(dict.fromkeys(overlay.node_labels))
     until(cluster.idle, within=300.0)
 
 

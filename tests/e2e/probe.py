@@ -99,6 +99,10 @@ class Probe:
         """What an agent has left on the node."""
         return self._call("leftovers").split()
 
+    def cards(self) -> list[str]:
+        """The device nodes of NVIDIA's cards that the node has."""
+        return self._call("cards").split()
+
     def wipe(self) -> list[str]:
         """Remove it; what could not be removed."""
         return self._call("wipe").split()

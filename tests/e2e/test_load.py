@@ -10,15 +10,16 @@ import pytest
 from tests.e2e import holders
 from tests.e2e.figures import Figures
 from tests.e2e.options import Options
+from tests.e2e.patience import until
 from tests.e2e.pool import Pool
 from tests.e2e.probe import Probe
-from tests.e2e.workload import Pods, load, shared
+from tests.e2e.workload import FAILS, Pods, exclusive, load, shared
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
 
 SHARED = "nvidia.com/gpu.shared"
 MORE, FEWER = 10, 2
-USERS = 12
+USERS = 16
 
 
 def test_fewer_and_more_under_load(pool: Pool, pods: Pods, probe: Probe, told: Options, figures: Figures) -> None:
@@ -52,6 +53,25 @@ def test_fewer_and_more_under_load(pool: Pool, pods: Pods, probe: Probe, told: O
     )
     figures.add("… polls at zero", f"0 of {seen.polls}", f"longest pause between two {seen.longest_gap:.2f} s")
     figures.add("… shares that two pods had at once", str(twice), "the kubelet's own race with PodResources List")
+
+
+def test_pods_that_fail_at_once_and_then_a_change_of_mode(
+    pool: Pool, pods: Pods, told: Options, figures: Figures
+) -> None:
+    """Shares of pods that have failed hold a change of mode up for 15 s at most, whether their container ended at once,
+    or the kubelet refused them when one of their containers had got its share.
+    """
+    waited = []
+    for _ in range(told.times(5)):
+        failing = [*pods.several(18, SHARED, command=FAILS), pods.create(SHARED, 1, 2), pods.create(SHARED, 1, 2)]
+        until(lambda failing=failing: {pods.phase(name) for name in failing} == {"Failed"})  # type: ignore[misc]
+        begun = time.monotonic()
+        written = pool.commit(exclusive())
+        until(lambda written=written: pool.applied(written), within=15.0)  # type: ignore[misc]
+        waited.append(time.monotonic() - begun)
+        pool.apply(pool.overlay.config)
+        pods.forgotten(pool, SHARED)
+    figures.seconds("20 pods fail at once, then a change of mode: longest", max(waited), f"{len(waited)} times")
 
 
 def _let_users_go_on(seconds: float) -> None:

@@ -153,11 +153,15 @@ class Pods:
 
     def _read(self) -> None:
         """One watch, from what there is now. What went between two watches has gone."""
-        listed = {
-            str(metadata(pod).name): pod for pod in self._client.list(Pod, namespace=NAMESPACE, labels=dict(WORKLOAD))
-        }
-        self._known = listed
-        for event, pod in self._client.watch(Pod, namespace=NAMESPACE, labels=dict(WORKLOAD), server_timeout=30):
+        listed = self._client.list(Pod, namespace=NAMESPACE, labels=dict(WORKLOAD))
+        self._known = {str(metadata(pod).name): pod for pod in listed}
+        for event, pod in self._client.watch(
+            Pod,
+            namespace=NAMESPACE,
+            labels=dict(WORKLOAD),
+            server_timeout=30,
+            resource_version=listed.resourceVersion,
+        ):
             name = str(metadata(pod).name)
             if event == "DELETED":
                 self._known.pop(name, None)
