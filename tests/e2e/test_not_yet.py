@@ -14,8 +14,8 @@ from tests.e2e.figures import Figures
 from tests.e2e.options import Options
 from tests.e2e.patience import until
 from tests.e2e.pool import Pool
-from tests.e2e.probe import Probe
-from tests.e2e.workload import FAILS_SOON, Pods, config, exclusive, shared
+from tests.e2e.probe import NAMESPACE, Probe
+from tests.e2e.workload import FAILS_WHEN_ASKED, Pods, config, exclusive, shared
 
 SHARED = "nvidia.com/gpu.shared"
 GPUS = 4
@@ -73,29 +73,33 @@ def test_mps_without_a_host(pool: Pool, probe: Probe, cluster: Cluster, figures:
 
 
 @not_yet("a drain where pods queue hands draining shares to new pods")
-def test_a_drain_where_pods_queue(pool: Pool, pods: Pods, cluster: Cluster, figures: Figures) -> None:
+def test_a_drain_where_pods_queue(pool: Pool, pods: Pods, figures: Figures) -> None:
     """While pods queue for a resource of which there is too much, a share that drains is not given to the next one
     when its pod ends.
     """
     running = pods.several(GPUS * 8, SHARED)
     pods.running(*running)
     until(lambda: len(pool.held()) == len(running))
-    queue = pods.several(8, SHARED)
+    queue = pods.several(GPUS * 6, SHARED)
     pool.commit(shared(2))
-    until(lambda: sum(share["state"] == "draining" for share in pool.shares().values()) == GPUS * 6)
+    until(lambda: sum(share["state"] == "draining" for share in pool.shares().values()) == len(queue))
     draining = {id_ for id_, share in pool.shares().items() if share["state"] == "draining"}
     holders = {pod: id_ for id_, pod in pool.held().items()}
-    ended = [name for name in running if holders[name] in draining][: len(queue)]
-    for name in ended:
+    tried, taken = 0, 0
+    # Which one comes first, the kubelet or the agent, is chance: of eight one is nearly always given away.
+    for name in [name for name in running if holders[name] in draining]:
+        if taken and tried >= 8:
+            break
         pods.end(name)
-        _comes(lambda: _new_on(pool, queue, draining), within=3.0)
-    taken = _new_on(pool, queue, draining)
+        tried += 1
+        _comes(lambda before=taken: len(_new_on(pool, queue, draining)) > before, within=3.0)  # type: ignore[misc]
+        taken = len(_new_on(pool, queue, draining))
     figures.add(
         "drain where pods queue: draining shares given to new pods",
-        f"{len(taken)} of {len(ended)}",
+        f"{taken} of {tried}",
         f"{GPUS * 8} pods, 8 shares of each GPU to 2",
     )
-    keep(not taken, f"{len(taken)} of {len(ended)} shares that drained were given to new pods")
+    keep(taken == 0, f"{taken} of {tried} shares that drained were given to new pods")
 
 
 @not_yet("deleting the agent's pod leaves 2.4 to 4.5 s without devices")
@@ -120,11 +124,15 @@ def test_the_agents_pod_is_replaced_without_a_gap(
 
 
 @not_yet("a pod that fails at once and then a change of mode: a share that was never listed is held for an hour")
-def test_a_pod_that_fails_before_it_is_listed(pool: Pool, pods: Pods, figures: Figures) -> None:
+def test_a_pod_that_fails_before_it_is_listed(pool: Pool, pods: Pods, cluster: Cluster, figures: Figures) -> None:
     """A share that PodResources never lists is free 15 s after its pod has failed: an init container is such a one."""
-    initial = pods.create(SHARED, command=FAILS_SOON, initial=True)
+    initial = pods.create(SHARED, command=FAILS_WHEN_ASKED, initial=True)
     until(pool.held)
     written = pool.commit(exclusive())
+    # Whatever the kubelet is told makes it write its checkpoint, without the pods that have ended: nothing is to come.
+    until(lambda: pool.registered("nvidia.com/gpu"))
+    until(lambda: cluster.capacity().get("nvidia.com/gpu") == GPUS - 1)
+    cluster.kubectl("exec", "--namespace", NAMESPACE, initial, "--container", "c0", "--", "sh", "-c", "kill 1")
     until(lambda: pods.phase(initial) == "Failed")
     begun = time.monotonic()
     applied = _comes(lambda: pool.applied(written), within=AT_MOST)

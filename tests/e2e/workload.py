@@ -26,7 +26,7 @@ WORKLOAD: Final = {"app.kubernetes.io/name": "nodeagent-e2e-workload"}
 
 LASTS: Final = "trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done"
 FAILS: Final = "exit 1"
-FAILS_SOON: Final = "sleep 5; exit 1"
+FAILS_WHEN_ASKED: Final = LASTS.replace("exit 0", "exit 1")
 
 
 class Pods:
