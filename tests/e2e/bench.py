@@ -153,7 +153,7 @@ def prepared(cluster: Cluster, options: Options) -> Iterator[Probe]:
     probe = Probe(cluster, options.image)
     left_by_us = marked(cluster)
     if left_by_us is None:
-        mark(cluster, {**told(cluster.node()), CHECKED: False})
+        mark(cluster, {**changeable(cluster.node()), CHECKED: False})
     try:
         if left_by_us is not None:
             remove_agents(cluster)
@@ -179,8 +179,8 @@ def prepared(cluster: Cluster, options: Options) -> Iterator[Probe]:
 
 
 def give_back(cluster: Cluster, probe: Probe) -> None:
-    """Remove what the run has made, and put back what it has changed: each step, whatever came of those before. The
-    mark goes last, so that what stays is the next run's to remove. Raises AssertionError for what stays.
+    """Remove what the run has made, and put back what it has changed: each step, also when one before it has failed.
+    The mark goes last, so that what stays is the next run's to remove. Raises AssertionError for what stays.
     """
     before = marked(cluster)
     assert before is not None
@@ -193,13 +193,13 @@ def give_back(cluster: Cluster, probe: Probe) -> None:
         steps.callback(remove_agents, cluster)
     left = [*cluster.made(CLUSTER_KINDS), *(str(metadata(event).name) for event in cluster.events())]
     assert not left, f"the run has left {left}"
-    now = told(cluster.node())
-    assert now == {field: before[field] for field in now}, "the run has left the Node otherwise than it was"
+    now = changeable(cluster.node())
+    assert now == {field: before[field] for field in now}, "the run has left the Node changed"
     mark(cluster, None)
 
 
 def forget_events(cluster: Cluster) -> None:
-    """Remove what agents have said of the Node."""
+    """Remove the events of agents about the Node."""
     for event in cluster.events():
         cluster.client.delete(Event, str(metadata(event).name), namespace="default")
 
@@ -224,14 +224,14 @@ def mark(cluster: Cluster, note: Mapping[str, Any] | None) -> None:
 
 
 def remove_agents(cluster: Cluster) -> None:
-    """Remove every object that bears our label, but the probe and its namespace; wait until nothing is offered."""
+    """Remove every object with our label, but the probe and its namespace; wait until nothing is offered."""
     for name in cluster.made(CLUSTER_KINDS):
         if name != f"namespace/{NAMESPACE}":
             cluster.kubectl("delete", name, "--ignore-not-found", within=300.0)
     until(cluster.idle, within=300.0)
 
 
-def told(node: Node) -> dict[str, dict[str, str]]:
+def changeable(node: Node) -> dict[str, dict[str, str]]:
     """What of a Node a run may change: labels and annotations of ours and of NVIDIA's."""
     meta = metadata(node)
     return {
@@ -246,7 +246,7 @@ def put_back(cluster: Cluster) -> None:
     """Labels and annotations of the Node as they were before the run."""
     before = marked(cluster)
     assert before is not None
-    cluster.patch_node({"metadata": difference(told(cluster.node()), before)})
+    cluster.patch_node({"metadata": difference(changeable(cluster.node()), before)})
 
 
 def difference(

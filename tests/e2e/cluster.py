@@ -67,7 +67,7 @@ class Cluster:
         return {name: int(str(count)) for name, count in found if name.startswith("nvidia.com/") and str(count) != "0"}
 
     def idle(self) -> bool:
-        """Whether nobody offers devices on the node any more. Of real GPUs nothing is said."""
+        """Whether nobody offers devices on the node any more; always true of a node that may have GPUs of its own."""
         return self._real_gpus or not self.capacity()
 
     def labels(self) -> dict[str, str]:
@@ -82,7 +82,7 @@ class Cluster:
         self.client.patch(Node, self.node_name, dict(patch), patch_type=PatchType.MERGE)
 
     def events(self) -> list[Event]:
-        """What agents have said of the Node."""
+        """The events of agents about the Node."""
         return [
             event
             for event in self.client.list(Event, namespace="default")
@@ -94,7 +94,7 @@ class Cluster:
     # --- what a run has made ------------------------------------------------------------------------------------------
 
     def made(self, kinds: Sequence[str]) -> list[str]:
-        """The objects of these kinds that bear our label, in whatever namespace, as `kind/name`."""
+        """The objects of these kinds with our label, in all namespaces, as `kind/name`."""
         label = f"{MADE_BY}={MADE_BY_E2E[MADE_BY]}"
         text = self.kubectl("get", ",".join(kinds), "--all-namespaces", "--selector", label, "--output", "name")
         return sorted(text.split())
@@ -114,7 +114,7 @@ class Cluster:
         try:
             line = process.stdout.readline()
             assert "Forwarding from" in line, f"kubectl port-forward: {line}{process.stdout.read()}"
-            # It says a line of each connection: a pipe that nobody reads would stop it.
+            # It prints a line for each connection: a pipe that nobody reads would stop it.
             reader = threading.Thread(target=process.stdout.read, daemon=True)
             reader.start()
             yield line.split()[2]
@@ -129,7 +129,7 @@ class Cluster:
 def run_kubectl(
     *arguments: str | Path, stdin: str | None = None, within: float = 180.0
 ) -> subprocess.CompletedProcess[str]:
-    """Kubectl to its end, whatever that is."""
+    """Run kubectl to its end; a failure is not raised."""
     return subprocess.run(
         [KUBECTL, *arguments], input=stdin, capture_output=True, text=True, timeout=within, check=False
     )
@@ -142,8 +142,8 @@ def metadata(thing: Any) -> Any:  # noqa: ANN401 - each kind of object has a typ
 
 
 def configured() -> SingleConfig:
-    """What `$KUBECONFIG` names, and nothing else: the library's own order takes a pod's service account first, while
-    kubectl never does. Raises ConfigError.
+    """The cluster that `$KUBECONFIG` names, and no other: the library's own order takes a pod's service account first,
+    while kubectl never does. Raises ConfigError.
     """
     found = KubeConfig.from_file(os.environ["KUBECONFIG"]).get()
     if found is None:

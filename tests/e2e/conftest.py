@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from tests.conftest import tool
-from tests.e2e import bench, options
+from tests.e2e import bench
 from tests.e2e.cluster import Cluster
 from tests.e2e.figures import Figures
-from tests.e2e.options import Options
+from tests.e2e.options import Options, WrongOptionsError, read
 from tests.e2e.overlays import T4_DEV, Overlay, kustomization
 from tests.e2e.patience import until
 from tests.e2e.pool import Pool, installed
@@ -57,11 +57,11 @@ def pytest_runtest_makereport(
 
 
 @pytest.fixture(scope="session")
-def told() -> Options:
-    """What this run was told."""
+def options() -> Options:
+    """What was asked of this run."""
     try:
-        found = options.read()
-    except options.WrongOptionsError as error:
+        found = read()
+    except WrongOptionsError as error:
         pytest.exit(str(error), returncode=1)
     if not os.environ.get("KUBECONFIG"):
         pytest.exit(
@@ -71,31 +71,31 @@ def told() -> Options:
 
 
 @pytest.fixture(scope="session")
-def figures(pytestconfig: pytest.Config, told: Options) -> Iterator[Figures]:
+def figures(pytestconfig: pytest.Config, options: Options) -> Iterator[Figures]:
     """What is measured goes here; it is written to a file where one is named."""
     found = pytestconfig.stash[FIGURES]
     yield found
-    if told.report is not None:
-        found.write(told.report)
+    if options.report is not None:
+        found.write(options.report)
 
 
 @pytest.fixture(scope="session")
-def cluster(told: Options, figures: Figures) -> Cluster:
+def cluster(options: Options, figures: Figures) -> Cluster:
     """The cluster, which has agreed to be used."""
     try:
-        found = bench.connect(told)
+        found = bench.connect(options)
     except bench.RefusedError as error:
         pytest.exit(str(error), returncode=1)
-    figures.where += bench.where(found, told)
+    figures.where += bench.where(found, options)
     return found
 
 
 @pytest.fixture(scope="session")
-def probe(cluster: Cluster, told: Options) -> Iterator[Probe]:
+def probe(cluster: Cluster, options: Options) -> Iterator[Probe]:
     """The pod on the node. When the last case has ended, the node is as it was before the first."""
     refused = ""
     try:
-        with bench.prepared(cluster, told) as found:
+        with bench.prepared(cluster, options) as found:
             yield found
     except bench.RefusedError as error:
         refused = str(error)
@@ -104,9 +104,9 @@ def probe(cluster: Cluster, told: Options) -> Iterator[Probe]:
 
 
 @pytest.fixture(scope="session")
-def pods(cluster: Cluster, probe: Probe, told: Options) -> Iterator[Pods]:
+def pods(cluster: Cluster, probe: Probe, options: Options) -> Iterator[Pods]:
     """Pods that use GPUs."""
-    found = Pods(cluster.client, cluster.labels()["kubernetes.io/hostname"], told.image)
+    found = Pods(cluster.client, cluster.labels()["kubernetes.io/hostname"], options.image)
     yield found
     found.close()
 
@@ -115,7 +115,7 @@ def pods(cluster: Cluster, probe: Probe, told: Options) -> Iterator[Pods]:
 def install(
     cluster: Cluster,
     probe: Probe,
-    told: Options,
+    options: Options,
     tmp_path_factory: pytest.TempPathFactory,
     pytestconfig: pytest.Config,
 ) -> Install:
@@ -126,7 +126,7 @@ def install(
         folder = tmp_path_factory.mktemp(overlay.pool or "base")
         host = cluster.labels()["kubernetes.io/hostname"]
         control = tool("nvidia-cuda-mps-control") if overlay.mps else None
-        kustomization(overlay, folder, image=told.image, host=host, control=control)
+        kustomization(overlay, folder, image=options.image, host=host, control=control)
         there = pytestconfig.stash[INSTALLED]
         with installed(cluster, probe, overlay, folder) as pool:
             there.append(pool)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(slots=True)
 class Figures:
-    """Figures in the order in which they came. `where` tells of which cluster they are, a line each."""
+    """Figures in the order in which they came. `where` says on which cluster, a line each."""
 
     where: list[str] = field(default_factory=list)
     rows: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -23,7 +23,7 @@ class Figures:
 
     def table(self) -> str:
         """All of it, in Markdown."""
-        cells = [("what", "measured", "note"), *((what, *told) for what, told in self.rows.items())]
+        cells = [("what", "measured", "note"), *((what, *row) for what, row in self.rows.items())]
         widths = [max(len(row[column]) for row in cells) for column in range(3)]
         lines = [
             f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |" for row in cells

@@ -1,7 +1,7 @@
-"""What the kubelet's checkpoint tells about who got what: pure, so that it can be tried without a cluster.
+"""Who got what, by the kubelet's checkpoint: pure, so that it can be tried without a cluster.
 
 The kubelet writes the checkpoint at every admission, and leaves out of it the pods that have ended until then. So two
-checkpoints, one after the other, tell what was handed out in between, and how many had a GPU at that moment.
+checkpoints, one after the other, show what was handed out in between, and how many had a GPU at that moment.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ Holders = Mapping[str, frozenset[str]]
 """The ids that each pod has, by the pod's uid."""
 
 SETTLES = 1.0
-"""Seconds around an agent's report that a config is accepted in which it is not known what the kubelet has heard: it
-may still hand out what it had been told before, and it has been told of more a moment before the report.
+"""Seconds around an agent's report that a config is accepted in which it is not known which list the kubelet has: it
+may still hand out what the one before had, and it gets a new one a moment before the report.
 """
 
 

@@ -60,7 +60,7 @@ def watch(file: Path) -> None:
     seen: dict[str, object] = {}
     with file.open("w", encoding="utf-8") as out:
 
-        def tell(at: float, **what: object) -> None:
+        def record(at: float, **what: object) -> None:
             for name, value in what.items():
                 if seen.get(name, seen) != value:
                     seen[name] = value
@@ -75,7 +75,7 @@ def watch(file: Path) -> None:
                 if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
                     limited += 1  # others have asked: no word about devices
                 else:
-                    tell(at, error=error.code().name)
+                    record(at, error=error.code().name)
             else:
                 found: dict[str, list[str]] = {}
                 for device in answer.devices:  # an entry for each device
@@ -83,8 +83,8 @@ def watch(file: Path) -> None:
                 polls += 1
                 longest = max(longest, at - answered) if answered else 0.0
                 answered = at
-                tell(at, error=None, devices={name: sorted(ids) for name, ids in sorted(found.items())})
-            tell(at, kubelet=_kubelet(), checkpoint=_checkpoint(seen.get("checkpoint")))
+                record(at, error=None, devices={name: sorted(ids) for name, ids in sorted(found.items())})
+            record(at, kubelet=_kubelet(), checkpoint=_checkpoint(seen.get("checkpoint")))
             time.sleep(EVERY)
         out.write(json.dumps({"at": time.time(), "polls": polls, "longest_gap": longest, "limited": limited}) + "\n")
 

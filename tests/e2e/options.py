@@ -1,4 +1,4 @@
-"""What a run is told, by variables of the environment that `make e2e` sets from its own."""
+"""The options of a run: variables of the environment that `make e2e` sets from its own."""
 
 from __future__ import annotations
 

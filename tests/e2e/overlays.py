@@ -1,7 +1,7 @@
 """What is installed: a folder that is shipped, on GPUs from a simulation file that a ConfigMap brings.
 
 What is added to the folder is the same for all of them: the image under test, the one node that may be touched, and in
-the place of a driver the simulation file. A label on every object tells what a run has made.
+the place of a driver the simulation file. A label on every object says that a run has made it.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def with_component(name: str, folder: Path) -> Path:
 
 
 def write(folder: Path, **fields: object) -> Path:
-    """A kustomization with these fields, every object of which tells who has made it."""
+    """A kustomization with these fields, every object of which has the label of a run."""
     document = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",

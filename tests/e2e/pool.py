@@ -176,14 +176,14 @@ class Pool:
         which is a moment after the document is the accepted one.
         """
 
-        def told() -> list[float]:
+        def reported() -> list[float]:
             return [
                 datetime.fromisoformat(reload["at"]).timestamp()
                 for reload in self.status()["reloads"]
                 if reload["result"] == "accepted" and reload["document"]["gitBlob"] == written
             ]
 
-        return until(told)[-1]
+        return until(reported)[-1]
 
     def shares(self) -> dict[str, dict[str, Any]]:
         """Every share that the agent knows of, by its id."""

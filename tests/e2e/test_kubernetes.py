@@ -161,9 +161,9 @@ def allowed(cluster: Cluster, account: str) -> set[tuple[str, str]]:
     """What a service account may do, in every namespace: (resource or path, verb)."""
     asked = ("auth", "can-i", "--list", "--no-headers", "--as", f"system:serviceaccount:{account}")
     groups = ("system:serviceaccounts", "system:authenticated")
-    told = cluster.kubectl(*asked, *(f"--as-group={group}" for group in groups))
+    listed = cluster.kubectl(*asked, *(f"--as-group={group}" for group in groups))
     found = set()
-    for line in told.splitlines():
+    for line in listed.splitlines():
         subject, verbs = line.split()[0], line.rpartition("[")[2].rstrip("]")
         if subject == "[]" or subject.startswith("["):
             subject = line.partition("[")[2].partition("]")[0]

@@ -22,11 +22,11 @@ MORE, FEWER = 10, 2
 USERS = 16
 
 
-def test_fewer_and_more_under_load(pool: Pool, pods: Pods, probe: Probe, told: Options, figures: Figures) -> None:
+def test_fewer_and_more_under_load(pool: Pool, pods: Pods, probe: Probe, options: Options, figures: Figures) -> None:
     """A hundred times fewer and more shares while pods are admitted and end: the kubelet lives, there is no moment
     without devices, and no GPU is given to more pods than are wanted there, but for those that had it before.
     """
-    changes = told.times(100)
+    changes = options.times(100)
     chance = random.Random(1)
     wanted: list[tuple[float, int]] = []
     with probe.watching() as seen, load(pods, SHARED, users=USERS, holds=(0.1, 2.5), seed=1) as users:
@@ -41,7 +41,7 @@ def test_fewer_and_more_under_load(pool: Pool, pods: Pods, probe: Probe, told: O
     assert seen.at_zero(SHARED) == []
     assert holders.over(seen.holders, wanted) == []
     admitted = holders.admissions(seen.holders)
-    assert admitted > changes, "too few pods to tell anything"
+    assert admitted > changes, "too few pods to show anything"
     twice = len(holders.handed_out_twice(seen.holders))
     figures.add(
         "fewer and more under load: pods admitted", str(admitted), f"{changes} changes, {users.created} pods made"
@@ -56,13 +56,13 @@ def test_fewer_and_more_under_load(pool: Pool, pods: Pods, probe: Probe, told: O
 
 
 def test_pods_that_fail_at_once_and_then_a_change_of_mode(
-    pool: Pool, pods: Pods, told: Options, figures: Figures
+    pool: Pool, pods: Pods, options: Options, figures: Figures
 ) -> None:
     """Shares of pods that have failed hold a change of mode up for 15 s at most, whether their container ended at once,
     or the kubelet refused them when one of their containers had got its share.
     """
     waited = []
-    for _ in range(told.times(5)):
+    for _ in range(options.times(5)):
         failing = [*pods.several(18, SHARED, command=FAILS), pods.create(SHARED, 1, 2), pods.create(SHARED, 1, 2)]
         until(lambda failing=failing: {pods.phase(name) for name in failing} == {"Failed"})  # type: ignore[misc]
         begun = time.monotonic()

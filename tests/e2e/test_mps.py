@@ -43,8 +43,8 @@ def daemons(pool: Pool) -> dict[str, str]:
     there = [gpu["uuid"] for gpu in pool.status()["gpus"] if gpu["daemon"] and gpu["daemon"]["state"] == "ready"]
     pipes = [f"/run/nodeagent/mps/{uuid}/pipe" for uuid in there]
     pod = str(metadata(pool.pod()).name)
-    told = pool.cluster.kubectl("exec", "--namespace", pool.overlay.namespace, pod, "--", "stat", "-c", "%i", *pipes)
-    return dict(zip(there, told.split(), strict=True))
+    printed = pool.cluster.kubectl("exec", "--namespace", pool.overlay.namespace, pod, "--", "stat", "-c", "%i", *pipes)
+    return dict(zip(there, printed.split(), strict=True))
 
 
 def test_a_pod_gets_its_part_of_a_gpu(pool: Pool, pods: Pods, cluster: Cluster) -> None:

@@ -1,5 +1,5 @@
 """What the real kubelet shows that the agent does not do yet. Each case states the rule, and is expected to fail: one
-that passes fails the run, so that whoever has made it true turns it round.
+that passes fails the run, so that it is turned round by the change that makes it true.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ AT_MOST = 15.0
 
 
 class NotKeptError(AssertionError):
-    """The rule that a case is about is broken. Everything else that goes wrong is a failure of the case."""
+    """The rule that a case is about is broken. What goes wrong otherwise is a failure of the case."""
 
 
 def not_yet(reason: str) -> pytest.MarkDecorator:
@@ -42,10 +42,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 
 @not_yet("a change of mode under one name reaches zero (16 of 16, 1.0 s)")
-def test_a_change_of_mode_under_one_name(pool: Pool, probe: Probe, told: Options, figures: Figures) -> None:
+def test_a_change_of_mode_under_one_name(pool: Pool, probe: Probe, options: Options, figures: Figures) -> None:
     """GPUs that change their mode under one resource name do so in turns: at no moment has the name no device."""
     pool.apply(exclusive(resource=SHARED))
-    changes = told.times(16)
+    changes = options.times(16)
     with probe.watching() as seen:
         for number in range(changes):
             pool.apply(exclusive(resource=SHARED) if number % 2 else shared(2))
@@ -104,11 +104,11 @@ def test_a_drain_where_pods_queue(pool: Pool, pods: Pods, figures: Figures) -> N
 
 @not_yet("deleting the agent's pod leaves 2.4 to 4.5 s without devices")
 def test_the_agents_pod_is_replaced_without_a_gap(
-    pool: Pool, probe: Probe, cluster: Cluster, told: Options, figures: Figures
+    pool: Pool, probe: Probe, cluster: Cluster, options: Options, figures: Figures
 ) -> None:
     """The kubelet has devices to hand out all the time while the agent's pod is replaced."""
     gaps = []
-    for _ in range(told.times(6)):
+    for _ in range(options.times(6)):
         old = str(metadata(pool.pod()).name)
         with probe.watching() as seen:
             cluster.kubectl("delete", "pod", "--namespace", pool.overlay.namespace, old)
@@ -129,7 +129,7 @@ def test_a_pod_that_fails_before_it_is_listed(pool: Pool, pods: Pods, cluster: C
     initial = pods.create(SHARED, command=FAILS_WHEN_ASKED, initial=True)
     until(pool.held)
     written = pool.commit(exclusive())
-    # Whatever the kubelet is told makes it write its checkpoint, without the pods that have ended: nothing is to come.
+    # Each list of devices makes the kubelet write its checkpoint, without the pods that have ended: let all be there.
     until(lambda: pool.registered("nvidia.com/gpu"))
     until(lambda: cluster.capacity().get("nvidia.com/gpu") == GPUS - 1)
     cluster.kubectl("exec", "--namespace", NAMESPACE, initial, "--container", "c0", "--", "sh", "-c", "kill 1")

@@ -59,9 +59,9 @@ def test_a_wrong_config_keeps_the_last_good_one(
     until(lambda: cluster.labels()["nodeagent.io/config.state"] == "applied")
 
 
-def test_more_and_fewer_without_a_moment_at_zero(pool: Pool, probe: Probe, told: Options, figures: Figures) -> None:
+def test_more_and_fewer_without_a_moment_at_zero(pool: Pool, probe: Probe, options: Options, figures: Figures) -> None:
     """Replicas go up and down, and at no moment does the kubelet have no device to hand out."""
-    changes = told.times(60)
+    changes = options.times(60)
     took = []
     with probe.watching() as seen:
         for number in range(changes):

@@ -21,22 +21,22 @@ DEVICES = 32
 
 
 def test_the_kubelet_is_restarted(
-    pool: Pool, pods: Pods, probe: Probe, cluster: Cluster, told: Options, figures: Figures
+    pool: Pool, pods: Pods, probe: Probe, cluster: Cluster, options: Options, figures: Figures
 ) -> None:
     """After each restart of the kubelet the agent has registered again, with the same devices; pods keep their shares,
     and run on as if nothing had been. A config that came meanwhile is followed.
     """
-    if not told.restart_kubelet:
+    if not options.restart_kubelet:
         pytest.skip("nothing says how the kubelet of the node is restarted: RESTART_KUBELET='…' (docs/e2e.md)")
     held = pods.several(6, SHARED)
     pods.running(*held)
     until(lambda: set(pool.held().values()) == set(held))
     before = pool.held()
     gaps = []
-    for _ in range(told.times(10)):
+    for _ in range(options.times(10)):
         with probe.watching() as seen:
             old = probe.kubelet()
-            subprocess.run(told.restart_kubelet, check=True, timeout=120, capture_output=True)
+            subprocess.run(options.restart_kubelet, check=True, timeout=120, capture_output=True)
             until(lambda old=old: probe.kubelet() not in {old, "None"})  # type: ignore[misc]
             until(lambda: pool.registered(SHARED))
             until(lambda: cluster.capacity() == {SHARED: DEVICES})

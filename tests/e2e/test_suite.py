@@ -19,7 +19,7 @@ from tests.deploy.manifests import problems_of, render
 from tests.e2e import bench, holders, overlays
 from tests.e2e.cluster import configured, made_of
 from tests.e2e.figures import Figures
-from tests.e2e.options import WrongOptionsError, read
+from tests.e2e.options import Options, WrongOptionsError, read
 from tests.e2e.overlays import MADE_BY_E2E, OVERLAYS
 from tests.e2e.probe import Seen
 
@@ -30,10 +30,10 @@ IMAGE = "registry.test:5000/nodeagent:try"
 
 
 def test_without_a_word_the_full_counts_are_done() -> None:
-    """Nothing that is given is the full suite, on the image that the page tells to build."""
-    told = read({})
-    assert (told.image, told.node, told.restart_kubelet, told.real_gpus) == ("localhost/nodeagent:e2e", "", (), False)
-    assert told.times(100) == 100
+    """Nothing that is given is the full suite, on the image that docs/e2e.md builds."""
+    options = read({})
+    assert options == Options(image="localhost/nodeagent:e2e", node="", restart_kubelet=(), real_gpus=False, scale=1)
+    assert options.times(100) == 100
 
 
 def test_a_part_of_the_counts_is_never_none() -> None:
@@ -68,7 +68,7 @@ def rendered(name: str, folder: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_an_overlay_is_installed_on_simulated_gpus_alone(name: str, tmp_path: Path) -> None:
     """What is applied is valid; every pod is for the one node, runs the image under test on the simulation file and
-    without a runtime class; and every object tells that a run has made it, by which it is found again.
+    without a runtime class; and every object has the label of a run, by which it is found again.
     """
     made = rendered(name, tmp_path)
     assert [found for found in problems_of(made) if found] == []
@@ -108,8 +108,8 @@ def test_an_image_is_taken_by_its_name(image: str, name: str, tag: str) -> None:
 
 def test_an_image_can_be_named_by_digest() -> None:
     """As a registry names it."""
-    told = overlays.renamed("registry.test/nodeagent@sha256:0123")
-    assert told == {"name": overlays.PUBLISHED, "newName": "registry.test/nodeagent", "digest": "sha256:0123"}
+    renamed = overlays.renamed("registry.test/nodeagent@sha256:0123")
+    assert renamed == {"name": overlays.PUBLISHED, "newName": "registry.test/nodeagent", "digest": "sha256:0123"}
 
 
 # --- which node ------------------------------------------------------------------------------------------------------
@@ -211,8 +211,9 @@ def test_a_node_is_given_back_as_it_was() -> None:
     are not touched.
     """
     was = {"nvidia.com/gpu.present": "true", "nodeagent.io/pool": "a"}
-    before = bench.told(made_of(Node, metadata={"name": "n", "labels": {**was, "zone": "1"}}))
-    now = bench.told(made_of(Node, metadata={"name": "n", "labels": {"nodeagent.io/pool": "b", "nvidia.com/x": "y"}}))
+    before = bench.changeable(made_of(Node, metadata={"name": "n", "labels": {**was, "zone": "1"}}))
+    labels = {"nodeagent.io/pool": "b", "nvidia.com/x": "y"}
+    now = bench.changeable(made_of(Node, metadata={"name": "n", "labels": labels}))
     assert bench.difference(now, before) == {"labels": {**was, "nvidia.com/x": None}, "annotations": {}}
 
 
@@ -259,7 +260,7 @@ def test_a_share_that_two_pods_have() -> None:
 
 
 def test_how_long_there_was_nothing() -> None:
-    """Each time without a device is told with its length, one at the end up to the end of the watch."""
+    """Each time without a device is there with its length, one at the end up to the end of the watch."""
     seen = Seen()
     seen.read(
         '{"at": 1.0, "devices": {"r": ["a", "b"]}}\n'

@@ -30,7 +30,7 @@ FAILS_WHEN_ASKED: Final = LASTS.replace("exit 0", "exit 1")
 
 
 class Pods:
-    """All pods of the workload, as a watch tells them. `close` ends the watch."""
+    """All pods of the workload, as a watch shows them. `close` ends the watch."""
 
     def __init__(self, client: Client, host: str, image: str) -> None:
         self._client = client
@@ -184,7 +184,7 @@ class Load:
 @contextmanager
 def load(pods: Pods, resource: str, *, users: int, holds: tuple[float, float], seed: int) -> Iterator[Load]:
     """Meanwhile so many users each make a pod, use it for a random time, and end it, again and again."""
-    told = Load()
+    result = Load()
     ends = threading.Event()
     lock = threading.Lock()
 
@@ -197,7 +197,7 @@ def load(pods: Pods, resource: str, *, users: int, holds: tuple[float, float], s
                 _use(turn, f"u{number}-{turn}", chance)
             except (ApiError, httpx2.HTTPError, AssertionError) as error:
                 with lock:
-                    told.broken.append(error)
+                    result.broken.append(error)
                 ends.wait(1.0)
 
     def _use(turn: int, name: str, chance: random.Random) -> None:
@@ -209,17 +209,17 @@ def load(pods: Pods, resource: str, *, users: int, holds: tuple[float, float], s
         if phase == "Running":
             ends.wait(chance.uniform(*holds))
         with lock:
-            told.created += 1
-            told.ran += phase == "Running"
+            result.created += 1
+            result.ran += phase == "Running"
             if phase == "Failed":
-                told.failed[reason] += 1
+                result.failed[reason] += 1
         pods.delete(name)
 
     threads = [threading.Thread(target=user, args=(number,), daemon=True) for number in range(users)]
     for thread in threads:
         thread.start()
     try:
-        yield told
+        yield result
     finally:
         ends.set()
         for thread in threads:
