@@ -24,6 +24,7 @@ class EventTeller:
     def __init__(self, pace: Pace) -> None:
         self._pace = pace
         self._waiting: dict[NodeEvent, Seen] = {}
+        self._sending: NodeEvent | None = None
         self._told: dict[NodeEvent, tuple[str, Seen]] = {}
         self._some = asyncio.Event()
         self._tokens = float(pace.burst)
@@ -36,7 +37,8 @@ class EventTeller:
             known = self._waiting.pop(event, None)
             self._waiting[event] = Seen(known.first if known else now, now, known.times + 1 if known else 1)
             if len(self._waiting) > _MOST:
-                lost = next(iter(self._waiting))
+                # Not the one that is being told, which may wait half a minute for its turn.
+                lost = next(one for one in self._waiting if one != self._sending)
                 del self._waiting[lost]
                 _log.warning("too many events wait for the Kubernetes API: not told: %s: %s", lost.reason, lost.message)
             self._some.set()
@@ -51,6 +53,7 @@ class EventTeller:
                 self._some.clear()
                 continue
             event, seen = next(iter(self._waiting.items()))
+            self._sending = event
             try:
                 await self._send(api, seen_node, event, seen)
             except ApiProblem as problem:
@@ -60,6 +63,8 @@ class EventTeller:
                     await asyncio.sleep(self._pace.after(failures, self._pace.backoff, problem.retry_after))
                     continue
                 _log.warning("%s: %s", problem, event.message)
+            finally:
+                self._sending = None
             failures = 0
             if self._waiting.get(event) == seen:
                 del self._waiting[event]

@@ -455,6 +455,24 @@ class TestEvents:
         assert told[-1]["count"] == 3
         assert "not told: Drained: GPU 0" in caplog.text
 
+    async def test_a_flood_while_one_waits_for_its_turn(
+        self, server: ApiServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The event whose turn it is next is told, however many come meanwhile; of those the oldest are dropped, and
+        the others follow.
+        """
+        async with speaking(server, Pace(burst=1, refill=0.3)) as speaker:
+            speaker.node.tell([NodeEvent("Drained", "first")])
+            await eventually(lambda: server.count("create events") == 1)
+            speaker.node.tell([NodeEvent("Drained", "next")])
+            await passed(0.1)
+            speaker.node.tell([NodeEvent("Drained", f"GPU {index}") for index in range(60)])
+            await eventually(lambda: len(server.objects.events) >= 4)
+        told = [event["message"] for event in server.objects.events.values()]
+        assert told[:4] == ["first", "next", "GPU 11", "GPU 12"]
+        assert "not told: Drained: next" not in caplog.text
+        assert "not told: Drained: GPU 10" in caplog.text
+
     async def test_an_event_that_is_refused_holds_nothing_up(self, server: ApiServer) -> None:
         """One that the API server does not want is logged and dropped; the next one is told."""
         async with speaking(server) as speaker:
