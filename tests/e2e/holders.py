@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 Holders = Mapping[str, frozenset[str]]
@@ -20,15 +21,19 @@ may still hand out what the one before had, and it gets a new one a moment befor
 """
 
 
+LOOKED = 2.0
+"""Seconds before that in which a pod may have ended without the agent having seen it: its share drains, too."""
+
+
 @dataclass(frozen=True, slots=True)
 class Over:
-    """More pods had a GPU than are wanted there, and than drained when that number came to be wanted."""
+    """More shares of a GPU than are wanted there, and than pods had of it when that number came to be wanted."""
 
     at: float
     gpu: str
     wanted: int
     drained: int
-    held: int
+    found: int
 
 
 def gpu(share: str) -> str:
@@ -40,9 +45,14 @@ def gpu(share: str) -> str:
     return share.partition("::")[0]
 
 
-def per_gpu(holders: Holders) -> Counter[str]:
-    """How many shares of each GPU pods have."""
-    return Counter(gpu(share) for share in frozenset().union(*holders.values()))
+def per_gpu(shares: Iterable[str]) -> Counter[str]:
+    """How many of the shares are of each GPU."""
+    return Counter(map(gpu, shares))
+
+
+def taken(holders: Holders) -> frozenset[str]:
+    """The shares that pods have."""
+    return frozenset().union(*holders.values())
 
 
 def admissions(seen: Sequence[tuple[float, Holders]]) -> int:
@@ -63,21 +73,31 @@ def handed_out_twice(seen: Sequence[tuple[float, Holders]]) -> set[tuple[str, st
     return found
 
 
-def over(seen: Sequence[tuple[float, Holders]], wanted: Sequence[tuple[float, int]]) -> list[Over]:
-    """Every moment at which a GPU was given to more pods than it may be: those wanted, or those that had it when that
-    number came to be wanted, if they were more. `wanted` is how many shares of each GPU are wanted from when on.
+def over(
+    found: Sequence[tuple[float, AbstractSet[str]]],
+    seen: Sequence[tuple[float, Holders]],
+    wanted: Sequence[tuple[float, int]],
+) -> list[Over]:
+    """Every moment at which there were more shares of a GPU than there may be: those wanted, or those that pods had
+    when that number came to be wanted, if they were more. `found` are the shares that are counted, `wanted` is how many
+    of each GPU are wanted from when on.
     """
-    found = []
+    all_over = []
     ends = [at for at, _ in wanted[1:]] + [math.inf]
     for (begun, limit), end in zip(wanted, ends, strict=True):
         settled = begun + SETTLES
-        before = [holders for at, holders in seen if at <= settled]
-        drained = per_gpu(before[-1]) if before else Counter()
-        found += [
+        drained = per_gpu(had(seen, begun - LOOKED, settled))
+        all_over += [
             Over(at, one, limit, drained[one], count)
-            for at, holders in seen
+            for at, shares in found
             if settled < at < end - SETTLES
-            for one, count in per_gpu(holders).items()
+            for one, count in per_gpu(shares).items()
             if count > max(limit, drained[one])
         ]
-    return found
+    return all_over
+
+
+def had(seen: Sequence[tuple[float, Holders]], begun: float, ended: float) -> frozenset[str]:
+    """The shares that pods had at any time between the two."""
+    before = [holders for at, holders in seen if at <= begun]
+    return frozenset().union(*map(taken, before[-1:] + [holders for at, holders in seen if begun < at <= ended]))

@@ -51,6 +51,10 @@ class Seen:
         found = [len(devices.get(resource, ())) for _, devices in self.devices]
         return [count for count, _ in itertools.groupby(found)]
 
+    def offered(self, resource: str) -> list[tuple[float, frozenset[str]]]:
+        """The devices of it that the kubelet would hand out, from each moment on at which they changed."""
+        return [(at, devices.get(resource, frozenset())) for at, devices in self.devices]
+
     def at_zero(self, resource: str) -> list[float]:
         """Each time in which there was none of it: how long, in seconds."""
         moments = [(at, resource in devices) for at, devices in self.devices]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.e2e.cluster import Cluster, metadata
+from tests.e2e.cluster import Cluster, metadata, run_kubectl
 from tests.e2e.figures import Figures
 from tests.e2e.options import Options
 from tests.e2e.patience import until
@@ -132,7 +132,8 @@ def test_a_pod_that_fails_before_it_is_listed(pool: Pool, pods: Pods, cluster: C
     # Each list of devices makes the kubelet write its checkpoint, without the pods that have ended: let all be there.
     until(lambda: pool.registered("nvidia.com/gpu"))
     until(lambda: cluster.capacity().get("nvidia.com/gpu") == GPUS - 1)
-    cluster.kubectl("exec", "--namespace", NAMESPACE, initial, "--container", "c0", "--", "sh", "-c", "kill 1")
+    # That ends with the container, so that how it ends is chance.
+    run_kubectl("exec", "--namespace", NAMESPACE, initial, "--container", "c0", "--", "sh", "-c", "kill 1")
     until(lambda: pods.phase(initial) == "Failed")
     begun = time.monotonic()
     applied = _comes(lambda: pool.applied(written), within=AT_MOST)

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -227,19 +227,46 @@ def having(**pods: str) -> Mapping[str, frozenset[str]]:
     return {pod: frozenset(shares.split()) for pod, shares in pods.items()}
 
 
+def over(
+    seen: Sequence[tuple[float, Mapping[str, frozenset[str]]]], wanted: Sequence[tuple[float, int]]
+) -> list[holders.Over]:
+    """Of what pods were given."""
+    return holders.over([(at, holders.taken(found)) for at, found in seen], seen, wanted)
+
+
 def test_what_drains_may_be_more_than_wanted_but_not_become_more() -> None:
     """Of a GPU that three pods have when two are wanted three may have it, and never four."""
     three = having(p=f"{A}::0", q=f"{A}::1", r=f"{A}::2")
     seen = [(0.0, three), (3.0, having(p=f"{A}::0", q=f"{A}::1", s=f"{A}::2"))]
-    assert holders.over(seen, [(1.0, 2)]) == []
+    assert over(seen, [(1.0, 2)]) == []
     four = {**three, "s": frozenset({f"{A}::3"})}
-    assert holders.over([*seen, (4.0, four)], [(1.0, 2)]) == [holders.Over(4.0, A, wanted=2, drained=3, held=4)]
+    assert over([*seen, (4.0, four)], [(1.0, 2)]) == [holders.Over(4.0, A, wanted=2, drained=3, found=4)]
+
+
+def test_what_drains_is_what_pods_had_a_moment_before() -> None:
+    """A pod that ended shortly before fewer came to be wanted, or meanwhile, may leave its share to another one; one
+    that ended long before may not.
+    """
+    two = having(p=f"{A}::0", q=f"{A}::1")
+    three = {**two, "r": frozenset({f"{A}::2"})}
+    again = {**two, "s": frozenset({f"{A}::2"})}
+    assert over([(0.0, three), (9.5, two), (12.0, again)], [(10.0, 2)]) == []
+    assert over([(0.0, three), (10.5, two), (12.0, again)], [(10.0, 2)]) == []
+    assert len(over([(0.0, three), (7.0, two), (12.0, again)], [(10.0, 2)])) == 1
+
+
+def test_what_is_offered_is_counted_as_well() -> None:
+    """A share that nobody has stays on offer beyond those that are wanted: that is too many, too."""
+    seen = [(0.0, having(p=f"{A}::0", q=f"{A}::1"))]
+    offered = [(3.0, frozenset({f"{A}::0", f"{A}::1", f"{A}::2"}))]
+    assert [found.found for found in holders.over(offered, seen, [(1.0, 2)])] == [3]
+    assert holders.over(offered, seen, [(1.0, 3)]) == []
 
 
 def test_each_gpu_counts_for_itself() -> None:
     """What drains on one GPU allows nothing on another."""
     seen = [(0.0, having(p=f"{A}::0", q=f"{A}::1", r=f"{A}::2")), (3.0, having(p=f"{B}::0", q=f"{B}::1", r=f"{B}::2"))]
-    assert [found.gpu for found in holders.over(seen, [(1.0, 2)])] == [B]
+    assert [found.gpu for found in over(seen, [(1.0, 2)])] == [B]
 
 
 def test_more_is_wanted_again() -> None:
@@ -247,9 +274,9 @@ def test_more_is_wanted_again() -> None:
     heard of a change.
     """
     four = having(p=f"{A}::0", q=f"{A}::1", r=f"{A}::2", s=f"{A}::3")
-    assert holders.over([(0.0, {}), (1.5, four)], [(1.0, 2)]) == []
-    assert holders.over([(0.0, {}), (9.0, four)], [(1.0, 2), (5.0, 4)]) == []
-    assert len(holders.over([(0.0, {}), (3.0, four)], [(1.0, 2), (5.0, 4)])) == 1
+    assert over([(0.0, {}), (1.5, four)], [(1.0, 2)]) == []
+    assert over([(0.0, {}), (9.0, four)], [(1.0, 2), (5.0, 4)]) == []
+    assert len(over([(0.0, {}), (3.0, four)], [(1.0, 2), (5.0, 4)])) == 1
 
 
 def test_a_share_that_two_pods_have() -> None:
