@@ -161,7 +161,9 @@ def test_it_outlives_the_agent(tmp_path: Path) -> None:
     """A host goes on when the agent is killed, when it ends, and when its terminal says so."""
     hosts = Hosts(tmp_path)
     agent = (
-        "import asyncio, sys; from nodeagent.mps.spawn import SpawnedHost\n"
+        "import asyncio, signal, sys; from nodeagent.mps.spawn import SpawnedHost\n"
+        # A shell starts what it runs in the background without it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "async def main():\n"
         "    host = SpawnedHost(sys.argv[1:]); host.need(needed=True)\n"
         "    await host.run()\n"
