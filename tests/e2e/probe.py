@@ -111,6 +111,11 @@ class Probe:
         """Remove it; what could not be removed."""
         return self._call("wipe").split()
 
+    def clean(self) -> None:
+        """Remove it. Raises AssertionError for what stays."""
+        left = self.wipe()
+        assert not left, f"left on the node: {left}"
+
     def kubelet(self) -> str:
         """Which kubelet there is at the moment."""
         return self._call("kubelet").strip()

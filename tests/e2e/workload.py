@@ -113,10 +113,6 @@ class Pods:
         pod = self._known.get(name)
         return "Gone" if pod is None else str((pod.status.phase if pod.status else None) or "Pending")
 
-    def phases(self) -> Counter[str]:
-        """How many there are in each phase."""
-        return Counter(self.phase(name) for name in self.names())
-
     def reason(self, name: str) -> str:
         """Why it failed, as the kubelet says."""
         pod = self._known.get(name)
@@ -127,10 +123,6 @@ class Pods:
         for name in names:
             until(lambda name=name: self.phase(name) not in {"Pending", "Gone"})  # type: ignore[misc]
             assert self.phase(name) == "Running", f"{name}: {self.phase(name)} {self.reason(name)}"
-
-    def uid(self, name: str) -> str:
-        """What the kubelet knows it by."""
-        return str(metadata(self._known[name]).uid)
 
     def restarts(self) -> int:
         """How often containers of theirs have been started again."""
@@ -176,7 +168,6 @@ class Load:
     """What came of pods that were admitted and ended all the time."""
 
     created: int = 0
-    ran: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     broken: list[BaseException] = field(default_factory=list)
 
@@ -210,7 +201,6 @@ def load(pods: Pods, resource: str, *, users: int, holds: tuple[float, float], s
             ends.wait(chance.uniform(*holds))
         with lock:
             result.created += 1
-            result.ran += phase == "Running"
             if phase == "Failed":
                 result.failed[reason] += 1
         pods.delete(name)
