@@ -35,7 +35,7 @@ from nodeagent.model.health import HealthPolicy, XidSource, XidTally
 from nodeagent.model.holds import Holds, ShareKey
 from nodeagent.model.inventory import Gpu, Inventory, InventoryReason
 from nodeagent.model.kubelet import PodResourcesReason, PodResourcesStatus, RegistrationState
-from nodeagent.model.plan import Drop, Plan, Reconnect, Resend, ShareAction
+from nodeagent.model.plan import Diagnose, Drop, Fence, Plan, Reconnect, Resend, ShareAction
 from nodeagent.model.plan import Verdict as DaemonVerdict
 from nodeagent.model.shares import Applied, Listing
 from nodeagent.model.snapshot import ChangeClass, Snapshot
@@ -204,7 +204,6 @@ class Reconciler:
         now = self._clock()
         inventory, pods = self._devices.inventory, self._pods.status
         gpus = nodegpus.node_gpus(inventory, self._applied)
-        self._orphans = daemons.orphans(self._orphans, self._applied, inventory)
 
         waiting = inventory.reason is InventoryReason.PENDING and now < self._judge_by
         verdict = None if waiting else self._judge(gpus)
@@ -284,6 +283,7 @@ class Reconciler:
         now = self._clock()
         comparison = kubelet_view.compare(self._views, self._live(), pods.listing)
         self._views = comparison.views
+        self._orphans = daemons.orphans(self._orphans, self._applied, self._devices.inventory)
         return Observed(
             now=now,
             gpus=gpus,
@@ -321,19 +321,24 @@ class Reconciler:
     # --- act --------------------------------------------------------------------------------------------------------
 
     async def _perform(self, plan: Plan, view: Observed) -> None:
-        """Do to the shares what the plan says. What fails is still to be done in the next plan."""
+        """Do to the shares what the plan says. What fails is still to be done in the next plan, and what calls for it
+        is ticked off only when it has been done.
+        """
         shares, reported = share_actions(plan.actions), self._reported
-        after = await self._executor.apply(self._applied, shares)
+        done = await self._executor.apply(self._applied, shares)
         if self._desk.given(self._dropped(shares)):
             # A pod got a share that was about to leave the list. Nobody was shown anything of this plan: plan anew.
             self._wake.set()
             return
-        notices.verdicts(self._applied, after)
-        self._applied = after
-        self._pressed -= view.pressed
-        late = health.unplaced(after, view.symptoms)
-        self._taken = {source: tally for source, tally in reported.items() if source not in late} if late else reported
-        self._clearing.done(view.symptoms.cleared)
+        notices.verdicts(self._applied, done.applied)
+        self._applied = done.applied
+        undone = frozenset(type(action) for action in shares if action not in done.actions)
+        if Fence not in undone:
+            self._pressed -= view.pressed
+        if Diagnose not in undone:
+            late = health.unplaced(done.applied, view.symptoms)
+            self._taken = {source: at for source, at in reported.items() if source not in late} if late else reported
+            self._clearing.done(view.symptoms.cleared)
 
     def _dropped(self, actions: Sequence[ShareAction]) -> frozenset[ShareKey]:
         return frozenset(

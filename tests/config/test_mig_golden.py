@@ -34,7 +34,7 @@ from nodeagent.state.nodegpus import node_gpus
 from nodeagent.state.observed import Observed
 from nodeagent.state.plan import plan
 from tests.state import make, words
-from tests.state.model_agent import share_actions
+from nodeagent.executor import share_actions
 
 FOLDER = Path(__file__).parents[1] / "data" / "mig"
 FILES = sorted(FOLDER.glob("*.yaml"))

@@ -44,7 +44,7 @@ from nodeagent.state.observed import Observed
 from nodeagent.state.plan import plan
 from tests.conftest import ROOT
 from tests.state import make
-from tests.state.model_agent import share_actions
+from nodeagent.executor import share_actions
 
 FOLDER = ROOT / "tests" / "data" / "labels"
 FILES = sorted(FOLDER.glob("*.yaml"))

@@ -22,13 +22,13 @@ from nodeagent.model.mps import DaemonState
 from nodeagent.model.snapshot import ConfigState
 from nodeagent.state.daemons import daemons
 from nodeagent.state.drift import drift
-from nodeagent.state.nodegpus import unseen
 from nodeagent.state.observed import MENTION_SECONDS
+from tests.loop.agent import Agent, Surroundings
+from tests.loop.fakes import Clock, Disk, Mount
+from tests.loop.model_host import TURNED_OUT, ModelHost
+from tests.loop.model_kubelet import ModelKubelet
+from tests.loop.worlds import GPUS, is_as_wanted, one_meaning, rules
 from tests.state import make
-from tests.state.model_agent import Clock, Disk, ModelAgent
-from tests.state.model_host import TURNED_OUT, ModelHost
-from tests.state.model_kubelet import ModelKubelet
-from tests.state.worlds import GPUS, is_as_wanted, one_meaning, rules
 
 LOOK_SECONDS = 2.0
 MOMENTS = st.sampled_from([0.1, 0.4, 0.6, 1.0, 1.1, 2.0, 5.0, 10.0])
@@ -48,7 +48,8 @@ class Node(RuleBasedStateMachine):
         self.driver_loads = 1
         self.inventory = self._loaded(make.inventory(*(make.gpu(index) for index in range(GPUS))))
         self.config: SharingConfig | None = None
-        self.agent = ModelAgent(self.kubelet, self.host, self.clock, self.disk, self.inventory)
+        self.around = Surroundings(self.kubelet, self.host, Mount(), self.disk, self.clock)
+        self.agent = Agent(self.around, self.inventory)
         self.begun: tuple[float, PodListing] | None = None
 
     @initialize(wanted=rules(), pods=st.lists(st.tuples(st.sampled_from(RESOURCES), st.booleans()), max_size=6))
@@ -80,7 +81,8 @@ class Node(RuleBasedStateMachine):
             self._edit(replace(self.config, suspend=suspend))
 
     def _edit(self, config: SharingConfig) -> None:
-        self.config = self.agent.config = config
+        self.config = config
+        self.around.mount.has(config, self.clock.now)
 
     # --- the agent ---
 
@@ -107,13 +109,14 @@ class Node(RuleBasedStateMachine):
     def agent_dies(self, cut: int, last: str, holds_lost: bool) -> None:
         """Between two turns, or in the middle of one: before the kubelet is told, or before the MPS host is."""
         if last:
-            self.agent.turn(cut, publish=last == "published", want=False)
+            self.agent.loop.cut = cut
+            self.agent.turn_and_die(shown=last == "published")
         self._disconnect()
         if holds_lost:
             self.disk.holds = None
         self._agent_starts()
 
-    @precondition(lambda self: self.host.file == daemons(self.disk.applied, self.agent.orphans))
+    @precondition(lambda self: self.host.file == daemons(self.disk.applied, {}))
     @rule()
     def state_is_lost(self) -> None:
         """The agent's memory is gone with it, and what it asked of the MPS host is still there. So is who has what, and
@@ -125,18 +128,19 @@ class Node(RuleBasedStateMachine):
         self.kubelet.purge()
         self._has(make.inventory(*(make.gpu(index) for index in range(GPUS))))
         self._disconnect()
-        self.disk = Disk(lost=True)
+        self.disk = self.around.disk = Disk(lost=True)
         self._agent_starts()
 
     def _disconnect(self) -> None:
-        for resource in self.agent.registered:
+        for resource in self.agent.streams.served:
             self.kubelet.disconnect(resource)
 
     def _agent_starts(self) -> None:
         self.begun = None
         most = self.agent.most
-        self.agent = ModelAgent(self.kubelet, self.host, self.clock, self.disk, self.inventory)
-        self.agent.config, self.agent.most = self.config, most
+        self.agent = Agent(self.around, self.inventory)
+        self.agent.most = most
+        self.around.same_boot = True
 
     @precondition(lambda self: not self.disk.lost)
     @rule(taken_out=st.none() | INDICES)
@@ -149,7 +153,7 @@ class Node(RuleBasedStateMachine):
             self.gpu_drops_out(taken_out, complete=True)
             for pod in self.kubelet.pods.values():
                 pod.finished |= any(share.partition("::")[0] == make.uuid_of(taken_out) for share in pod.ids)
-        self.disk.applied = unseen(self.disk.applied)
+        self.around.same_boot = False
         self._agent_starts()
 
     # --- looks at the kubelet ---
@@ -243,7 +247,7 @@ class Node(RuleBasedStateMachine):
     def host_works(self) -> None:
         """The host does what it can, and the agent sees what has come of it."""
         self.host.works()
-        self.agent.view.looks()
+        self.agent.daemons.looks()
 
     @rule()
     def host_reads(self) -> None:
@@ -256,7 +260,7 @@ class Node(RuleBasedStateMachine):
 
     @rule()
     def host_is_seen(self) -> None:
-        self.agent.view.looks()
+        self.agent.daemons.looks()
 
     @precondition(lambda self: self.host.daemons)
     @rule(data=st.data(), noticed=st.booleans())
@@ -300,11 +304,11 @@ class Node(RuleBasedStateMachine):
     @rule(index=INDICES, xid=st.sampled_from([13, 48, 79]))
     def gpu_reports(self, index: int, xid: int) -> None:
         """An XID, critical or not, which an agent that dies before its next turn has not taken in."""
-        self.agent.news[XidSource(make.uuid_of(index), xid)] = self.clock.now
+        self.agent.reports(XidSource(make.uuid_of(index), xid))
 
     @rule(index=INDICES)
     def gpu_is_cleared(self, index: int) -> None:
-        self.agent.cleared |= {make.uuid_of(index)}
+        self.agent.clear(make.uuid_of(index))
 
     @rule()
     def driver_is_loaded_anew(self) -> None:
@@ -312,7 +316,7 @@ class Node(RuleBasedStateMachine):
         self._has(self.inventory)
 
     def _has(self, inventory: Inventory) -> None:
-        self.inventory = self.agent.inventory = self._loaded(inventory)
+        self.inventory = self.agent.driver.inventory = self._loaded(inventory)
 
     def _loaded(self, inventory: Inventory) -> Inventory:
         return replace(inventory, driver_load=f"{self.driver_loads}")
@@ -352,7 +356,7 @@ class Node(RuleBasedStateMachine):
         self.kubelet.finish_admission(self.agent, self.clock.now, fails=False)
         self.kubelet.knows_pods = True
         self.host.returns()
-        self.agent.news = {}
+        self.agent.turn()
         self.driver_loads += 1
         self._has(make.inventory(*(make.gpu(index) for index in range(GPUS))))
         self._edit(replace(self.config, suspend=False))
@@ -373,7 +377,7 @@ class Node(RuleBasedStateMachine):
             made = self.agent.settle()
             if made.converged and self.host.file == self.host.wishes:
                 break
-        note(f"{made}\n{self.agent.applied}\n{self.agent.holds}")
+        note(f"{made}\n{self.agent.applied}")
         assert made.converged, "the node does not become what the config says"
         agent = self.agent
         assert agent.desired is not None
@@ -382,7 +386,7 @@ class Node(RuleBasedStateMachine):
             entry = agent.applied.gpus[uuid]
             if want.contract is not None:
                 assert entry.max_shares_per_container == want.rule.max_shares_per_container
-        assert agent.registered == agent.desired.resources()
+        assert agent.streams.served == agent.desired.resources()
         self._daemons_are_as_wanted()
         assert not drift(
             config=ConfigState("config"),

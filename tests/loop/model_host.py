@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from nodeagent.model.config import Contract
 from nodeagent.model.mps import DaemonState, MpsDaemon, MpsReason, MpsStatus
-from tests.state.model_kubelet import ModelKubelet
+from tests.loop.model_kubelet import ModelKubelet
 
 ROOT = "/run/nodeagent/mps"
 TURNED_OUT = (DaemonState.READY, DaemonState.OCCUPIED, DaemonState.FAILED)
@@ -161,7 +161,7 @@ class ModelView:
         self.host.write(wanted)
         self._await(before, wanted, self.host.written)
 
-    def status(self) -> MpsStatus:
+    def known(self) -> MpsStatus:
         """What is known now."""
         if self._seen is None:
             return MpsStatus(MpsReason.PENDING, "the host has not been heard of yet")
