@@ -224,14 +224,14 @@ class Reconciler:
         elif decided and (change := summary.change(self._desired, view)).kind is not ChangeClass.NONE:
             logger.info("GPUs changed: %s", change.text)
 
-        plan = planning.plan(self._desired, view)
+        plan = self._plan(view)
         healing = [action for action in kubelet_actions(plan.actions) if isinstance(action, Resend | Reconnect)]
         for _ in range(STEPS):
             before = self._applied
             faults = any(isinstance(action, DaemonVerdict) and action.fault for action in plan.actions)
             await self._perform(plan, view)
             view = self._observe(gpus, pods)
-            plan = planning.plan(self._desired, view)
+            plan = self._plan(view)
             # A daemon that died and is back by now has ended its clients: the kubelet is told, however short it was.
             if self._applied is before or faults or not share_actions(plan.actions):
                 break
@@ -239,10 +239,10 @@ class Reconciler:
         if registrations := [*healing, *planning.registrations(self._desired, self._applied, view)]:
             # Nothing may be awaited from here until the lists are shown: a stream that opens sends what it finds.
             self._executor.register(registrations)
-            plan = planning.plan(self._desired, self._observe(gpus, pods))
+            plan = self._plan(self._observe(gpus, pods))
         self._publish(plan)
         # Shares leave the list before their daemon leaves.
-        self._daemons.want(daemons.daemons(self._applied, self._orphans))
+        self._daemons.want(daemons.daemons(self._applied, self._orphans), prepare=daemons.wished(self._desired))
         self._note_drains(plan)
         await self._keep()
         self._sum_up(plan, inventory, pods)
@@ -303,6 +303,9 @@ class Reconciler:
             resend=comparison.resend(),
             reconnect=comparison.reconnect(),
         )
+
+    def _plan(self, view: Observed) -> Plan:
+        return planning.plan(self._desired, view, self._wishes)
 
     def _symptoms(self) -> Symptoms:
         self._reported = self._devices.xids.tallies
@@ -412,7 +415,7 @@ class Reconciler:
             held=held,
             listings=self._listings,
             registrations=registrations,
-            problem=self._keeper.problem,
+            problem=self._keeper.problem or status.refusals(self._applied, plan.refused) or None,
         )
         if plan.converged and self._desired is not None:
             self._converge()
@@ -450,6 +453,7 @@ class Reconciler:
         turn = Turn(facts, self._desired, held, self._views, self._listings, self._reloads.history, terms)
         before, self.snapshot = self.snapshot, summarize(self._identity, turn, self.snapshot)
         notices.conditions(before, self.snapshot)
+        notices.refusals(before.plan if before is not None else None, plan, self._applied)
         self._node.tell(events(before, self.snapshot))
         if (wanted := report(self.snapshot)) is not None:
             self._node.want(wanted)

@@ -170,14 +170,14 @@ async def test_what_a_reboot_changed_is_written() -> None:
     """What is applied differs from what is on disk before anything has been done."""
     disk = Disk()
     rebooted = unseen(HAVE)
-    assert await executor(disk).apply(rebooted, []) is rebooted
+    assert (await executor(disk).apply(rebooted, [])).applied is rebooted
     assert disk.written == [rebooted]
 
 
 async def test_a_step_without_actions_writes_nothing() -> None:
     """A turn in which nothing is to be done costs no write."""
     disk = Disk()
-    assert await executor(disk).apply(HAVE, []) is HAVE
+    assert (await executor(disk).apply(HAVE, [])).applied is HAVE
     assert disk.written == []
 
 

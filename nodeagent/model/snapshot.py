@@ -16,6 +16,9 @@ from nodeagent.model.node import NodeStatus
 from nodeagent.model.plan import Plan
 from nodeagent.model.shares import Applied, Listing, ShareState
 
+ABNORMAL_TRUE = frozenset({"Draining", "Stalled", "ServingLastKnownGood", "Suspended", "PlanRefused"})
+"""Conditions that are False on a node where all is well; all others are True there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Condition:

@@ -15,7 +15,7 @@ from nodeagent.model.config import Violation
 from nodeagent.model.health import XidLog, XidSource
 from nodeagent.model.inventory import Gpu, Inventory
 from nodeagent.model.mps import MpsStatus
-from nodeagent.model.plan import Action, Wait
+from nodeagent.model.plan import Action, Wait, Waves
 from nodeagent.model.shares import Listing
 from nodeagent.model.snapshot import (
     Condition,
@@ -84,6 +84,8 @@ def _tail(snapshot: Snapshot) -> Json:
             "converged": snapshot.plan.converged,
             "actions": [_action(action, names) for action in snapshot.plan.actions],
             "waits": [_wait(wait, names) for wait in snapshot.plan.waits],
+            "refused": [{"uuid": one.uuid, "message": one.message} for one in snapshot.plan.refused],
+            "waves": _waves(snapshot.plan.waves),
         },
         "reloads": [_reload(reload) for reload in snapshot.reloads],
     }
@@ -237,6 +239,16 @@ def _wait(wait: Wait, names: Names) -> Json:
         "reason": wait.reason.value,
         "numbers": sorted(wait.numbers),
         "text": describe_wait(wait, names),
+    }
+
+
+def _waves(waves: Waves) -> Json:
+    return {
+        "devices": waves.total,
+        "changed": waves.changed,
+        "maxUnavailable": waves.limit,
+        "underWay": list(waves.under_way),
+        "waiting": list(waves.waiting),
     }
 
 

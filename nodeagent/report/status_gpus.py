@@ -89,6 +89,7 @@ def _applied(entry: AppliedGpu | None) -> Json | None:
         "maxSharesPerContainer": entry.max_shares_per_container,
         "numbers": sorted(entry.numbers),
         "fenced": sorted(entry.fences),
+        "leaving": entry.leaving,
         "fault": entry.fault or None,
         "xids": [
             {"xid": xid, "meaning": meaning(xid), "lastSeen": rfc3339(at)} for xid, at in sorted(entry.xids.items())

@@ -46,6 +46,7 @@ def applied_from_status(status: Mapping[str, object]) -> tuple[Applied, frozense
             fault=_optional(applied, "fault", str, where_applied) or "",
             xids=_xids(applied, where_applied),
             driver_load=_optional(applied, "driverLoad", str, where_applied),
+            leaving=_optional(applied, "leaving", bool, where_applied) or False,
         )
         if contract is not None:
             for share in _member(facts, "shares", list, where):

@@ -26,12 +26,14 @@ def node_gpus(inventory: Inventory, applied: Applied) -> tuple[Gpu, ...]:
     One that is remembered from before a reboot and has not been seen since was taken out of the node, and is not a GPU
     of this node any more, once the driver has listed everything without a fault: a GPU that hangs or is lost may be it.
     A MIG device that a GPU which answers does not list was destroyed, and is no more either, whatever becomes of its
-    GPU.
+    GPU. A GPU that does not answer keeps what it last said of MIG: it is whole, or its MIG devices are, and never both.
     """
+    inventory = replace(inventory, gpus=tuple(_with_its_mig(gpu, applied) for gpu in inventory.gpus))
     listed = inventory.by_uuid()
     whole = inventory.complete and inventory.reason is InventoryReason.FOUND
     gone = {uuid for uuid, entry in applied.gpus.items() if whole and entry.unseen and uuid not in listed}
-    gone |= {uuid for uuid, entry in applied.gpus.items() if uuid not in listed and _is_destroyed(entry.gpu, inventory)}
+    away = [entry.gpu for uuid, entry in applied.gpus.items() if uuid not in listed]
+    gone |= {gpu.uuid for gpu in away if _is_destroyed(gpu, inventory, applied)}
     remembered = {uuid: entry.gpu.index for uuid, entry in applied.gpus.items() if uuid not in gone}
     taken = {entry.gpu.index for uuid, entry in applied.gpus.items() if uuid in remembered and entry.gpu.mig is None}
     gpus = []
@@ -64,12 +66,25 @@ def lost(gpu: Gpu) -> Gpu:
     return replace(gpu, health=GpuHealth.LOST, message=REMOVED if gpu.mig is None else DESTROYED)
 
 
-def _is_destroyed(gpu: Gpu, inventory: Inventory) -> bool:
+def _with_its_mig(gpu: Gpu, applied: Applied) -> Gpu:
+    """A GPU that does not answer does not say whether MIG is in force either, whatever the driver makes of it."""
+    known = applied.gpus.get(gpu.uuid)
+    if gpu.health is GpuHealth.OK or gpu.mig is not None or known is None:
+        return gpu
+    return replace(gpu, mig_enabled=known.gpu.mig_enabled)
+
+
+def _is_destroyed(gpu: Gpu, inventory: Inventory, applied: Applied) -> bool:
     if gpu.mig is None:
         return False
+    if gpu == lost(gpu):
+        return True
     parent = inventory.by_uuid().get(gpu.mig.parent)
-    # A GPU that is well and has something to say cannot be asked for its MIG devices.
-    return gpu == lost(gpu) or (parent is not None and parent.health is GpuHealth.OK and not parent.message)
+    if parent is not None:
+        # A GPU that is well and has something to say cannot be asked for its MIG devices.
+        return not parent.mig_enabled or (parent.health is GpuHealth.OK and not parent.message)
+    known = applied.gpus.get(gpu.mig.parent)
+    return known is not None and not known.gpu.mig_enabled
 
 
 def _lowest_free(taken: AbstractSet[int]) -> int:

@@ -2,7 +2,7 @@
 known.
 
 Conditions are states, stated positively: `Ready` and its like are True when all is well, `Draining`, `Stalled`,
-`ServingLastKnownGood` and `Suspended` are True when something is out of the ordinary.
+`ServingLastKnownGood`, `Suspended` and `PlanRefused` are True when something is out of the ordinary.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nodeagent.model.kubelet import (
 )
 from nodeagent.model.mps import DaemonState, MpsReason, MpsStatus
 from nodeagent.model.node import NodeStatus, SyncReason
-from nodeagent.model.plan import Plan, WaitReason
+from nodeagent.model.plan import Plan, Refusal, WaitReason
 from nodeagent.model.shares import Applied
 from nodeagent.model.snapshot import (
     Condition,
@@ -109,6 +109,9 @@ class Reason(StrEnum):
     DOCUMENT_ACCEPTED = "DocumentAccepted"
     CONFIG_SUSPENDS = "ConfigSuspends"
     NOT_SUSPENDED = "NotSuspended"
+    # PlanRefused
+    INVARIANT_BROKEN = "InvariantBroken"
+    NOTHING_REFUSED = "NothingRefused"
 
 
 _REJECTED = {
@@ -204,6 +207,7 @@ def conditions(facts: Facts, before: Iterable[Condition]) -> tuple[Condition, ..
             Reason.CONFIG_SUSPENDS if facts.config.suspended else Reason.NOT_SUSPENDED,
             "spec.suspend is true: what is applied is kept" if facts.config.suspended else "",
         ),
+        _plan_refused(facts),
     )
     known = {(entry.type, entry.status, entry.reason): entry.since for entry in before}
     return tuple(
@@ -330,6 +334,22 @@ def _handover_ready(facts: Facts) -> Condition:
     offered = (entry.gpu for entry in facts.applied.gpus.values() if entry.contract is not None and entry.healthy)
     reason, message = readiness(facts.handover, facts.host_files, offered)
     return Condition("HandOverReady", reason.well, Reason(reason.value), message)
+
+
+def _plan_refused(facts: Facts) -> Condition:
+    refused = facts.plan.refused
+    if not refused:
+        return Condition("PlanRefused", False, Reason.NOTHING_REFUSED, "")
+    return Condition("PlanRefused", True, Reason.INVARIANT_BROKEN, refusals(facts.applied, refused))
+
+
+def refusals(applied: Applied, refused: Iterable[Refusal]) -> str:
+    """What is wrong on which GPU, in words; empty where nothing was refused."""
+    told = []
+    for one in refused:
+        entry = applied.gpus.get(one.uuid)
+        told.append(f"{entry.gpu.name if entry is not None else one.uuid} stays as it is: {one.message}")
+    return "; ".join(told)
 
 
 def _drains(facts: Facts) -> tuple[Condition, Condition]:

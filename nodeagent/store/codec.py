@@ -46,6 +46,7 @@ def _encode_gpu(entry: AppliedGpu) -> dict[str, object]:
         "contract": None if contract is None else encode_contract(contract),
         "numbers": pack(entry.numbers),
         "fenced": pack(entry.fences),
+        "leaving": entry.leaving,
         "maxSharesPerContainer": entry.max_shares_per_container,
         "unseen": entry.unseen,
         "fault": entry.fault,
@@ -104,6 +105,7 @@ def _decode_gpu(item: Mapping[str, object], now: float) -> AppliedGpu:
         contract=_contract(optional(item, "contract", dict)),
         numbers=unpack(member(item, "numbers", str)),
         fences=dict.fromkeys(sorted(unpack(member(item, "fenced", str))), now),
+        leaving=optional(item, "leaving", bool) or False,  # an agent from before waves wrote none
         max_shares_per_container=optional(item, "maxSharesPerContainer", int),
         unseen=member(item, "unseen", bool),
         fault=optional(item, "fault", str) or "",  # an agent from before MPS wrote none

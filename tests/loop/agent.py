@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nodeagent.clearing import Clearing
 from nodeagent.desk import FrontDesk
 from nodeagent.executor import Executor, Performed, share_actions
-from nodeagent.model.allocation import ContainerGrant, PreferenceRequest
 from nodeagent.model.config import Contract
 from nodeagent.model.handover import HandOver
 from nodeagent.model.health import APPLICATION_XIDS, XidSource
@@ -80,11 +79,11 @@ class Daemons(ModelView):
     def status(self) -> MpsStatus:
         return self.known()
 
-    def want(self, wanted: dict[str, Contract]) -> None:  # type: ignore[override]  # the loop gives it a dict
+    def want(self, daemons: Mapping[str, Contract], *, prepare: bool = False) -> None:
         if self.dies:
             raise Died
-        self._agent.examine_daemons(wanted)
-        super().want(wanted)
+        self._agent.examine_daemons(daemons)
+        self.asks(daemons)
 
 
 class HalfExecutor(Executor):
@@ -123,7 +122,7 @@ class Loop(Reconciler):
 
 
 class Agent:
-    """One run of the agent; also the `Desk` that a kubelet asks."""
+    """One run of the agent; `desk` answers the kubelet's questions."""
 
     def __init__(self, around: Surroundings, inventory: Inventory) -> None:
         self.around = around
@@ -204,14 +203,6 @@ class Agent:
         assert found is not None, f"there is no condition {type_}"
         return found.reason
 
-    # --- the kubelet's questions ---
-
-    def allocate(self, resource: str, requests: Sequence[Sequence[str]]) -> list[ContainerGrant]:
-        return self.desk.allocate(resource, requests)
-
-    def prefer(self, resource: str, requests: Sequence[PreferenceRequest]) -> list[list[str]]:
-        return self.desk.prefer(resource, requests)
-
     # --- what it learns ---
 
     def take_in(self, listing: PodListing) -> None:
@@ -263,12 +254,17 @@ class Agent:
         self.streams.dies = self.daemons.dies = False
 
     def settle(self, rounds: int = 10) -> Plan:
-        """Turns without anything happening in between: they must come to an end."""
+        """Turns without anything happening in between: they must come to an end. What a disk that cannot be written
+        holds up stays in the plan.
+        """
         made = self.turn()
         for _ in range(rounds):
+            before = self.applied
             if not made.actions:
                 return made
             made = self.turn()
+            if not self.disk.writable and self.applied == before:
+                return made
         raise AssertionError(f"the plan does not come to an end: {made}")
 
     def whole(self, view: Observed, made: Plan, cut: int | None) -> int | None:
@@ -287,6 +283,7 @@ class Agent:
     def examine(self, view: Observed, made: Plan) -> None:
         """A plan that is about to be performed."""
         self.views.append(view)
+        assert not made.refused, f"a plan was refused: {made.refused}"
         shares = share_actions(made.actions)
         after = perform(view.applied, shares, view.now)
         self._note_most(view.applied)
@@ -303,8 +300,10 @@ class Agent:
                 assert have is not None, "a GPU was forgotten that a pod has"
                 assert have.contract == entry.contract, "the contract of a held share changed"
             if self.desired is None:
-                done = [one for one in shares if isinstance(one, Fence | Drop | Release | Start | Limit)]
+                done = [one for one in shares if uuid_of(one) == uuid and isinstance(one, Fence | Drop | Limit)]
                 assert not done, "something was taken away without a desired state"
+                begun = [one for one in shares if uuid_of(one) == uuid and isinstance(one, Release | Start | Advertise)]
+                assert not (begun and entry.numbers), "a GPU changed its contract without a desired state"
                 continue
             want = self.desired.wants.get(uuid)
             known = [key for key in view.held if key[1].partition("::")[0] == uuid]
@@ -331,7 +330,7 @@ class Agent:
             if out > max(wanted, most):
                 assert offered_now <= own, "a free share was offered although there are too many already"
 
-    def examine_daemons(self, wanted: dict[str, Contract]) -> None:
+    def examine_daemons(self, wanted: Mapping[str, Contract]) -> None:
         """The MPS host is about to be asked for these daemons."""
         for uuid, contract in (self.daemons.wanted or {}).items():
             if wanted.get(uuid) == contract:
@@ -383,7 +382,8 @@ class Agent:
         for uuid, entry in self.applied.gpus.items():
             known = before.gpus.get(uuid)
             if known is not None and not known.xids.keys() <= entry.xids.keys():
-                assert uuid in self.cleared or known.driver_load != load, f"{uuid} is well again: nobody said so"
+                said = entry.gpu.physical in self.cleared or known.driver_load != load
+                assert said, f"{uuid} is well again: nobody said so"
             if cut is None:
                 assert {one.xid for one in self.news if one.uuid == uuid} - APPLICATION_XIDS <= entry.xids.keys()
             assert not entry.xids.keys() & APPLICATION_XIDS

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from nodeagent.model.config import DEFAULT_RESOURCE, Rule, SharingConfig
 from nodeagent.model.health import XidSource
-from nodeagent.model.inventory import GpuHealth, Inventory
+from nodeagent.model.inventory import Gpu, GpuHealth, Inventory
 from nodeagent.model.kubelet import PodListing
 from nodeagent.model.mps import DaemonState
 from nodeagent.model.snapshot import ConfigState
@@ -27,12 +27,12 @@ from tests.loop.agent import Agent, Surroundings
 from tests.loop.fakes import Clock, Disk, Mount
 from tests.loop.model_host import TURNED_OUT, ModelHost
 from tests.loop.model_kubelet import ModelKubelet
-from tests.loop.worlds import GPUS, is_as_wanted, one_meaning, rules
+from tests.loop.worlds import GPUS, SLICED_MIG, is_as_wanted, one_meaning, rules
 from tests.state import make
 
 LOOK_SECONDS = 2.0
 MOMENTS = st.sampled_from([0.1, 0.4, 0.6, 1.0, 1.1, 2.0, 5.0, 10.0])
-RESOURCES = [DEFAULT_RESOURCE, make.SHARED, "example.com/whole", make.MPS]
+RESOURCES = ["nvidia.com/mig-1g.10gb", SLICED_MIG, DEFAULT_RESOURCE, make.SHARED, "example.com/whole", make.MPS]
 INDICES = st.integers(0, GPUS - 1)
 
 
@@ -46,7 +46,8 @@ class Node(RuleBasedStateMachine):
         self.kubelet = ModelKubelet()
         self.host = ModelHost(self.kubelet)
         self.driver_loads = 1
-        self.inventory = self._loaded(make.inventory(*(make.gpu(index) for index in range(GPUS))))
+        self.instances: dict[int, frozenset[int]] = {}
+        self.inventory = self._loaded(make.inventory(*self._all_gpus()))
         self.config: SharingConfig | None = None
         self.around = Surroundings(self.kubelet, self.host, Mount(), self.disk, self.clock)
         self.agent = Agent(self.around, self.inventory)
@@ -122,11 +123,11 @@ class Node(RuleBasedStateMachine):
         """The agent's memory is gone with it, and what it asked of the MPS host is still there. So is who has what, and
         nothing that only a longer memory could tell from it.
         """
-        self.kubelet.finish_admission(self.agent, self.clock.now, fails=False)
+        self.kubelet.finish_admission(self.agent.desk, self.clock.now, fails=False)
         for pod in self.kubelet.pods.values():
             pod.finished |= not pod.has()
         self.kubelet.purge()
-        self._has(make.inventory(*(make.gpu(index) for index in range(GPUS))))
+        self._has(make.inventory(*self._all_gpus()))
         self._disconnect()
         self.disk = self.around.disk = Disk(lost=True)
         self._agent_starts()
@@ -137,6 +138,7 @@ class Node(RuleBasedStateMachine):
 
     def _agent_starts(self) -> None:
         self.begun = None
+        self.disk.lost |= not self.disk.writable  # what it has not written since is lost
         most = self.agent.most
         self.agent = Agent(self.around, self.inventory)
         self.agent.most = most
@@ -203,7 +205,7 @@ class Node(RuleBasedStateMachine):
     def pod_comes(self, data: st.DataObject, size: int, init: bool) -> None:
         """The first half of an admission: its ids are chosen."""
         resource = data.draw(st.sampled_from(self.kubelet.choices()))
-        self.kubelet.begin_admission(self.agent, resource, size, self.clock.now, init=init, ask=True)
+        self.kubelet.begin_admission(self.agent.desk, resource, size, self.clock.now, init=init, ask=True)
 
     @precondition(lambda self: self.kubelet.admission is None and self.kubelet.choices())
     @rule(data=st.data(), count=st.integers(1, 4), init=st.booleans(), ask=st.booleans())
@@ -215,13 +217,13 @@ class Node(RuleBasedStateMachine):
                 self.pod_is_admitted(resource, 1, init, ask=ask)
 
     def pod_is_admitted(self, resource: str, size: int, init: bool, *, ask: bool = True) -> None:
-        self.kubelet.begin_admission(self.agent, resource, size, self.clock.now, init=init, ask=ask)
-        self.kubelet.finish_admission(self.agent, self.clock.now, fails=False)
+        self.kubelet.begin_admission(self.agent.desk, resource, size, self.clock.now, init=init, ask=ask)
+        self.kubelet.finish_admission(self.agent.desk, self.clock.now, fails=False)
 
     @precondition(lambda self: self.kubelet.admission is not None)
     @rule(fails=st.booleans())
     def pod_gets_its_shares(self, fails: bool) -> None:
-        self.kubelet.finish_admission(self.agent, self.clock.now, fails=fails)
+        self.kubelet.finish_admission(self.agent.desk, self.clock.now, fails=fails)
 
     @precondition(lambda self: self.kubelet.pods)
     @rule(data=st.data())
@@ -288,18 +290,52 @@ class Node(RuleBasedStateMachine):
 
     # --- the hardware ---
 
-    @rule(index=INDICES, health=st.sampled_from(GpuHealth))
-    def gpu_changes_health(self, index: int, health: GpuHealth) -> None:
-        gpus = {one.uuid: one for one in self.inventory.gpus}
-        gpus[make.uuid_of(index)] = make.gpu(index, health=health)
-        self._has(make.inventory(*gpus.values()))
+    @rule(index=INDICES, health=st.sampled_from(GpuHealth), forgets_mig=st.booleans())
+    def gpu_changes_health(self, index: int, health: GpuHealth, forgets_mig: bool) -> None:
+        """A driver may know nothing of the MIG devices of a GPU that does not answer, nor that MIG is in force."""
+        ill = health is not GpuHealth.OK
+        found = [make.gpu(index, health=health)] if ill and forgets_mig else self._silicon(index, health)
+        self._has(make.inventory(*(one for one in self.inventory.gpus if one.physical != make.uuid_of(index)), *found))
 
     @precondition(lambda self: not self.disk.lost)
     @rule(index=INDICES, complete=st.booleans())
     def gpu_drops_out(self, index: int, complete: bool) -> None:
-        left = [one for one in self.inventory.gpus if one.uuid != make.uuid_of(index)]
-        shifted = [replace(one, index=position) for position, one in enumerate(left)]
+        left = [one for one in self.inventory.gpus if one.physical != make.uuid_of(index)]
+        order = list(dict.fromkeys(one.physical for one in left))
+        shifted = [replace(one, index=order.index(one.physical)) for one in left]
         self._has(make.inventory(*shifted, complete=complete))
+
+    @rule(index=INDICES, instances=st.none() | st.frozensets(st.integers(1, 4), max_size=3))
+    def mig_changes(self, index: int, instances: frozenset[int] | None) -> None:
+        """A GPU is divided, its instances are made and destroyed, and it is made whole again (None)."""
+        if any(one.uuid == make.uuid_of(index) and one.health is not GpuHealth.OK for one in self.inventory.gpus):
+            return
+        self.instances.pop(index, None)
+        if instances is not None:
+            self.instances[index] = instances
+        others = [one for one in self.inventory.gpus if one.physical != make.uuid_of(index)]
+        self._has(make.inventory(*others, *self._silicon(index)))
+
+    def _silicon(self, index: int, health: GpuHealth = GpuHealth.OK) -> list[Gpu]:
+        """A GPU, with its MIG devices if it has any."""
+        if index not in self.instances:
+            return [make.gpu(index, health=health)]
+        message = "" if health is GpuHealth.OK else f"it is {health.value}"
+        parts = [make.mig(index, instance) for instance in sorted(self.instances[index])]
+        return [make.with_mig(index, health=health), *(replace(one, health=health, message=message) for one in parts)]
+
+    def _all_gpus(self) -> list[Gpu]:
+        return [one for index in range(GPUS) for one in self._silicon(index)]
+
+    # --- the disk and the clock ---
+
+    @rule(writable=st.booleans())
+    def disk_fills_or_has_room(self, writable: bool) -> None:
+        self.disk.writable = writable
+
+    @rule(seconds=st.sampled_from([-86400.0, -3600.0, 3600.0, 86400.0]))
+    def wall_clock_is_set(self, seconds: float) -> None:
+        self.clock.ahead += seconds
 
     @rule(index=INDICES, xid=st.sampled_from([13, 48, 79]))
     def gpu_reports(self, index: int, xid: int) -> None:
@@ -328,7 +364,7 @@ class Node(RuleBasedStateMachine):
         """An admission under way takes less than two seconds, as does a look."""
         then = self.clock.now + seconds
         if self.kubelet.admission is not None and then >= self.kubelet.admission.begun_at + MENTION_SECONDS:
-            self.kubelet.finish_admission(self.agent, self.clock.now, fails=False)
+            self.kubelet.finish_admission(self.agent.desk, self.clock.now, fails=False)
         if self.begun is not None and then >= self.begun[0] + LOOK_SECONDS:
             self.look_ends(False)
         self.clock.now = then
@@ -353,12 +389,13 @@ class Node(RuleBasedStateMachine):
         """Pods end, GPUs return and are reset, everything answers: the node becomes what the config says."""
         if self.config is None:
             return
-        self.kubelet.finish_admission(self.agent, self.clock.now, fails=False)
+        self.kubelet.finish_admission(self.agent.desk, self.clock.now, fails=False)
         self.kubelet.knows_pods = True
         self.host.returns()
-        self.agent.turn()
+        self.agent.settle()
         self.driver_loads += 1
-        self._has(make.inventory(*(make.gpu(index) for index in range(GPUS))))
+        self.disk.writable = True
+        self._has(make.inventory(*self._all_gpus()))
         self._edit(replace(self.config, suspend=False))
         for pod in self.kubelet.pods.values():
             pod.finished = True
@@ -388,7 +425,7 @@ class Node(RuleBasedStateMachine):
                 assert entry.max_shares_per_container == want.rule.max_shares_per_container
         assert agent.streams.served == agent.desired.resources()
         self._daemons_are_as_wanted()
-        assert not drift(
+        found = drift(
             config=ConfigState("config"),
             desired=agent.desired,
             applied=agent.applied,
@@ -396,7 +433,8 @@ class Node(RuleBasedStateMachine):
             mps=agent.mps,
             registrations=(),
             views={},
-        )[1:]
+        )
+        assert not found[1:], found
 
     def _daemons_are_as_wanted(self) -> None:
         """One for each GPU under MPS, ready under the contract of its shares, and no other."""

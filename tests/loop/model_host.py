@@ -153,7 +153,7 @@ class ModelView:
                 before = {uuid: contract for uuid, (contract, _) in told.daemons.items()}
                 self._await(before, self.wanted or {}, self._began)
 
-    def want(self, wanted: Mapping[str, Contract]) -> None:
+    def asks(self, wanted: Mapping[str, Contract]) -> None:
         """Ask for these daemons and no others: a file that says so already is not written again."""
         if self.wanted is not None and wanted == self.wanted:
             return

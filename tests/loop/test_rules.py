@@ -116,8 +116,8 @@ def test_there_and_back_with_pods_is_the_same_state(
     for _ in range(data.draw(st.integers(0, 5))):
         if choices := node.kubelet.choices():
             resource = data.draw(st.sampled_from(choices))
-            node.kubelet.begin_admission(node.agent, resource, 1, node.clock.now, init=False, ask=True)
-            node.kubelet.finish_admission(node.agent, node.clock.now, fails=False)
+            node.kubelet.begin_admission(node.agent.desk, resource, 1, node.clock.now, init=False, ask=True)
+            node.kubelet.finish_admission(node.agent.desk, node.clock.now, fails=False)
     node.rests()
     before = node.agent.applied
     node.follow(*second)

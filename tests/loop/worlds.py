@@ -31,6 +31,15 @@ CONTRACTS = [
 ]
 
 
+SLICED_MIG = "example.com/mig.shared"
+FOR_MIG = [
+    replace(make.sliced(3, resource=SLICED_MIG), match=Match(mig=("*",))),
+    replace(make.mps(2, memory=2048, resource=SLICED_MIG), match=Match(mig=("1g.*",))),
+    replace(make.withheld(), match=Match(mig=("1g.10gb",))),
+]
+"""Rules for the MIG devices of all GPUs."""
+
+
 def under_mps(resource: str) -> st.SearchStrategy[Rule]:
     """A rule under MPS, of a few that differ in shares and limits."""
     return st.builds(
@@ -66,6 +75,8 @@ def rules(draw: st.DrawFn, gpus: int = GPUS) -> tuple[Rule, ...]:
             found.append(replace(mps, match=here))
         else:
             found.append(make.withheld(index))
+    if draw(st.booleans()):
+        found.append(draw(st.sampled_from(FOR_MIG)))
     return tuple(found)
 
 

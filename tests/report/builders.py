@@ -291,6 +291,7 @@ def conditions(**reasons: tuple[bool, str, str]) -> tuple[Condition, ...]:
         "Stalled": (False, "InTime", ""),
         "ServingLastKnownGood": (False, "DocumentAccepted", ""),
         "Suspended": (False, "NotSuspended", ""),
+        "PlanRefused": (False, "NothingRefused", ""),
     }
     return tuple(Condition(type_, *facts, since=AT - 60.5) for type_, facts in {**well, **reasons}.items())
 

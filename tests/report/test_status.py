@@ -356,7 +356,9 @@ def test_every_action_and_wait_has_words() -> None:
     assert "hold no XID against GPU 0 any more" in texts
     assert "take note of MIG device 1:7 (1g.5gb of NVIDIA A100-SXM4-40GB, ok)" in texts
     assert not [text for text in texts if "frozenset" in text or "{" in text]
-    assert to_json(builders.snapshot())["plan"] == {"converged": True, "actions": [], "waits": []}
+    nothing = {"devices": 0, "changed": 0, "maxUnavailable": 0, "underWay": [], "waiting": []}
+    expected = {"converged": True, "actions": [], "waits": [], "refused": [], "waves": nothing}
+    assert to_json(builders.snapshot())["plan"] == expected
 
 
 def test_a_wait_for_a_daemon_says_why() -> None:

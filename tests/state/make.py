@@ -119,9 +119,11 @@ def entry(
     health: GpuHealth = GpuHealth.OK,
     most: int | None = None,
     fault: str = "",
+    leaving: bool = False,
 ) -> AppliedGpu:
     """What is applied of one GPU."""
-    return AppliedGpu(gpu(index, health=health), contract, frozenset(numbers), fences or {}, most, fault=fault)
+    facts = gpu(index, health=health)
+    return AppliedGpu(facts, contract, frozenset(numbers), fences or {}, most, fault=fault, leaving=leaving)
 
 
 def daemon(

@@ -11,7 +11,7 @@ from nodeagent.model.health import EventsReason, XidLog
 from nodeagent.model.inventory import GpuHealth, Inventory, InventoryReason
 from nodeagent.model.kubelet import PodResourcesReason, PodResourcesStatus, RegistrationState, RegistrationStatus
 from nodeagent.model.mps import DaemonState, MpsReason, MpsStatus
-from nodeagent.model.plan import Plan, Wait, WaitReason
+from nodeagent.model.plan import Plan, Refusal, Wait, WaitReason
 from nodeagent.model.shares import AppliedGpu, ShareState
 from nodeagent.model.snapshot import Condition, ConfigState, DocumentInfo, GpuStatus
 from nodeagent.state.overview import draining_since, gpu_statuses, resource_statuses
@@ -60,7 +60,7 @@ def test_all_is_well() -> None:
     """Normal-true conditions are true, the others false; each is there exactly once, with a known reason."""
     found = conditions(WELL, ())
     assert {one.type for one in found if one.status} == NORMAL_TRUE
-    assert len({one.type for one in found}) == len(found) == 14
+    assert len({one.type for one in found}) == len(found) == 15
     assert all(one.reason in set(Reason) for one in found)
 
 
@@ -278,6 +278,16 @@ def test_what_is_out_of_the_ordinary_is_told() -> None:
     facts = replace(WELL, config=config)
     assert condition(facts, "ServingLastKnownGood").status
     assert condition(facts, "Suspended").status
+
+
+def test_a_gpu_without_a_plan_is_reported_by_name() -> None:
+    """With what its plan would break. The node is ready all the same: the others go on."""
+    assert not condition(WELL, "PlanRefused").status
+    facts = replace(WELL, plan=Plan(refused=(Refusal("GPU-0", "cannot drop shares"), Refusal("GPU-x", "broken"))))
+    found = condition(facts, "PlanRefused")
+    assert (found.status, found.reason) == (True, Reason.INVARIANT_BROKEN)
+    assert found.message == "GPU 0 stays as it is: cannot drop shares; GPU-x stays as it is: broken"
+    assert condition(facts, "Ready").status
 
 
 def test_a_condition_keeps_its_since_while_status_and_reason_stay() -> None:
