@@ -22,7 +22,7 @@ class ListStrategy(Enum):
 
 
 class IdStrategy(Enum):
-    """What names a GPU to the container runtime."""
+    """What names a GPU to the container runtime. The index is the driver's."""
 
     UUID = "uuid"
     INDEX = "index"
@@ -132,6 +132,7 @@ class HandOverReason(Enum):
     DEVICES_MISSING = "DevicesMissing"
     CHANNEL_MISSING = "ChannelMissing"
     MIG_BY_INDEX = "MigByIndex"
+    INDEX_UNKNOWN = "IndexUnknown"
 
     @property
     def well(self) -> bool:

@@ -9,16 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from nodeagent.model.inventory import GpuHealth
-from nodeagent.model.snapshot import Condition, ConfigState, DocumentInfo, DriftKind, Reload, ReloadResult, Snapshot
+from nodeagent.model.snapshot import (
+    ABNORMAL,
+    Condition,
+    ConfigState,
+    DocumentInfo,
+    DriftKind,
+    Reload,
+    ReloadResult,
+    Snapshot,
+)
 from nodeagent.report.markup import Html, fill, items, join, since
 from nodeagent.report.page_gpus import gpus
 from nodeagent.report.page_style import STYLE
 from nodeagent.report.words import Names, count, describe_action, describe_wait
 
 REFRESH_SECONDS = 10
-
-_ABNORMAL = frozenset({"Draining", "Stalled", "ServingLastKnownGood", "Suspended"})
-"""Conditions that are true when something is out of the ordinary."""
 
 _PROMPT = frozenset({"LabelsSynced", "HandOverReady"})
 """Conditions that are no fault while they are Pending: what is written or looked for with each change."""
@@ -145,7 +151,7 @@ def _unhealthy(snapshot: Snapshot) -> Iterator[str]:
 
 
 def _well(condition: Condition) -> bool:
-    return condition.status is not (condition.type in _ABNORMAL)
+    return condition.status is not (condition.type in ABNORMAL)
 
 
 def _faulty(condition: Condition) -> bool:
@@ -265,7 +271,7 @@ def _drift(snapshot: Snapshot, now: float) -> Html:
 def _conditions(conditions: Iterable[Condition], now: float) -> Html:
     def row(condition: Condition) -> Iterator[object]:
         well = _well(condition)
-        tone = "ok" if well else "warn" if condition.type in _ABNORMAL else "bad"
+        tone = "ok" if well else "warn" if condition.type in ABNORMAL else "bad"
         yield condition.type
         yield fill('<span class="tag {}">{} {}</span>', tone, _MARKS[tone], condition.reason)
         yield condition.message

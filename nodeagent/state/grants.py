@@ -117,12 +117,14 @@ def client(resource: str, gpu: Gpu, contract: Contract, shares: int, mps: MpsSta
 
 
 def device_id(gpu: Gpu, strategy: IdStrategy) -> str | None:
-    """What names a GPU to the container runtime. None where nothing does: a runtime counts the MIG devices of a GPU in
-    the driver's order, which is not known here.
+    """What names a GPU to the container runtime: by index the driver's number of now, since that is what it counts by.
+
+    None where nothing does: while the driver does not say which number a GPU has, and for MIG devices, which a runtime
+    counts in the driver's order, which is not known here.
     """
     if strategy is IdStrategy.UUID:
         return gpu.uuid
-    return str(gpu.index) if gpu.mig is None else None
+    return str(gpu.driver_index) if gpu.mig is None and gpu.driver_index is not None else None
 
 
 def cdi_devices(ids: Iterable[str], channels: Iterable[str], handover: HandOver) -> tuple[str, ...]:
@@ -162,7 +164,9 @@ def _id(resource: str, gpu: Gpu, handover: HandOver) -> str:
     if found is None:
         raise _refused(
             resource,
-            f"{gpu.name}: a MIG device cannot be handed over by index; set the device id strategy to uuid",
+            f"{gpu.name}: a MIG device cannot be handed over by index; set the device id strategy to uuid"
+            if gpu.mig is not None
+            else f"{gpu.name} cannot be handed over by index: the driver does not report its current index",
         )
     return found
 

@@ -2,7 +2,7 @@
 known.
 
 Conditions are states, stated positively: `Ready` and its like are True when all is well, `Draining`, `Stalled`,
-`ServingLastKnownGood` and `Suspended` are True when something is out of the ordinary.
+`ServingLastKnownGood`, `Suspended` and `GpusRenumbered` are True when something is out of the ordinary.
 """
 
 from __future__ import annotations
@@ -97,10 +97,11 @@ class Reason(StrEnum):
     DEVICES_MISSING = "DevicesMissing"
     CHANNEL_MISSING = "ChannelMissing"
     MIG_BY_INDEX = "MigByIndex"
+    INDEX_UNKNOWN = "IndexUnknown"
     # StateDirWritable
     WRITABLE = "Writable"
     WRITE_FAILED = "WriteFailed"
-    # Draining, Stalled, ServingLastKnownGood, Suspended
+    # Draining, Stalled, ServingLastKnownGood, Suspended, GpusRenumbered
     PODS_HOLD_SHARES = "PodsHoldShares"
     NOTHING_DRAINS = "NothingDrains"
     DRAIN_TIMEOUT = "DrainTimeout"
@@ -109,6 +110,8 @@ class Reason(StrEnum):
     DOCUMENT_ACCEPTED = "DocumentAccepted"
     CONFIG_SUSPENDS = "ConfigSuspends"
     NOT_SUSPENDED = "NotSuspended"
+    NUMBERS_DIFFER = "NumbersDiffer"
+    NUMBERS_AGREE = "NumbersAgree"
 
 
 _REJECTED = {
@@ -156,6 +159,7 @@ class Facts:
 
 def conditions(facts: Facts, before: Iterable[Condition]) -> tuple[Condition, ...]:
     """All conditions, with `since` carried over from `before` where status and reason are the same."""
+    before = tuple(before)
     config = _config_accepted(facts)
     registered = _registered(facts)
     found = (
@@ -166,7 +170,7 @@ def conditions(facts: Facts, before: Iterable[Condition]) -> tuple[Condition, ..
             "HealthWatched",
             facts.xids.reason is EventsReason.WATCHING,
             Reason(facts.xids.reason.value),
-            facts.xids.message,
+            _with_names(facts.xids.message, facts),
         ),
         registered,
         Condition(
@@ -204,6 +208,7 @@ def conditions(facts: Facts, before: Iterable[Condition]) -> tuple[Condition, ..
             Reason.CONFIG_SUSPENDS if facts.config.suspended else Reason.NOT_SUSPENDED,
             "spec.suspend is true: what is applied is kept" if facts.config.suspended else "",
         ),
+        _renumbered(facts, before),
     )
     known = {(entry.type, entry.status, entry.reason): entry.since for entry in before}
     return tuple(
@@ -252,8 +257,15 @@ def _inventory_ready(facts: Facts) -> Condition:
         "InventoryReady",
         inventory.reason is InventoryReason.FOUND,
         Reason(inventory.reason.value),
-        inventory.message or _counted(inventory),
+        _with_names(inventory.message, facts) or _counted(inventory),
     )
+
+
+def _with_names(message: str, facts: Facts) -> str:
+    """What the driver has to say of GPUs, which it calls by their uuids, with the names that they have here."""
+    for entry in facts.applied.ordered():
+        message = message.replace(f"{entry.gpu.uuid}: ", f"{entry.gpu.name} ({entry.gpu.uuid}): ")
+    return message
 
 
 def _without_devices(facts: Facts) -> list[Gpu]:
@@ -330,6 +342,21 @@ def _handover_ready(facts: Facts) -> Condition:
     offered = (entry.gpu for entry in facts.applied.gpus.values() if entry.contract is not None and entry.healthy)
     reason, message = readiness(facts.handover, facts.host_files, offered)
     return Condition("HandOverReady", reason.well, Reason(reason.value), message)
+
+
+def _renumbered(facts: Facts, before: Iterable[Condition]) -> Condition:
+    """Whether the driver, and so `nvidia-smi`, calls a GPU by another number than rules and messages do. While the
+    driver does not answer it stays as it was.
+    """
+    known = next((entry for entry in before if entry.type == "GpusRenumbered"), None)
+    if known is not None and not facts.inventory.complete:
+        return known
+    found = [entry.gpu for entry in facts.applied.ordered() if entry.gpu.renumbered and entry.gpu.mig is None]
+    if not found:
+        return Condition("GpusRenumbered", False, Reason.NUMBERS_AGREE, "")
+    numbers = ", ".join(f"{gpu.name} has index {gpu.driver_index} there" for gpu in found)
+    message = f"the driver, and nvidia-smi, count the GPUs otherwise than rules and messages: {numbers}"
+    return Condition("GpusRenumbered", True, Reason.NUMBERS_DIFFER, message)
 
 
 def _drains(facts: Facts) -> tuple[Condition, Condition]:
