@@ -31,10 +31,11 @@ def node_gpus(inventory: Inventory, applied: Applied) -> tuple[Gpu, ...]:
     One that is remembered from before a reboot and has not been seen since was taken out of the node, and is not a GPU
     of this node any more, once every GPU that the driver counts has answered: one that hangs or is lost may be it.
     A MIG device that a GPU which answers does not list was destroyed, and is no more either, whatever becomes of its
-    GPU.
+    GPU. A GPU that does not answer keeps what it last said of MIG: it is whole, or its MIG devices are, and never both.
     """
+    inventory = replace(inventory, gpus=tuple(_with_its_mig(gpu, applied) for gpu in inventory.gpus))
     listed = inventory.by_uuid()
-    known = {uuid: entry.gpu for uuid, entry in applied.gpus.items() if not _is_gone(entry, inventory)}
+    known = {uuid: entry.gpu for uuid, entry in applied.gpus.items() if not _is_gone(entry, listed, inventory, applied)}
     numbers = _numbers(inventory, known.values())
     gpus = [_called(gpu, inventory) for gpu in inventory.gpus]
     for uuid in known.keys() - listed.keys():
@@ -59,19 +60,31 @@ def lost(gpu: Gpu) -> Gpu:
     return replace(_nameless(gpu), health=GpuHealth.LOST, message=REMOVED if gpu.mig is None else DESTROYED)
 
 
-def _is_gone(entry: AppliedGpu, inventory: Inventory) -> bool:
-    listed = inventory.by_uuid()
+def _with_its_mig(gpu: Gpu, applied: Applied) -> Gpu:
+    """A GPU that does not answer does not say whether MIG is in force either, whatever the driver makes of it."""
+    known = applied.gpus.get(gpu.uuid)
+    if gpu.health is GpuHealth.OK or gpu.mig is not None or known is None:
+        return gpu
+    return replace(gpu, mig_enabled=known.gpu.mig_enabled)
+
+
+def _is_gone(entry: AppliedGpu, listed: Mapping[str, Gpu], inventory: Inventory, applied: Applied) -> bool:
     if entry.gpu.uuid in listed:
         return False
-    return (entry.unseen and inventory.whole) or _is_destroyed(entry.gpu, listed)
+    return (entry.unseen and inventory.whole) or _is_destroyed(entry.gpu, listed, applied)
 
 
-def _is_destroyed(gpu: Gpu, listed: Mapping[str, Gpu]) -> bool:
+def _is_destroyed(gpu: Gpu, listed: Mapping[str, Gpu], applied: Applied) -> bool:
     if gpu.mig is None:
         return False
+    if gpu.message == DESTROYED:
+        return True
     parent = listed.get(gpu.mig.parent)
-    # A GPU that is well and has something to say cannot be asked for its MIG devices.
-    return gpu.message == DESTROYED or (parent is not None and parent.health is GpuHealth.OK and not parent.message)
+    if parent is not None:
+        # A GPU that is well and has something to say cannot be asked for its MIG devices.
+        return not parent.mig_enabled or (parent.health is GpuHealth.OK and not parent.message)
+    known = applied.gpus.get(gpu.mig.parent)
+    return known is not None and not known.gpu.mig_enabled
 
 
 # --- the number that a GPU keeps ------------------------------------------------------------------------------------
