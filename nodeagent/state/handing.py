@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from nodeagent.model.handover import CONTROL_NODES, IMEX_CHANNEL, HandOver, HandOverReason, HostFiles
 from nodeagent.model.inventory import Gpu
-from nodeagent.state.grants import cdi_devices, channels_found, device_id, gpu_nodes
+from nodeagent.state.grants import cdi_devices, channels_found, device_id, gpu_nodes, is_outdated
 from nodeagent.state.naming import gpus as named
 
 _Verdict = tuple[HandOverReason, str]
@@ -87,6 +87,12 @@ def _specifications(handover: HandOver, host: HostFiles, gpus: Sequence[Gpu]) ->
     if missing:
         return HandOverReason.DEVICES_MISSING, (
             f"the CDI specification of {kind} in {where} lacks {named(missing)} by {handover.id_strategy.value}{why}; "
+            f"{_make(handover, host)}"
+        )
+    if outdated := [gpu for gpu in gpus if is_outdated(gpu, handover, host)]:
+        return HandOverReason.SPEC_OUTDATED, (
+            f"the CDI specification of {kind} in {where} gives other GPUs by the names of {named(outdated)}, and"
+            f" containers that ask for them are refused: it is from before the driver's numbers changed; "
             f"{_make(handover, host)}"
         )
     others = [name for name in cdi_devices((), channels_found(handover, host), handover) if not _resolves(name, host)]

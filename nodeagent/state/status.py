@@ -94,6 +94,7 @@ class Reason(StrEnum):
     NODES_FOUND = "NodesFound"
     SPEC_FOUND = "SpecFound"
     SPEC_MISSING = "SpecMissing"
+    SPEC_OUTDATED = "SpecOutdated"
     DEVICES_MISSING = "DevicesMissing"
     CHANNEL_MISSING = "ChannelMissing"
     MIG_BY_INDEX = "MigByIndex"

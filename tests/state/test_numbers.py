@@ -45,6 +45,7 @@ class Node:
     dropped: set[str] = field(default_factory=set)
     divided: set[str] = field(default_factory=set)
     minors: dict[str, int] = field(default_factory=dict)
+    specification: dict[str, int] = field(default_factory=dict)
     driver: InventoryReason = InventoryReason.FOUND
     inventory: Inventory = field(default_factory=Inventory)
     applied: Applied = field(default_factory=Applied)
@@ -95,6 +96,10 @@ class Node:
         self.applied = unseen(self.applied)
         self.gpus = node_gpus(self.inventory, self.applied)
 
+    def make_specification(self) -> None:
+        """The container toolkit writes down which device node each index stands for now."""
+        self.specification = {f"{index}": self.minors[uuid] for index, uuid in enumerate(self.order())}
+
     def numbers(self) -> dict[str, int]:
         """The number that each whole GPU keeps."""
         return {gpu.uuid: gpu.index for gpu in self.gpus if gpu.mig is None}
@@ -120,22 +125,27 @@ def told(node: Node, uuid: str, handover: HandOver) -> tuple[str, ...] | None:
     (gpu,) = (one for one in node.gpus if one.uuid == uuid)
     if gpu.health is not GpuHealth.OK:
         return None  # `allocate` refuses it as unhealthy
+    minors = {f"nvidia.com/gpu={name}": frozenset({minor}) for name, minor in node.specification.items()}
     try:
-        found = grant([gpu], handover, HOST, resource="nvidia.com/gpu", shares=[uuid])
+        found = grant([gpu], handover, replace(HOST, cdi_minors=minors), resource="nvidia.com/gpu", shares=[uuid])
     except Refused:
         return None
     return resolved(node, found)
 
 
 def resolved(node: Node, found: ContainerGrant) -> tuple[str, ...]:
-    """What a container runtime makes of an answer by index: every place in which it names a GPU."""
-    names = [name.rpartition("=")[2] for name in found.cdi_devices]
-    names += [name.rpartition("=")[2] for text in found.annotations.values() for name in text.split(",")]
+    """What a container runtime makes of an answer by index: every place in which it names a GPU. A CDI name stands for
+    what the specification says, where that has it.
+    """
+    cdi = [name.rpartition("=")[2] for name in found.cdi_devices]
+    cdi += [name.rpartition("=")[2] for text in found.annotations.values() for name in text.split(",")]
     visible = found.envs.get("NVIDIA_VISIBLE_DEVICES", "")
+    names = [name for name in cdi if name not in node.specification]
     names += visible.split(",") if visible and not visible.startswith("/") else []
     names += [mount.container_path.rpartition("/")[2] for mount in found.mounts]
     by_minor = {minor: uuid for uuid, minor in node.minors.items()}
-    nodes = [device.host_path.removeprefix("/dev/nvidia") for device in found.devices]
+    numbers = [f"{node.specification[name]}" for name in cdi if name in node.specification]
+    nodes = numbers + [device.host_path.removeprefix("/dev/nvidia") for device in found.devices]
     order = node.order()
     return (*(order[int(name)] for name in names), *(by_minor[int(number)] for number in nodes if number.isdecimal()))
 
@@ -173,6 +183,19 @@ def test_when_the_driver_counts_the_other_way_round(handover: HandOver) -> None:
     assert node.numbers() == {"U0": 0, "U1": 1, "U2": 2, "U3": 3}
     assert [gpu.driver_index for gpu in node.gpus] == [3, 2, 1, 0]
     assert all(set(told(node, uuid, handover) or ()) == {uuid} for uuid in node.order())
+
+
+def test_a_specification_from_before_gives_nobody_another_gpu() -> None:
+    """It says what each index stood for when it was made. Who would get another GPU is refused until that is new."""
+    cdi = BY_INDEX[-1]
+    node = started("U0", "U1", "U2")
+    node.make_specification()
+    assert set(told(node, "U1", cdi) or ()) == {"U1"}
+    node.dropped.add("U0")
+    node.look()
+    assert told(node, "U1", cdi) is None
+    node.make_specification()
+    assert set(told(node, "U1", cdi) or ()) == {"U1"}
 
 
 def test_a_gpu_that_returns_has_its_number() -> None:
@@ -371,6 +394,11 @@ class Histories(RuleBasedStateMachine):
     def reboots(self) -> None:
         """The machine is started anew, whatever state its GPUs are in."""
         rebooted(self.node)
+
+    @rule()
+    def makes_specification(self) -> None:
+        """CDI devices mean what they should, as long as nothing changes."""
+        self.node.make_specification()
 
     @rule(looks=st.booleans())
     def restarts(self, looks: bool) -> None:
