@@ -14,7 +14,6 @@ import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from nodeagent import __version__
@@ -40,7 +39,7 @@ from nodeagent.report.http import HttpServer
 from nodeagent.report.metrics import Metrics
 from nodeagent.settings import Settings
 from nodeagent.state.summarize import Identity
-from nodeagent.store.state_dir import StateDir
+from nodeagent.store.state_dir import StateDir, boot_id
 from nodeagent.watcher import DirectoryWatch
 
 if TYPE_CHECKING:
@@ -64,7 +63,6 @@ _LOCK_RETRY = 0.5
 _ANSWER_FIRST = 0.01
 """Seconds that a turn waits after an Allocate, so that it does not come between the answer and the kubelet."""
 _RESTART_AFTER = (1.0, 30.0)
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 T = TypeVar("T")
 
@@ -445,11 +443,3 @@ def _identity(settings: Settings) -> str:
     """The key of the last known good config: pool and config name."""
     name = settings.config.name if settings.config.suffix else "sharing.yaml"
     return f"{settings.pool or ''}/{name}"
-
-
-def boot_id() -> str:
-    """What tells this boot of the machine from every other; empty where the kernel does not say."""
-    try:
-        return _BOOT_ID.read_text(encoding="ascii").strip()
-    except OSError:
-        return ""

@@ -12,13 +12,13 @@ from nodeagent.model.health import describe_xids
 from nodeagent.model.inventory import GpuHealth
 from nodeagent.model.plan import Plan
 from nodeagent.model.shares import Applied, AppliedGpu
-from nodeagent.model.snapshot import ABNORMAL_TRUE, Condition, Snapshot
+from nodeagent.model.snapshot import ABNORMAL, Condition, Snapshot
 from nodeagent.state.observed import Observed
 from nodeagent.state.status import Reason
 
 logger = logging.getLogger(__name__)
 
-_TOLD = ("InventoryReady", "HealthWatched", "MpsReady", "LabelsSynced", "HandOverReady", "Stalled")
+_TOLD = ("InventoryReady", "HealthWatched", "MpsReady", "LabelsSynced", "HandOverReady", "Stalled", "GpusRenumbered")
 
 _ON_THEIR_WAY = (Reason.STARTING, Reason.STOPPING)
 """Reasons of a condition that is not met because what was asked for takes a moment."""
@@ -40,7 +40,7 @@ def conditions(before: Snapshot | None, after: Snapshot) -> None:
 def _level(condition: Condition) -> int:
     if condition.type in _PROMPT and condition.reason == Reason.PENDING:
         return logging.DEBUG
-    good = condition.status is not (condition.type in ABNORMAL_TRUE) or condition.reason in _ON_THEIR_WAY
+    good = condition.status is not (condition.type in ABNORMAL) or condition.reason in _ON_THEIR_WAY
     return logging.INFO if good else logging.WARNING
 
 

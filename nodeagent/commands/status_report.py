@@ -15,7 +15,7 @@ from nodeagent.commands.terminal import Terminal
 from nodeagent.model.inventory import Gpu
 from nodeagent.model.mps import MpsReason
 from nodeagent.model.plan import Waves
-from nodeagent.model.snapshot import ABNORMAL_TRUE, DriftKind
+from nodeagent.model.snapshot import ABNORMAL, DriftKind
 from nodeagent.report.words import describe_waves
 from nodeagent.state.naming import gpus as gpu_list
 
@@ -44,7 +44,7 @@ def text(status: Status, agent: str, terminal: Terminal, now: float) -> Iterator
 
 def is_normal(condition: dict[str, Any]) -> bool:
     """Whether a condition is as on a node where all is well."""
-    return bool(condition["status"]) != (condition["type"] in ABNORMAL_TRUE)
+    return bool(condition["status"]) != (condition["type"] in ABNORMAL)
 
 
 def _head(status: Status, agent: str, terminal: Terminal, now: float) -> Iterator[str]:
@@ -107,7 +107,7 @@ def _conditions(status: Status, terminal: Terminal, now: float) -> Iterator[str]
             message = _message(status, condition)
             value = "" if condition["status"] else "not "
             head = f"{value}{condition['type']}, {condition['reason']}, for {age(condition['since'], now)}"
-            style = "yellow" if condition["type"] in ABNORMAL_TRUE else "red"
+            style = "yellow" if condition["type"] in ABNORMAL else "red"
             yield from terminal.paragraph(style, f"{head}: {message}" if message else head)
 
 

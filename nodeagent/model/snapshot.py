@@ -16,9 +16,6 @@ from nodeagent.model.node import NodeStatus
 from nodeagent.model.plan import Plan
 from nodeagent.model.shares import Applied, Listing, ShareState
 
-ABNORMAL_TRUE = frozenset({"Draining", "Stalled", "ServingLastKnownGood", "Suspended", "PlanRefused"})
-"""Conditions that are False on a node where all is well; all others are True there."""
-
 
 @dataclass(frozen=True, slots=True)
 class Condition:
@@ -29,6 +26,10 @@ class Condition:
     reason: str
     message: str
     since: float = 0.0
+
+
+ABNORMAL = frozenset({"Draining", "Stalled", "ServingLastKnownGood", "Suspended", "PlanRefused", "GpusRenumbered"})
+"""Conditions that are true when something is out of the ordinary."""
 
 
 class DriftKind(Enum):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from nodeagent.model.inventory import GpuHealth
 from nodeagent.model.snapshot import (
-    ABNORMAL_TRUE,
+    ABNORMAL,
     Condition,
     ConfigState,
     DocumentInfo,
@@ -25,8 +25,6 @@ from nodeagent.report.page_style import STYLE
 from nodeagent.report.words import Names, count, describe_action, describe_wait, describe_waves
 
 REFRESH_SECONDS = 10
-
-"""Conditions that are true when something is out of the ordinary."""
 
 _PROMPT = frozenset({"LabelsSynced", "HandOverReady"})
 """Conditions that are no fault while they are Pending: what is written or looked for with each change."""
@@ -153,7 +151,7 @@ def _unhealthy(snapshot: Snapshot) -> Iterator[str]:
 
 
 def _well(condition: Condition) -> bool:
-    return condition.status is not (condition.type in ABNORMAL_TRUE)
+    return condition.status is not (condition.type in ABNORMAL)
 
 
 def _faulty(condition: Condition) -> bool:
@@ -274,7 +272,7 @@ def _drift(snapshot: Snapshot, now: float) -> Html:
 def _conditions(conditions: Iterable[Condition], now: float) -> Html:
     def row(condition: Condition) -> Iterator[object]:
         well = _well(condition)
-        tone = "ok" if well else "warn" if condition.type in ABNORMAL_TRUE else "bad"
+        tone = "ok" if well else "warn" if condition.type in ABNORMAL else "bad"
         yield condition.type
         yield fill('<span class="tag {}">{} {}</span>', tone, _MARKS[tone], condition.reason)
         yield condition.message

@@ -147,6 +147,7 @@ def _inventory(inventory: Inventory) -> Json:
         "reason": inventory.reason.value,
         "message": inventory.message,
         "complete": inventory.complete,
+        "count": inventory.counted,
         "driverLoad": inventory.driver_load,
         "gpus": [facts_to_json(gpu) for gpu in inventory.gpus],
     }

@@ -2,7 +2,7 @@
 known.
 
 Conditions are states, stated positively: `Ready` and its like are True when all is well, `Draining`, `Stalled`,
-`ServingLastKnownGood`, `Suspended` and `PlanRefused` are True when something is out of the ordinary.
+`ServingLastKnownGood`, `Suspended`, `PlanRefused` and `GpusRenumbered` are True when something is out of the ordinary.
 """
 
 from __future__ import annotations
@@ -94,13 +94,15 @@ class Reason(StrEnum):
     NODES_FOUND = "NodesFound"
     SPEC_FOUND = "SpecFound"
     SPEC_MISSING = "SpecMissing"
+    SPEC_OUTDATED = "SpecOutdated"
     DEVICES_MISSING = "DevicesMissing"
     CHANNEL_MISSING = "ChannelMissing"
     MIG_BY_INDEX = "MigByIndex"
+    INDEX_UNKNOWN = "IndexUnknown"
     # StateDirWritable
     WRITABLE = "Writable"
     WRITE_FAILED = "WriteFailed"
-    # Draining, Stalled, ServingLastKnownGood, Suspended
+    # Draining, Stalled, ServingLastKnownGood, Suspended, GpusRenumbered
     PODS_HOLD_SHARES = "PodsHoldShares"
     NOTHING_DRAINS = "NothingDrains"
     DRAIN_TIMEOUT = "DrainTimeout"
@@ -112,6 +114,9 @@ class Reason(StrEnum):
     # PlanRefused
     INVARIANT_BROKEN = "InvariantBroken"
     NOTHING_REFUSED = "NothingRefused"
+    # GpusRenumbered
+    NUMBERS_DIFFER = "NumbersDiffer"
+    NUMBERS_AGREE = "NumbersAgree"
 
 
 _REJECTED = {
@@ -159,6 +164,7 @@ class Facts:
 
 def conditions(facts: Facts, before: Iterable[Condition]) -> tuple[Condition, ...]:
     """All conditions, with `since` carried over from `before` where status and reason are the same."""
+    before = tuple(before)
     config = _config_accepted(facts)
     registered = _registered(facts)
     found = (
@@ -169,7 +175,7 @@ def conditions(facts: Facts, before: Iterable[Condition]) -> tuple[Condition, ..
             "HealthWatched",
             facts.xids.reason is EventsReason.WATCHING,
             Reason(facts.xids.reason.value),
-            facts.xids.message,
+            _with_names(facts.xids.message, facts),
         ),
         registered,
         Condition(
@@ -208,6 +214,7 @@ def conditions(facts: Facts, before: Iterable[Condition]) -> tuple[Condition, ..
             "spec.suspend is true: what is applied is kept" if facts.config.suspended else "",
         ),
         _plan_refused(facts),
+        _renumbered(facts, before),
     )
     known = {(entry.type, entry.status, entry.reason): entry.since for entry in before}
     return tuple(
@@ -256,8 +263,15 @@ def _inventory_ready(facts: Facts) -> Condition:
         "InventoryReady",
         inventory.reason is InventoryReason.FOUND,
         Reason(inventory.reason.value),
-        inventory.message or _counted(inventory),
+        _with_names(inventory.message, facts) or _counted(inventory),
     )
+
+
+def _with_names(message: str, facts: Facts) -> str:
+    """What the driver has to say of GPUs, which it calls by their uuids, with the names that they have here."""
+    for entry in facts.applied.ordered():
+        message = message.replace(f"{entry.gpu.uuid}: ", f"{entry.gpu.name} ({entry.gpu.uuid}): ")
+    return message
 
 
 def _without_devices(facts: Facts) -> list[Gpu]:
@@ -350,6 +364,21 @@ def refusals(applied: Applied, refused: Iterable[Refusal]) -> str:
         entry = applied.gpus.get(one.uuid)
         told.append(f"{entry.gpu.name if entry is not None else one.uuid} stays as it is: {one.message}")
     return "; ".join(told)
+
+
+def _renumbered(facts: Facts, before: Iterable[Condition]) -> Condition:
+    """Whether the driver, and so `nvidia-smi`, calls a GPU by another number than rules and messages do. While the
+    driver does not answer it stays as it was.
+    """
+    known = next((entry for entry in before if entry.type == "GpusRenumbered"), None)
+    if known is not None and not facts.inventory.complete:
+        return known
+    found = [entry.gpu for entry in facts.applied.ordered() if entry.gpu.renumbered and entry.gpu.mig is None]
+    if not found:
+        return Condition("GpusRenumbered", False, Reason.NUMBERS_AGREE, "")
+    numbers = ", ".join(f"{gpu.name} has index {gpu.driver_index} there" for gpu in found)
+    message = f"the driver, and nvidia-smi, count the GPUs otherwise than rules and messages: {numbers}"
+    return Condition("GpusRenumbered", True, Reason.NUMBERS_DIFFER, message)
 
 
 def _drains(facts: Facts) -> tuple[Condition, Condition]:

@@ -38,8 +38,8 @@ def offered(found: World, resource: str) -> int:
 
 
 def test_a_finished_pod_that_had_a_gpu_as_a_whole_one_holds_up_that_gpu_only() -> None:
-    """MIG is enabled on it, and an agent starts without memory: what the kubelet's checkpoint names is taken for held, the
-    MIG devices wait for it, and every other GPU is offered.
+    """MIG is enabled on it, and an agent starts without memory: what the kubelet's checkpoint names is taken for held,
+    the MIG devices wait for it, and every other GPU is offered.
     """
     found = node(make.gpu(0), make.with_mig(1), make.mig(1, 1), make.mig(1, 2), make.gpu(2))
     found.kubelet.checkpoint.add(CheckpointEntry("finished", "main", "nvidia.com/gpu", "GPU-1"))

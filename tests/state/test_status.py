@@ -60,7 +60,7 @@ def test_all_is_well() -> None:
     """Normal-true conditions are true, the others false; each is there exactly once, with a known reason."""
     found = conditions(WELL, ())
     assert {one.type for one in found if one.status} == NORMAL_TRUE
-    assert len({one.type for one in found}) == len(found) == 15
+    assert len({one.type for one in found}) == len(found) == 16
     assert all(one.reason in set(Reason) for one in found)
 
 
@@ -92,6 +92,34 @@ def test_what_is_wrong_is_told_by_its_condition(type_: str, facts: Facts, reason
     """Each fault turns its own condition false, with its reason."""
     found = condition(facts, type_)
     assert (found.status, found.reason) == (False, reason)
+
+
+def test_gpus_that_the_driver_calls_otherwise_are_named() -> None:
+    """With the driver's numbers; a lost one has none, a MIG device those of its GPU. While the driver does not answer
+    the condition stays; it ends when the numbers agree.
+    """
+    moved = replace(make.gpu(1), driver_index=0)
+    part = replace(make.mig(1, 7), driver_index=0)
+    entries = [make.entry(0, health=GpuHealth.LOST), AppliedGpu(moved), AppliedGpu(part), make.entry(2)]
+    facts = replace(WELL, applied=make.applied(*entries))
+    found = condition(facts, "GpusRenumbered")
+    assert (found.status, found.reason) == (True, Reason.NUMBERS_DIFFER)
+    assert found.message == (
+        "the driver, and nvidia-smi, count the GPUs otherwise than rules and messages: GPU 1 has index 0 there"
+    )
+    silent = replace(WELL, inventory=replace(WELL.inventory, complete=False), applied=make.applied(make.entry(1)))
+    assert next(one for one in conditions(silent, [found]) if one.type == "GpusRenumbered") == found
+    (after,) = (one for one in conditions(WELL, [found]) if one.type == "GpusRenumbered")
+    assert (after.status, after.reason, after.message) == (False, Reason.NUMBERS_AGREE, "")
+
+
+def test_what_the_driver_says_of_a_gpu_is_told_by_its_name_here() -> None:
+    """Drivers name GPUs by uuid, since their numbers may be others; one without a name is the driver's."""
+    message = "GPU-1: no answer; the driver's GPU 3: no answer"
+    inventory = Inventory(reason=InventoryReason.GPU_HANGS, message=message)
+    facts = replace(WELL, inventory=inventory, applied=make.applied(make.entry(1)), xids=XidLog(message=message))
+    for type_ in ("InventoryReady", "HealthWatched"):
+        assert condition(facts, type_).message == "GPU 1 (GPU-1): no answer; the driver's GPU 3: no answer"
 
 
 @pytest.mark.parametrize("reason", list(InventoryReason))
