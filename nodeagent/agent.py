@@ -30,6 +30,7 @@ from nodeagent.errors import CannotStart
 from nodeagent.keeper import Gate
 from nodeagent.kubelet.plugins import Plugins
 from nodeagent.kubelet.pod_resources import PodResources
+from nodeagent.kubelet.shown import ShownIds
 from nodeagent.model.config import Document, Loaded
 from nodeagent.model.holds import Holds
 from nodeagent.model.shares import Applied
@@ -117,6 +118,7 @@ class Agent:
                 subscribe=self._watch.subscribe,
                 wake=self._wake.set,
                 on_allocate=self._metrics.allocation,
+                shown=ShownIds(settings.pod_resources_dir / "kubelet.sock"),
             )
             self._mps_host = _spawned(settings) if settings.mps_host == "spawn" else None
             self._mps: NoMps | MpsView = self._no_mps() if settings.mps_host == "off" else self._open_mps()

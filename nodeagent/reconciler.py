@@ -281,7 +281,7 @@ class Reconciler:
 
     def _observe(self, gpus: tuple[Gpu, ...], pods: PodResourcesStatus) -> Observed:
         now = self._clock()
-        comparison = kubelet_view.compare(self._views, self._live(), pods.listing)
+        comparison = kubelet_view.compare(self._views, self._live(), pods.listing, now)
         self._views = comparison.views
         self._orphans = daemons.orphans(self._orphans, self._applied, self._devices.inventory)
         return Observed(
@@ -358,9 +358,7 @@ class Reconciler:
             self._listings = lists.lists(self._applied, served, self._listings)
             self._listed = self._applied
         self._published = {
-            name: known
-            if (known := self._published.get(name)) is not None and known.listing is listing
-            else Published(listing, now)
+            name: kubelet_view.publish(self._published.get(name), listing, now)
             for name, listing in self._listings.items()
         }
         held = holds.held(self._holds, now)
@@ -435,6 +433,7 @@ class Reconciler:
             mps=mps,
             applied=self._applied,
             registrations=registrations,
+            foreign=kubelet_view.foreign(self._views),
             pods=pods,
             plan=plan,
             draining=self._holds.draining,

@@ -133,7 +133,8 @@ class Facts:
     `transition_timeout` in seconds.
 
     `desired` is what the config in force wants. `missing` tells a document that is not there from one
-    that cannot be read. `disk_problem` is the last failed write, None when all is written. `handover` is how devices
+    that cannot be read. `foreign` are the ids of another plugin that the kubelet shows of a resource, by their number.
+    `disk_problem` is the last failed write, None when all is written. `handover` is how devices
     are handed over by now.
     """
 
@@ -142,6 +143,7 @@ class Facts:
     inventory: Inventory
     applied: Applied = field(default_factory=Applied)
     registrations: tuple[RegistrationStatus, ...] = ()
+    foreign: Mapping[str, int] = field(default_factory=dict)
     mps: MpsStatus = field(default_factory=MpsStatus)
     pods: PodResourcesStatus = field(default_factory=PodResourcesStatus)
     plan: Plan = field(default_factory=Plan)
@@ -298,6 +300,12 @@ def _registered(facts: Facts) -> Condition:
             return Condition("Registered", False, Reason.KUBELET_ABSENT, f"{names}: {facts.pods.message}")
         return Condition("Registered", False, Reason.PENDING, f"nothing is advertised yet of {names}")
     waiting = [status for status in facts.registrations if status.state is not RegistrationState.LIVE]
+    if not waiting and facts.foreign:
+        message = "; ".join(
+            f"another plugin has registered {resource} too: the kubelet shows {count} ids of it that are not ours"
+            for resource, count in sorted(facts.foreign.items())
+        )
+        return Condition("Registered", False, Reason.FOREIGN_PLUGIN, message)
     if not waiting:
         return Condition("Registered", True, Reason.ALL_REGISTERED, "")
     states = {status.state for status in waiting}

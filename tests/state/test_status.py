@@ -152,6 +152,14 @@ def test_a_rejected_document_is_told_with_its_first_fault(stage: Stage, reason: 
     assert condition(replace(WELL, config=config), "Ready").status
 
 
+def test_another_plugin_beside_ours_is_told() -> None:
+    """Our stream is open, and the kubelet shows ids that are not ours: it does not follow us alone."""
+    live = (RegistrationStatus("r", RegistrationState.LIVE),)
+    found = condition(replace(WELL, registrations=live, foreign={"r": 2}), "Registered")
+    assert (found.status, found.reason) == (False, Reason.FOREIGN_PLUGIN)
+    assert found.message == "another plugin has registered r too: the kubelet shows 2 ids of it that are not ours"
+
+
 @pytest.mark.parametrize(
     ("states", "reason"),
     [
