@@ -116,6 +116,11 @@ class Loop(Reconciler):
     def desired(self) -> Desired | None:
         return self._desired
 
+    @property
+    def wishes(self) -> Desired | None:
+        """What is wanted; where what is applied is kept, what was wanted last."""
+        return self._desired if self._desired is not None else self._wishes
+
     def known(self, now: float) -> frozenset[ShareKey]:
         """The shares that it takes for held."""
         return holds.held(self._holds, now)
@@ -350,7 +355,8 @@ class Agent:
                 self.most[key] = max(self.most.get(key, 0), self._wanted(uuid, entry.contract), len(adopted))
 
     def _wanted(self, uuid: str, contract: Contract | None) -> int:
-        want = self.desired.wants.get(uuid) if self.desired is not None else None
+        wishes = self.loop.wishes
+        want = wishes.wants.get(uuid) if wishes is not None else None
         return want.count if want is not None and want.contract == contract else 0
 
     def _examine_drop(self, view: Observed, action: Drop, really: set[ShareKey]) -> None:
@@ -417,7 +423,9 @@ class Agent:
         for (uuid, contract), count in self.most.items():
             have = self.applied.gpus.get(uuid)
             if have is not None and have.contract == contract:
-                assert len(have.numbers) <= max(count, 1), "more shares on the list than were ever wanted"
+                assert len(have.numbers) <= max(count, 1), (
+                    f"more shares on the list than the {count} ever wanted: {have}"
+                )
         for uuid, entry in self.applied.gpus.items():
             if entry.numbers and entry.contract is not None and entry.contract.limits is None:
                 assert uuid not in self.daemons.host.daemons, f"{entry.contract} is on the list beside an MPS daemon"
