@@ -29,10 +29,12 @@ def step(
     held: Iterable[ShareKey] = (),
     **more: object,
 ) -> Step:
-    """The next step at second 100, at which the newest look began."""
+    """The next step at second 100, at which the newest look began; what is to be taken back comes first."""
     held = frozenset(held)
     moment = make.seen(make.applied(entry), held=held, **more)  # type: ignore[arg-type]  # fields of Observed
-    return transition(entry, contract, count, holdings(entry, held), moment)
+    has = holdings(entry, held)
+    taken_back = adopt(entry, has)
+    return Step((taken_back,)) if taken_back is not None else transition(entry, contract, count, has, moment)
 
 
 def acts(*actions: ShareAction) -> Step:
@@ -70,7 +72,8 @@ def test_pressure_needs_no_look() -> None:
     made = step(FOUR, make.SLICED, 2, held, pressed=held, pods=make.unreadable())
     assert made.actions == ()
     made = step(FOUR, None, 0, held, pressed=held, pods=make.unreadable())
-    assert made == Step((Fence(UUID, some(3)),), (Wait(UUID, WaitReason.POD_RESOURCES, some(0, 1, 2, 3)),))
+    fenced = Fence(UUID, some(3), leaving=True)
+    assert made == Step((fenced,), (Wait(UUID, WaitReason.POD_RESOURCES, some(0, 1, 2, 3)),))
 
 
 def test_a_stale_look_fences_nothing() -> None:
@@ -141,12 +144,12 @@ def daemon(state: DaemonState) -> MpsStatus:
     return make.host(make.daemon(0, state=state))
 
 
-def for_daemon(*numbers: int) -> Wait:
+def for_daemon(*numbers: int, detail: str = "") -> Wait:
     """A wait for the GPU's daemon."""
-    return Wait(UUID, WaitReason.DAEMON, frozenset(numbers))
+    return Wait(UUID, WaitReason.DAEMON, frozenset(numbers), detail)
 
 
-@pytest.mark.parametrize("mps", [DAEMON, make.host(), MpsStatus(), PENDING], ids=["ready", "none", "off", "pending"])
+@pytest.mark.parametrize("mps", [DAEMON, make.host()], ids=["ready", "none"])
 def test_under_mps_the_contract_comes_before_the_shares(mps: MpsStatus) -> None:
     """Whatever is known of daemons: this one is another, and it is verified in another turn."""
     started = Start(UUID, make.QUARTER)
@@ -157,6 +160,16 @@ def test_under_mps_the_contract_comes_before_the_shares(mps: MpsStatus) -> None:
     assert step(UNDER, make.HALF, 1, mps=mps) == Step(
         (Drop(UUID, some(0, 1)), Release(UUID), Start(UUID, make.HALF)), (for_daemon(0),)
     )
+
+
+@pytest.mark.parametrize("mps", [MpsStatus(message="it is off"), PENDING], ids=["off", "pending"])
+def test_no_contract_is_begun_whose_daemon_cannot_be_had(mps: MpsStatus) -> None:
+    """What a GPU needs is there before it takes a contract; why not is in the wait."""
+    (wait,) = step(make.entry(0), make.QUARTER, 2, mps=mps).waits
+    assert wait == for_daemon(0, 1, detail=wait.detail)
+    assert wait.detail
+    fenced = make.entry(0, make.SLICED, range(2), {0: 90.0, 1: 90.0})
+    assert step(fenced, make.QUARTER, 2, mps=mps) == Step((Drop(UUID, some(0, 1)), Release(UUID)), (wait,))
 
 
 def test_shares_come_when_the_daemon_is_verified() -> None:
@@ -185,7 +198,7 @@ def test_shares_that_leave_do_not_wait_for_their_daemon() -> None:
 @pytest.mark.parametrize("mps", [DAEMON, make.host(), PENDING], ids=["still there", "not heard of", "pending"])
 def test_what_follows_mps_waits_until_the_daemon_has_left(mps: MpsStatus) -> None:
     """Also when nothing is told of it in the moment in which its contract ends: nobody has asked it to go before."""
-    then = Step((Drop(UUID, some(0, 1)), Release(UUID)), (for_daemon(0),))
+    then = Step((Drop(UUID, some(0, 1)), Release(UUID)), (for_daemon(0, detail="its MPS daemon has not left yet"),))
     assert step(UNDER, make.WHOLE, 1, mps=mps) == then
     withdrawn = Step((Drop(UUID, some(0, 1)), Release(UUID)))
     assert step(UNDER, None, 0, mps=mps) == withdrawn
@@ -194,17 +207,19 @@ def test_what_follows_mps_waits_until_the_daemon_has_left(mps: MpsStatus) -> Non
 @pytest.mark.parametrize("state", list(DaemonState))
 def test_nothing_is_advertised_beside_a_daemon(state: DaemonState) -> None:
     """In whatever state: the compute mode that it needs is of no use to others."""
-    assert step(make.entry(0), make.WHOLE, 1, mps=daemon(state)) == Step((), (for_daemon(0),))
+    told = f"its MPS daemon has not left yet: {state.value}"
+    assert step(make.entry(0), make.WHOLE, 1, mps=daemon(state)) == Step((), (for_daemon(0, detail=told),))
     assert step(make.entry(0), make.WHOLE, 1, mps=make.host()) == acts(Advertise(UUID, make.WHOLE, some(0)))
     assert step(make.entry(0), None, 0, mps=daemon(state)) == Step()
 
 
 def test_while_nothing_is_known_of_mps_no_gpu_gets_its_first_share() -> None:
     """There may be a daemon on it; what is advertised grows and shrinks as ever."""
-    assert step(make.entry(0), make.WHOLE, 1, mps=PENDING) == Step((), (for_daemon(0),))
+    waiting = for_daemon(0, detail="nothing is known yet")
+    assert step(make.entry(0), make.WHOLE, 1, mps=PENDING) == Step((), (waiting,))
     assert step(FOUR, make.SLICED, 5, mps=PENDING) == acts(Advertise(UUID, make.SLICED, some(4)))
     gone = make.entry(0, make.SLICED, range(2), {0: 90.0, 1: 90.0})
-    assert step(gone, make.WHOLE, 1, mps=PENDING) == Step((Drop(UUID, some(0, 1)), Release(UUID)), (for_daemon(0),))
+    assert step(gone, make.WHOLE, 1, mps=PENDING) == Step((Drop(UUID, some(0, 1)), Release(UUID)), (waiting,))
 
 
 def test_a_daemon_without_shares_gets_none_before_the_first_look() -> None:
@@ -238,7 +253,8 @@ def test_a_daemon_without_shares_is_not_ended_without_a_look(more: dict[str, obj
 def test_a_daemon_without_shares_ends_with_its_contract() -> None:
     """Git has changed its mind, and a fresh look shows nobody."""
     assert step(STARTED, None, 0, mps=DAEMON) == acts(Release(UUID))
-    assert step(STARTED, make.WHOLE, 1, mps=DAEMON) == Step((Release(UUID),), (for_daemon(0),))
+    leaving = for_daemon(0, detail="its MPS daemon has not left yet")
+    assert step(STARTED, make.WHOLE, 1, mps=DAEMON) == Step((Release(UUID),), (leaving,))
     changed = Step((Release(UUID), Start(UUID, make.HALF)), (for_daemon(0),))
     assert step(STARTED, make.HALF, 1, mps=DAEMON) == changed
 
@@ -265,7 +281,7 @@ def test_a_held_share_that_is_missing_comes_back_first() -> None:
 def test_a_contract_begun_without_knowing_makes_room() -> None:
     """Where PodResources names a pod that has the GPU under another contract, and nobody has it under this one."""
     other = make.keys("nvidia.com/gpu", 0)
-    assert step(FOUR, make.SLICED, 4, other).actions == (Fence(UUID, some(0, 1, 2, 3)),)
+    assert step(FOUR, make.SLICED, 4, other).actions == (Fence(UUID, some(0, 1, 2, 3), leaving=True),)
     unlisted = make.listed(make.look(100.0, (), make.followed(make.applied(FOUR))))
     assert step(FOUR, make.SLICED, 4, other, pods=unlisted) == Step()
     assert step(FOUR, make.SLICED, 4, other | make.keys(make.SHARED, 0, 1)) == Step()
