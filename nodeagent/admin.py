@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from nodeagent.errand import Errand, Hangs
+
 logger = logging.getLogger(__name__)
 
 SOCKET = "admin.sock"
@@ -25,6 +27,8 @@ _ASKED_WITHIN = 5.0
 _DONE_WITHIN = 10.0
 _AT_ONCE = 8
 _AGAIN_AFTER = 10.0
+_MADE_WITHIN = 5.0
+_REMOVED_WITHIN = 0.5
 
 
 class CannotDo(Exception):
@@ -57,8 +61,9 @@ class AdminSocket:
 
     async def run(self) -> None:
         """Serve. A socket that an earlier agent has left is replaced: the directory's lock is ours by now."""
+        disk = Errand("admin socket", on_late=lambda: None)
         told = False
-        while (listener := self._listener(quiet=told)) is None:
+        while (listener := await self._listener(disk, quiet=told)) is None:
             told = True
             await asyncio.sleep(_AGAIN_AFTER)
         server = await asyncio.start_unix_server(self._serve, sock=listener, limit=MOST_BYTES)
@@ -66,17 +71,19 @@ class AdminSocket:
             await server.serve_forever()
         finally:
             server.close()
-            with suppress(OSError):
-                (self._directory / SOCKET).unlink()
+            with suppress(OSError, Hangs):
+                await disk.run((self._directory / SOCKET).unlink, _REMOVED_WITHIN)
 
-    def _listener(self, *, quiet: bool) -> socket.socket | None:
+    async def _listener(self, disk: Errand, *, quiet: bool) -> socket.socket | None:
         try:
-            return self._bind()
+            return await disk.run(self._bind, _MADE_WITHIN)
+        except Hangs:
+            problem = "no answer from the disk"
         except OSError as error:
-            if not quiet:
-                path = self._directory / SOCKET
-                logger.error("cannot serve %s, trying again: %s", path, error.strerror or error)
-            return None
+            problem = error.strerror or str(error)
+        if not quiet:
+            logger.error("cannot serve %s, trying again: %s", self._directory / SOCKET, problem)
+        return None
 
     def _bind(self) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -13,19 +13,20 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nodeagent import __version__
 from nodeagent.admin import AdminSocket
 from nodeagent.clearing import Clearing
 from nodeagent.config.by_label import ByLabel
-from nodeagent.config.load import load
-from nodeagent.config.source import ConfigSource
+from nodeagent.config.judging import Judge
+from nodeagent.config.source import JUDGED_WITHIN, ConfigSource
 from nodeagent.desk import FrontDesk
 from nodeagent.devices.driver import open_driver
 from nodeagent.devices.host_files import HostLook, machine_type
-from nodeagent.errand import Errand
+from nodeagent.errand import Errand, Hangs
 from nodeagent.errors import CannotStart
 from nodeagent.keeper import Gate
 from nodeagent.kubelet.plugins import Plugins
@@ -58,6 +59,13 @@ STOP_SECONDS = 5.0
 """Within this time of SIGTERM the process is gone, whatever hangs."""
 
 _STREAMS_END = 1.0
+_ENDS_WITHIN = 1.0
+"""For the loop, and then for all that comes after the streams together: with the streams and HTTP this makes less than
+`STOP_SECONDS`, whatever hangs.
+"""
+
+_READ_WITHIN = 1.0
+
 _HEARTBEAT = 2.0
 _BEAT_MISSED = 10.0
 _LOCK_RETRY = 0.5
@@ -89,6 +97,7 @@ class Agent:
         self._store = StateDir(settings.state_dir, identity=_identity(settings), boot_id=boot_id())
         self._gate = Gate(self._store, self._store.release)
         self._watch = DirectoryWatch()
+        self._judge = Judge()
         try:
             self._source = ConfigSource(
                 settings.config,
@@ -96,6 +105,7 @@ class Agent:
                 wake=self._wake.set,
                 selects=bool(settings.config_labels),
                 why_unknown=lambda: self._node.status.message,
+                judge=self._judge,
             )
             self._by_label = ByLabel(
                 settings.config_labels,
@@ -187,9 +197,10 @@ class Agent:
     # --- running ----------------------------------------------------------------------------------------------------
 
     async def _serve(self) -> None:
-        remembered = await self._unless_stopped(self._remember)
+        remembered = await self._unless_stopped(self._remember())
         if remembered is None:
             return
+        machine = await self._machine_type()
         for notice in self._store.notices:
             logger.warning("%s", notice)
         self._reconciler = Reconciler(
@@ -199,7 +210,7 @@ class Agent:
                 version=__version__,
                 config_path=str(self._settings.config),
                 started_at=time.time(),
-                machine=machine_type(self._settings.machine_type_file),
+                machine=machine,
             ),
             source=self._source,
             devices=self._driver,
@@ -237,8 +248,7 @@ class Agent:
         await self._stop.wait()
         await _end(self._loop)
         await self._plugins.stop(_STREAMS_END)
-        for task in others:
-            await _end(task)
+        await _end(*others)
         logger.info("stopped")
 
     async def _clear_health(self, uuid: str) -> str:
@@ -252,7 +262,7 @@ class Agent:
         told = False
         while not self._stop.is_set():
             try:
-                if await self._unless_stopped(self._store.acquire):
+                if await self._unless_stopped(self._at_disk(self._store.acquire)):
                     return True
             except OSError as error:
                 raise CannotStart(str(error)) from error
@@ -266,15 +276,19 @@ class Agent:
                 pass
         return False
 
-    async def _unless_stopped(self, call: Callable[[], T]) -> T | None:
-        """What a call on the state directory returns, which may hang; None when told to stop before."""
-        errand = asyncio.create_task(Errand("start", on_late=lambda: None).run(lambda: self._gate.during(call), None))
+    async def _at_disk(self, call: Callable[[], T]) -> T:
+        """What a call on the state directory returns, which may hang."""
+        return await Errand("start", on_late=lambda: None).run(lambda: self._gate.during(call), None)
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """What comes of it; None when told to stop before."""
+        task = asyncio.create_task(work)
         stop = asyncio.create_task(self._stop.wait())
-        await asyncio.wait((errand, stop), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
-        if errand.done():
-            return errand.result()
-        errand.cancel()
+        if task.done():
+            return task.result()
+        task.cancel()
         return None
 
     def _open_node(self) -> NoNode | LabelFile | ApiNode | FileAndApi:
@@ -330,7 +344,36 @@ class Agent:
             program=self._settings.mps_control,
         )
 
-    def _remember(self) -> Remembered:
+    async def _remember(self) -> Remembered:
+        """What is on disk, with what the last known good document means today."""
+        remembered, document = await self._at_disk(self._read_all)
+        loaded = await self._judge_stored(document) if document is not None else None
+        return replace(remembered, last_known_good=loaded)
+
+    async def _machine_type(self) -> str:
+        """What the firmware calls this machine; nobody waits for a file that hangs."""
+        file = self._settings.machine_type_file
+        try:
+            return await Errand("machine type", on_late=lambda: None).run(lambda: machine_type(file), _READ_WITHIN)
+        except Hangs:
+            logger.error("cannot read %s: no answer within %g s; the machine type is unknown", file, _READ_WITHIN)
+            return machine_type(None)
+
+    async def _judge_stored(self, document: Document) -> Loaded | None:
+        """The last known good document, unless it is none any more; the start does not wait for long."""
+        try:
+            async with asyncio.timeout(JUDGED_WITHIN):
+                found = await self._judge.judge(document)
+        except TimeoutError:
+            logger.error("no verdict on the last known good config within %g s; starting without it", JUDGED_WITHIN)
+            return None
+        if isinstance(found, Loaded) and found.config is not None:
+            return found
+        problem = "; ".join(map(str, found.violations)) if isinstance(found, Loaded) else found.message
+        logger.error("cannot use the last known good config: %s; starting without it", problem)
+        return None
+
+    def _read_all(self) -> tuple[Remembered, Document | None]:
         """What is on disk. Each file counts for itself: one that is damaged or cannot be read is taken for absent. The
         former is set aside by the store.
         """
@@ -343,15 +386,15 @@ class Agent:
             selection, _ = _try(self._store.load_selection)
             self._by_label.recall(selection)
         daemons = self._mps.load_wanted()
-        loaded = _load(document) if document is not None else None
-        return Remembered(
+        remembered = Remembered(
             applied=applied or Applied(),
             holds=known or Holds(),
-            last_known_good=loaded if loaded is not None and loaded.config is not None else None,
+            last_known_good=None,
             daemons=daemons,
             same_boot=self._store.same_boot or applied is None,
             cautious=not (read_applied and read_holds and read_document) or len(self._store.notices) > told,
         )
+        return remembered, document
 
     def _tell_of_end(self, loop: asyncio.Task[None]) -> None:
         if not self._stop.is_set():
@@ -403,18 +446,11 @@ def _try(read: Callable[[], T | None]) -> tuple[T | None, bool]:
         return None, False
 
 
-def _load(document: Document) -> Loaded | None:
-    try:
-        return load(document)
-    except Exception:
-        # Whatever the last known good does to the reader, the node starts.
-        logger.exception("cannot read the last known good config; starting without it")
-        return None
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait((task,), timeout=_STREAMS_END)
+async def _end(*tasks: asyncio.Task[None]) -> None:
+    """End them, all at once; those that cannot end are not waited for."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks, timeout=_ENDS_WITHIN)
 
 
 def _exit_late() -> None:

@@ -78,15 +78,26 @@ class DirectoryWatch:
                 with suppress(RuntimeError):  # the loop has been closed: nobody is left to be woken
                     loop.call_soon_threadsafe(self._wake, touched)
 
-        thread = threading.Thread(target=self._watch_all, args=(wake,), name="directory-watch", daemon=True)
+        ended = asyncio.Event()
+
+        def work() -> None:
+            self._watch_all(wake)
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(ended.set)
+
+        thread = threading.Thread(target=work, name="directory-watch", daemon=True)
         thread.start()
         try:
             await asyncio.Event().wait()
         finally:
             self._stopping = True
             self._again.set()
-            # An interpreter that exits while this thread is inside the library's native code aborts.
-            thread.join(_STOPS_WITHIN)
+            # An interpreter that exits while this thread is inside the library's native code aborts. One that hangs in
+            # a mount is not waited for, and holds up nobody meanwhile.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_STOPS_WITHIN):
+                    await ended.wait()
+                thread.join()  # it has nothing left to do
 
     def _wake(self, directories: frozenset[str]) -> None:
         for directory in directories:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.waiting import longer
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / ".tools"
@@ -20,6 +23,14 @@ TOOLS = ROOT / ".tools"
 # A busy machine is no fault of the code; a failing example can be pasted back as `@reproduce_failure(...)`.
 settings.register_profile("nodeagent", deadline=None, print_blob=True)
 settings.load_profile("nodeagent")
+
+
+@pytest.hookimpl(tryfirst=True, hookwrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, None, None]:
+    """The time after which a test counts as hanging grows with the load, as all deadlines; not where it has its own."""
+    if item.get_closest_marker("timeout") is None and item.config.getoption("timeout") is None:
+        item.add_marker(pytest.mark.timeout(longer(float(item.config.getini("timeout")))))
+    yield
 
 
 def tool(name: str) -> Path:

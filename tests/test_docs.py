@@ -17,6 +17,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.markdown import Command, anchors, blocks, commands, links, matches, pages
+from tests.waiting import longer
 
 PAGES = pages(ROOT)
 LINKING = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
@@ -46,7 +47,7 @@ def try_out(command: Command, folder: Path) -> subprocess.CompletedProcess[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=60,
+        timeout=longer(60),
         check=False,
     )
 

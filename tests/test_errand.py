@@ -9,9 +9,9 @@ from contextlib import suppress
 import pytest
 
 from nodeagent.errand import Errand, Hangs
-from tests.waiting import eventually
+from tests.waiting import eventually, longer
 
-LONG = 10.0
+LONG = longer(10.0)
 
 
 @pytest.mark.parametrize("deadline", [LONG, None])

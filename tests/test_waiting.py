@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
 
-from tests.waiting import NotInTimeError, eventually, eventually_sync
+from tests.waiting import MOST_LOAD, Deadline, NotInTimeError, eventually, eventually_sync, longer
 
 
 def true_at_the(nth: int) -> Callable[[], int]:
@@ -59,3 +60,40 @@ def test_a_deadline_keeps_the_last_failed_assertion() -> None:
     with pytest.raises(NotInTimeError) as caught:
         eventually_sync(wrong, within=0.0)
     assert str(caught.value.__cause__) == "two is not three"
+
+
+class Load:
+    """A machine with two CPUs and as many processes as a test likes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, processes: float) -> None:
+        self.processes = processes
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+        monkeypatch.setattr(os, "getloadavg", lambda: (self.processes, 0.0, 0.0))
+
+
+@pytest.mark.parametrize(("processes", "factor"), [(0.0, 1.0), (2.0, 1.0), (30.0, 15.0), (1e6, MOST_LOAD)])
+def test_a_deadline_grows_with_the_load(monkeypatch: pytest.MonkeyPatch, processes: float, factor: float) -> None:
+    """It is as given where each process has a CPU of its own, and never endless."""
+    Load(monkeypatch, processes)
+    assert longer(4.0) == 4.0 * factor
+
+
+@pytest.mark.parametrize("later", [0.0, 2.0, 60.0])
+def test_a_deadline_has_seen_the_load(monkeypatch: pytest.MonkeyPatch, later: float) -> None:
+    """What the load was when it began counts, and what it is when it would pass."""
+    load, now = Load(monkeypatch, 20.0), [100.0]
+    monkeypatch.setattr("tests.waiting.time.monotonic", lambda: now[0])
+    deadline = Deadline(1.0)
+    now[0] += 9.9
+    assert not deadline.passed
+    load.processes = later
+    now[0] += 0.2
+    assert deadline.passed is (later <= 20.0)
+    now[0] += 20.0
+    assert deadline.passed
+
+
+def test_the_whole_test_has_a_deadline_that_grows(request: pytest.FixtureRequest) -> None:
+    """As all others do."""
+    (mark,) = request.node.iter_markers("timeout")
+    assert mark.args[0] >= float(request.config.getini("timeout"))

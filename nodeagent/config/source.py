@@ -10,11 +10,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from nodeagent.config.load import load
+from nodeagent.config.judging import Judge
 from nodeagent.config.reading import is_directory, read_document, read_selected
 from nodeagent.config.selection import describe
 from nodeagent.errand import Errand, Hangs
@@ -33,6 +34,9 @@ before anybody could watch it leaves no event."""
 PATIENCE: Final = 5.0
 """Seconds for which the start waits for the Node's labels, where these select the document."""
 
+JUDGED_WITHIN: Final = 10.0
+"""Seconds after which it is told that there is no verdict yet: twice what a document may take on a machine at rest."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -40,6 +44,16 @@ class Reading:
 
     loaded: Loaded | Unreadable
     event_at: float
+
+
+@dataclass(slots=True)
+class _Judging:
+    """The document that was seen last, and what it means or is going to. `noticed`: when, None once that was told."""
+
+    document: Document
+    verdict: asyncio.Task[Loaded | Unreadable]
+    noticed: float | None
+    patient_until: float
 
 
 class ConfigSource:
@@ -51,7 +65,8 @@ class ConfigSource:
 
     `subscribe` is that of a DirectoryWatch. The file is looked at again every `reread` seconds in any case; one that is
     missing for less than `missing_grace` seconds is being swapped; one that is not there after `deadline` seconds of
-    reading cannot be read.
+    reading cannot be read. `judge` says what a document means; one that is not judged after `judged_within` seconds is
+    told as one that cannot be read until it is. Nothing of the file system is touched before `run`.
     """
 
     def __init__(
@@ -66,6 +81,8 @@ class ConfigSource:
         selects: bool = False,
         patience: float = PATIENCE,
         why_unknown: Callable[[], str] = lambda: "",
+        judge: Judge | None = None,
+        judged_within: float = JUDGED_WITHIN,
     ) -> None:
         self._path = path
         self._wake = wake
@@ -83,10 +100,12 @@ class ConfigSource:
         self._again = asyncio.Event()
         self._noticed: float | None = None
         self._away_since: float | None = None
-        # A file is seen from its directory; a path that is not there yet may become either.
+        self._judge = judge if judge is not None else Judge()
+        self._judged_within = judged_within
+        self._judging: _Judging | None = None
+        self._subscribe = subscribe
+        self._beside = False
         subscribe(path, self.look_again)
-        if not is_directory(path):
-            subscribe(path.parent, self.look_again)
 
     @property
     def newest(self) -> Reading | None:
@@ -113,39 +132,65 @@ class ConfigSource:
     async def run(self) -> None:
         """Follow the file until cancelled."""
         self._patient_until = min(self._patient_until, time.monotonic() + self._patience)
-        while True:
-            noticed = time.monotonic() if self._noticed is None else self._noticed
-            self._noticed = None
-            self._again.clear()
-            chosen = self._selection
-            found = await self._look(chosen)
-            if chosen != self._selection:
-                continue  # nobody wants to know what is in that file any more
-            pause = self._take(found, noticed)
-            try:
-                async with asyncio.timeout(pause):
-                    await self._again.wait()
-            except TimeoutError:
-                continue
-
-    async def _look(self, chosen: Selection | None) -> Loaded | Unreadable | None:
-        """Read, and find out what the document means unless that is known; both off the loop. None: nobody knows yet
-        which one is to be read.
-        """
-        path, selects = self._path, self._selects
         try:
-            found = await self._reader.run(
-                lambda: read_selected(path, chosen) if selects else read_document(path), self._deadline
-            )
+            while True:
+                noticed = time.monotonic() if self._noticed is None else self._noticed
+                self._noticed = None
+                self._again.clear()
+                chosen = self._selection
+                found = await self._look(chosen)
+                if chosen != self._selection:
+                    continue  # nobody wants to know what is in that file any more
+                pause = self._weigh(found, noticed) if isinstance(found, Document) else self._take(found, noticed)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._again.wait()
+        finally:
+            if self._judging is not None:
+                self._judging.verdict.cancel()
+                self._judging = None
+
+    async def _look(self, chosen: Selection | None) -> Document | Unreadable | None:
+        """Read, off the loop. None: nobody knows yet which one is to be read."""
+        path, selects = self._path, self._selects
+
+        def look() -> tuple[Document | Unreadable | None, bool]:
+            return read_selected(path, chosen) if selects else read_document(path), is_directory(path)
+
+        try:
+            found, directory = await self._reader.run(look, self._deadline)
         except Hangs:
             message = f"cannot read config: no answer from the mount within {self._deadline:g} s"
             return Unreadable(str(self._path), missing=False, message=message)
-        if found is None or isinstance(found, Unreadable):
-            return found
-        newest = self._newest
-        if newest is not None and isinstance(newest.loaded, Loaded) and newest.loaded.document == found:
-            return newest.loaded
-        return await asyncio.to_thread(_load, found)
+        if not directory and not self._beside:
+            # A file is seen from its directory; a path that is not there yet may become either.
+            self._beside = True
+            self._subscribe(path.parent, self.look_again)
+        return found
+
+    def _weigh(self, document: Document, noticed: float) -> float:
+        """Have a document judged and offer what it means; seconds until the next look. One that was begun earlier and
+        is no longer there is given up.
+        """
+        judging = self._judging
+        if judging is None or judging.document != document:
+            if judging is not None:
+                judging.verdict.cancel()
+            verdict = asyncio.create_task(self._judge.judge(document))
+            verdict.add_done_callback(lambda _: self._again.set())
+            judging = self._judging = _Judging(document, verdict, noticed, time.monotonic() + self._judged_within)
+        if judging.verdict.done():
+            found = judging.verdict.result()
+            if isinstance(found, Unreadable):
+                self._judging = None  # this is no verdict: the next look asks again
+            noticed, judging.noticed = judging.noticed or noticed, None
+            return self._take(found, noticed)
+        self._away_since = None
+        left = judging.patient_until - time.monotonic()
+        if left > 0.0:
+            return left
+        message = f"cannot read config: no verdict within {self._judged_within:g} s; it is waited for"
+        return self._take(Unreadable(document.path, missing=False, message=message), noticed)
 
     def _take(self, found: Loaded | Unreadable | None, noticed: float) -> float:
         """Offer what was found, unless it may be on its way to something else; seconds until the next look."""
@@ -186,12 +231,3 @@ class ConfigSource:
         if isinstance(found, Unreadable):
             return self._missing_grace if found.missing else 0.0
         return EMPTY_GRACE if not found.document.data else 0.0
-
-
-def _load(document: Document) -> Loaded | Unreadable:
-    try:
-        return load(document)
-    except Exception:  # noqa: BLE001 - see below
-        # Whatever a document does to the reader, the node keeps its config and the next document is read.
-        _log.exception("cannot read config: the reader failed on %s", document.path)
-        return Unreadable(document.path, missing=False, message="cannot read config: the reader failed, see the log")

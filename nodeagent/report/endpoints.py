@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
+from itertools import chain
 
 from nodeagent.model.snapshot import Condition, Snapshot
 from nodeagent.report import status
@@ -27,6 +28,9 @@ _PATHS = {
     "/readyz": "whether the node is served, and if not, why",
 }
 
+_SLOW = frozenset({"/", "/status", "/metrics"})
+"""What takes more than a moment to answer, and is answered with a lot."""
+
 # The page has no script and loads nothing; a browser shall not be talked into either.
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
@@ -43,6 +47,13 @@ class Answer:
     body: bytes | Iterable[bytes]
     content_type: str = TEXT
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    def begun(self) -> Answer:
+        """The same, with the first piece of the body made: a fault in it can be told as long as nothing was sent."""
+        if isinstance(self.body, bytes):
+            return self
+        pieces = iter(self.body)
+        return replace(self, body=chain([next(pieces, b"")], pieces))
 
 
 class Endpoints:
@@ -63,9 +74,13 @@ class Endpoints:
         self._strict = strict_readiness
         self._clock = clock
 
+    def at_once(self, method: str, target: str) -> bool:
+        """Whether the answer is small and takes no time, as those to the probes."""
+        return method not in {"GET", "HEAD"} or _path(target) not in _SLOW
+
     def answer(self, method: str, target: str) -> Answer:
         """The answer to one request; HEAD is answered as GET, and its body not sent."""
-        path = target.partition("?")[0]
+        path = _path(target)
         if path not in _PATHS:
             return _text(HTTPStatus.NOT_FOUND, "".join(f"{known:<9} {what}\n" for known, what in _PATHS.items()))
         if method not in {"GET", "HEAD"}:
@@ -107,6 +122,11 @@ def _reason(snapshot: Snapshot, type_: str, *, well: bool) -> str | None:
         return None
     message = f": {condition.message}" if condition.message else ""
     return " ".join(f"{type_}: {condition.reason}{message}".split())
+
+
+def _path(target: str) -> str:
+    path = target.partition("?")[0]
+    return "/" + path.lstrip("/") if path.startswith("//") else path
 
 
 def _text(code: HTTPStatus, text: str) -> Answer:

@@ -37,7 +37,7 @@ from nodeagent.sim.pods import Pod
 from nodeagent.state.holds import GRANT_SETTLED
 from tests.agent.documents import SHARED
 from tests.sim.plugin import TinyPlugin
-from tests.waiting import eventually
+from tests.waiting import eventually, longer
 
 NODE_NAME = "node-a"
 GPUS = 8
@@ -104,7 +104,7 @@ class Http:
             return False
 
     def _get(self, path: str) -> Response:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_ANSWERS_WITHIN)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=longer(_ANSWERS_WITHIN))
         try:
             connection.request("GET", path)
             response = connection.getresponse()
@@ -146,7 +146,7 @@ class InProcess(Http):
     async def stop(self) -> None:
         """Stop in order, as by SIGTERM. Nothing when it has ended."""
         self.agent.stop()
-        await asyncio.wait_for(self.task, _STOPS_WITHIN)
+        await asyncio.wait_for(self.task, longer(_STOPS_WITHIN))
 
 
 class Process(Http):
@@ -168,7 +168,7 @@ class Process(Http):
 
     async def ended(self, within: float = _STOPS_WITHIN) -> int:
         """Wait for its end; its exit code, negative for a signal. Raises TimeoutError."""
-        return await asyncio.wait_for(self.process.wait(), within)
+        return await asyncio.wait_for(self.process.wait(), longer(within))
 
     async def started(self) -> None:
         """Wait until HTTP is served."""

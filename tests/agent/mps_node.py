@@ -22,7 +22,7 @@ from nodeagent.mps.files import Layout, Observed, decode_desired, decode_observe
 from nodeagent.mps.process import MpsProcess, Process, mps_processes
 from nodeagent.settings import Settings
 from tests.agent.harness import Node, uuid
-from tests.waiting import eventually
+from tests.waiting import eventually, longer
 
 _STOPS_WITHIN = 8.0
 
@@ -54,7 +54,7 @@ class Host:
     async def _end(self, number: signal.Signals) -> None:
         if self.process.returncode is None:
             self.process.send_signal(number)
-            await asyncio.wait_for(self.process.wait(), _STOPS_WITHIN)
+            await asyncio.wait_for(self.process.wait(), longer(_STOPS_WITHIN))
 
 
 class MpsNode(Node):

@@ -18,7 +18,7 @@ from nodeagent.report.metrics import Metrics
 from nodeagent.state.labels import ACCEPTED, APPLIED, POOL, STATE
 from tests.conftest import ROOT
 from tests.fakes.api_server import ApiServer
-from tests.waiting import WITHIN
+from tests.waiting import WITHIN, longer
 
 EXAMPLES = ROOT / "examples"
 H100X8 = EXAMPLES / "simulated" / "h100x8.yaml"
@@ -54,7 +54,7 @@ def nodeagent(*arguments: object, stdin: str = "", **environment: str) -> subpro
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=longer(60),
         check=False,
     )
 
@@ -137,7 +137,7 @@ def cluster(tmp_path: Path) -> Iterator[ApiServer]:
 
     thread = threading.Thread(target=loop.run_until_complete, args=[serve()])
     thread.start()
-    assert serving.wait(WITHIN)
+    assert serving.wait(longer(WITHIN))
     yield server
     loop.call_soon_threadsafe(done.set)
     thread.join()

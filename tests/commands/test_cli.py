@@ -14,6 +14,7 @@ from nodeagent import __version__
 from nodeagent.cli import COMMANDS, main
 from nodeagent.commands import schema
 from tests.commands.conftest import nodeagent
+from tests.waiting import longer
 
 HEAVY = {"grpc", "google.protobuf", "pynvml", "watchfiles", "prometheus_client", "jsonschema", "yaml"}
 
@@ -100,7 +101,7 @@ def test_a_fault_of_ours_exits_with_70(capsys: pytest.CaptureFixture[str], monke
 def test_a_reader_that_leaves_is_no_fault() -> None:
     """`nodeagent … | head -1` ends without a word."""
     shell = f"{sys.executable} -m nodeagent schema status | head -1"
-    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=longer(60), check=False)
     assert done.stdout == "{\n"
     assert done.stderr == ""
 
@@ -114,7 +115,7 @@ def test_any_text_can_be_told(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stderr
     assert "1 file: 1 invalid (1 mistake)" in done.stdout
     shell = f"{sys.executable} -m nodeagent validate {tmp_path} >&-"
-    assert subprocess.run(["bash", "-c", shell], timeout=60, check=False).returncode == 1
+    assert subprocess.run(["bash", "-c", shell], timeout=longer(60), check=False).returncode == 1
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["status", "--help"], ["validate", "--help"]])
@@ -124,7 +125,9 @@ def test_help_imports_little(arguments: list[str]) -> None:
         "import sys; from nodeagent.cli import main; "
         f"main({arguments!r}); print('\\n'.join(sys.modules), file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=longer(60), check=True
+    )
     needed = {"yaml"} if arguments[0] == "validate" else set()
     assert not (HEAVY - needed) & set(done.stderr.split())
 
@@ -135,7 +138,9 @@ def test_run_imports_no_other_command() -> None:
         "import sys; from nodeagent.cli import main; import nodeagent.agent; "
         "main(['run', '--config', '/none', '--driver', 'nothing']); print('\\n'.join(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=longer(60), check=True
+    )
     loaded = set(done.stdout.split())
     assert {name for name in loaded if name.startswith("nodeagent.commands.")} == {
         "nodeagent.commands.exits",

@@ -23,6 +23,7 @@ from tests.commands.conftest import EXAMPLES, Serve
 from tests.conftest import ROOT
 from tests.fakes.api_server import ApiServer
 from tests.markdown import Command, blocks, commands, matches
+from tests.waiting import longer
 
 PAGE = ROOT / "docs" / "commands.md"
 IN_TABLES = (
@@ -54,7 +55,7 @@ def run(typed: str, directory: Path, **environment: str) -> subprocess.Completed
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=60,
+        timeout=longer(60),
         check=False,
     )
 

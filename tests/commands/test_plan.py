@@ -26,6 +26,7 @@ from tests.commands.conftest import H100X8, NVIDIAS, SHARED_BY_TEN, WRONG_TWICE,
 from tests.fakes.nvml.library import Controls, build
 from tests.report import builders
 from tests.report.builders import MPS, SHARED, SMALL, WHOLE, gpu, gpu_status, mps_daemon, under_mps
+from tests.waiting import longer
 
 OTHER = Contract("nvidia.com/gpu.other", SHARED.mode)
 
@@ -453,7 +454,7 @@ def test_the_config_may_come_from_a_pipe(serve: Serve) -> None:
 def test_the_config_may_be_what_a_shell_makes_of_a_pipe(serve: Serve, good: Path) -> None:
     """`--config <(…)` is read as well."""
     command = f"{sys.executable} -m nodeagent plan --config <(cat {good}) --agent {serve(builders.snapshot()).address}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=longer(60), check=False)
     assert done.returncode == 2, done.stderr
 
 

@@ -43,3 +43,9 @@ def rejections(text: str | bytes) -> list[str]:
 def rules(text: str) -> str:
     """A document with these rules: the lines of a YAML list without indentation."""
     return HEAD + "  rules:\n" + "".join(f"    {line}\n" for line in text.strip().splitlines())
+
+
+def slow(items: int = 19_900) -> str:
+    """A document that takes minutes to judge: a list that cannot be sorted is compared item by item with itself."""
+    mixed = ", ".join(str(number) if number % 2 else f"a{number}" for number in range(items))
+    return HEAD + f"  rules: [{{name: all, match: {{indices: [{mixed}]}}, exclusive: {{}}}}]\n"

@@ -8,15 +8,17 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from nodeagent.config.judging import MOST_LEFT, Judge
+from nodeagent.config.load import load
 from nodeagent.config.source import ConfigSource, Reading
-from nodeagent.model.config import Loaded, Stage, Unreadable
+from nodeagent.model.config import Document, Loaded, Stage, Unreadable
 from nodeagent.model.node import Selection
 from nodeagent.watcher import DirectoryWatch
 from tests.config.support import TIME_SLICED
@@ -96,7 +98,13 @@ def missing(reading: Reading) -> bool:
 
 @asynccontextmanager
 async def following(
-    path: Path, *, reread: float = 60.0, missing_grace: float = 1.0, deadline: float = 5.0
+    path: Path,
+    *,
+    reread: float = 60.0,
+    missing_grace: float = 1.0,
+    deadline: float = 5.0,
+    judge: Judge | None = None,
+    judged_within: float = 60.0,
 ) -> AsyncIterator[Follower]:
     """A source over a real watch, both stopped at the end."""
     watch = DirectoryWatch(recheck=0.2)
@@ -113,6 +121,8 @@ async def following(
             reread=reread,
             missing_grace=missing_grace,
             deadline=deadline,
+            judge=judge,
+            judged_within=judged_within,
         )
     )
     tasks = [asyncio.create_task(watch.run()), asyncio.create_task(follower.source.run())]
@@ -376,6 +386,129 @@ async def test_a_mount_that_hangs(mount: Mount, monkeypatch: pytest.MonkeyPatch)
         mount.swap(sharing=text(5))
         await eventually(lambda: any(thread.is_alive() for thread in waiting))
     go.set()
+
+
+class Readers:
+    """Reads like `load`, but a document with `# slow` in it computes until it is finished."""
+
+    def __init__(self) -> None:
+        self.begun: list[bytes] = []
+        self.threads: list[threading.Thread] = []
+        self.computed = 0.0
+        self.finish = False
+        self.judge = Judge(self._load, bound=5.0, computed=lambda _: self.computed)
+
+    def _load(self, document: Document) -> Loaded:
+        self.begun.append(document.data)
+        if b"# slow" in document.data:
+            self.threads.append(threading.current_thread())
+            while not self.finish:
+                sum(range(100))
+        return load(document)
+
+    @property
+    def alive(self) -> int:
+        """How many slow documents are being read."""
+        return sum(thread.is_alive() for thread in self.threads)
+
+
+SLOW = "# slow\n" + text(5)
+
+
+@pytest.fixture
+def readers() -> Iterator[Readers]:
+    """Readers that leave nothing behind."""
+    found = Readers()
+    yield found
+    found.finish = True
+
+
+class TestSlow:
+    """A document that takes long to judge."""
+
+    async def test_a_newer_one_does_not_wait(self, mount: Mount, readers: Readers) -> None:
+        """A document that comes while others are being judged is judged at once; they are given up and never told."""
+        async with following(mount.directory, judge=readers.judge) as follower:
+            for number in range(3 * MOST_LEFT):
+                mount.swap(sharing=SLOW + f"# {number}\n")
+                await eventually(lambda: len(readers.threads) > number)  # noqa: B023 - waited for here
+            mount.swap(sharing=text(4))
+            await follower.until(says(4))
+            await eventually(lambda: not readers.alive)
+            readers.finish = True
+            mount.swap(sharing=text(7))
+            await follower.until(says(7))
+
+        assert len(follower.readings) == 3
+
+    async def test_what_is_computed_on_for_too_long_is_rejected(self, mount: Mount, readers: Readers) -> None:
+        """And not judged again until its bytes change, however often it is looked at; another one ends that."""
+        async with following(mount.directory, judge=readers.judge) as follower:
+            mount.swap(sharing=SLOW)
+            await eventually(lambda: readers.alive)
+            readers.computed = 5.0
+            reading = await follower.until(lambda one: isinstance(one.loaded, Loaded) and one.loaded.config is None)
+            assert isinstance(reading.loaded, Loaded)
+            assert "cannot be judged within 5 s" in str(reading.loaded.violations[0])
+            for _ in range(3):
+                follower.source.look_again()
+                await asyncio.sleep(0)
+            mount.swap(sharing=text(4))
+            await follower.until(says(4))
+            mount.swap(sharing=SLOW)
+            await follower.until(lambda one: isinstance(one.loaded, Loaded) and one.loaded.config is None)
+
+        assert readers.begun.count(SLOW.encode()) == 2
+
+    async def test_no_verdict_is_told_and_waited_for(self, mount: Mount, readers: Readers) -> None:
+        """Where a machine is busy it is told that there is no verdict yet; when there is one, and no newer document,
+        it counts, and its reload has lasted since the change was noticed.
+        """
+        async with following(mount.directory, judge=readers.judge, judged_within=0.2) as follower:
+            before = time.monotonic()
+            mount.swap(sharing=SLOW)
+            reading = await follower.until(lambda one: isinstance(one.loaded, Unreadable))
+            noticed = time.monotonic()
+            assert reading.loaded == Unreadable(
+                str(mount.directory / "sharing.yaml"),
+                missing=False,
+                message="cannot read config: no verdict within 0.2 s; it is waited for",
+            )
+            assert readers.alive == 1
+            readers.finish = True
+            reading = await follower.until(says(5))
+            assert before <= reading.event_at <= noticed
+
+        assert readers.begun.count(SLOW.encode()) == 1
+
+    async def test_a_document_that_goes_and_comes_back(self, mount: Mount, readers: Readers) -> None:
+        """A file that is missing is told though its document is being judged; back, it has its verdict."""
+        async with following(mount.directory, judge=readers.judge, missing_grace=0.1) as follower:
+            mount.swap(sharing=SLOW)
+            await eventually(lambda: readers.alive)
+            (mount.directory / "sharing.yaml").unlink()
+            await follower.until(missing)
+            readers.finish = True
+            (mount.directory / "sharing.yaml").symlink_to("..data/sharing.yaml")
+            await follower.until(says(5))
+
+    async def test_the_end(self, mount: Mount, readers: Readers) -> None:
+        """Whoever ends does not leave a reader behind."""
+        async with following(mount.directory, judge=readers.judge):
+            mount.swap(sharing=SLOW)
+            await eventually(lambda: readers.alive)
+        await eventually(lambda: not readers.alive)
+
+
+def test_nothing_is_touched_before_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mount that hangs does not keep the agent from serving its probes."""
+
+    def touched(*_arguments: object, **_options: object) -> None:
+        raise AssertionError("the file system was touched")
+
+    monkeypatch.setattr(os, "stat", touched)
+    monkeypatch.setattr(os, "open", touched)
+    ConfigSource(tmp_path / "mount", subscribe=DirectoryWatch().subscribe, wake=lambda: None)
 
 
 LABEL = "nodeagent.io/config"

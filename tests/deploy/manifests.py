@@ -20,6 +20,7 @@ import kubernetes_validate  # type: ignore[import-untyped]  # it has no types
 import yaml
 
 from tests.conftest import tool
+from tests.waiting import longer
 
 # The folder of the interpreter that runs the tests: pip puts kubectl there.
 KUBECTL = Path(sys.executable).parent / "kubectl"
@@ -35,7 +36,7 @@ def render(path: Path) -> list[dict[str, Any]]:
 
 def build(path: Path) -> str:
     """Give what `kubectl kustomize` prints for a folder."""
-    done = subprocess.run([KUBECTL, "kustomize", path], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([KUBECTL, "kustomize", path], capture_output=True, text=True, timeout=longer(60), check=False)
     assert done.returncode == 0, f"kubectl kustomize {path}: {done.stderr}"
     return done.stdout
 
@@ -81,7 +82,12 @@ def _ask_kubernetes_validate(manifest: dict[str, Any]) -> list[str]:
 
 def _ask_kubernetes_models(several: Sequence[dict[str, Any]]) -> list[list[str]]:
     done = subprocess.run(
-        [tool("check-manifests")], input=json.dumps(several), capture_output=True, text=True, timeout=60, check=False
+        [tool("check-manifests")],
+        input=json.dumps(several),
+        capture_output=True,
+        text=True,
+        timeout=longer(60),
+        check=False,
     )
     assert done.returncode == 0, f"check-manifests: {done.stderr}"
     found: list[list[str]] = json.loads(done.stdout)

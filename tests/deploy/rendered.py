@@ -33,6 +33,7 @@ from nodeagent.sim.kubelet import StandInKubelet
 from tests.conftest import ROOT, TOOLS
 from tests.deploy import proc
 from tests.deploy.container import Mount, Spec, with_rights
+from tests.waiting import longer
 
 Manifest = Mapping[str, Any]
 
@@ -146,7 +147,7 @@ class Container:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        said, _ = await asyncio.wait_for(process.communicate(), _RUNS_WITHIN)
+        said, _ = await asyncio.wait_for(process.communicate(), longer(_RUNS_WITHIN))
         assert process.returncode is not None
         return process.returncode, said.decode()
 
@@ -158,10 +159,10 @@ class Container:
 
     async def ended(self, within: float = 10.0) -> int:
         """Wait for its end; its exit code."""
-        return await asyncio.wait_for(self.runner.wait(), within)
+        return await asyncio.wait_for(self.runner.wait(), longer(within))
 
     def _fetch(self, path: str, port: int) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_ANSWERS_WITHIN)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=longer(_ANSWERS_WITHIN))
         try:
             connection.sock = _connect(self.runner.pid, port)
             connection.request("GET", path)
@@ -370,7 +371,7 @@ def _connect(pid: int, port: int) -> socket.socket:
             with Path(f"/proc/{pid}/ns/net").open("rb") as namespace:
                 libc = ctypes.CDLL(None, use_errno=True)
                 entered = libc.setns(namespace.fileno(), _NEWNET) == 0
-            connection = socket.create_connection(("127.0.0.1", port), _ANSWERS_WITHIN) if entered else None
+            connection = socket.create_connection(("127.0.0.1", port), longer(_ANSWERS_WITHIN)) if entered else None
             result.append(connection or OSError(ctypes.get_errno(), "cannot enter the network of the container"))
         except OSError as error:
             result.append(error)

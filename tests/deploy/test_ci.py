@@ -20,6 +20,7 @@ import yaml
 from nodeagent.cli import main
 from tests.conftest import ROOT
 from tests.markdown import blocks
+from tests.waiting import longer
 
 BIN = Path(sys.executable).parent
 PAGE = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
@@ -50,7 +51,7 @@ def run(*command: object, cwd: Path, **environment: str) -> subprocess.Completed
         env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", **environment},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=longer(600),
         check=False,
     )
 

@@ -27,6 +27,7 @@ from nodeagent.report.metrics import Metrics
 from tests.conftest import ROOT
 from tests.deploy.manifests import manifests, problems_of, render
 from tests.report import builders
+from tests.waiting import longer
 
 ARGOCD, FLUX = ROOT / "examples" / "argocd", ROOT / "examples" / "flux"
 POOLS = ("t4-dev", "a100-inference", "a100-mig", "h100-training", "mixed")
@@ -122,7 +123,7 @@ def test_every_pool_renders_and_is_valid() -> None:
         input=yaml.safe_dump_all(everything),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=longer(60),
         check=False,
     )
     assert done.returncode == 0, done.stdout
@@ -335,7 +336,7 @@ def canary_check(checkout: Path, port: int, addresses: str) -> subprocess.Comple
         },
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=longer(60),
         check=False,
     )
 
@@ -430,7 +431,7 @@ def test_what_holds_the_others_back_asks_for_the_blob_of_the_pool(tmp_path: Path
         env={**environment_of(job), "PATH": f"{tmp_path}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=longer(60),
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -26,6 +26,7 @@ from tests.conftest import ROOT
 from tests.deploy.manifests import build, manifests, problems_of, render
 from tests.deploy.pools import GPUS, OFFERED, POOLS, simulated_node
 from tests.markdown import blocks
+from tests.waiting import longer
 
 Manifest = dict[str, Any]
 
@@ -92,7 +93,7 @@ def validate(text: str | bytes, *arguments: str) -> subprocess.CompletedProcess[
         input=text if isinstance(text, bytes) else text.encode(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=60,
+        timeout=longer(60),
         check=False,
     )
 

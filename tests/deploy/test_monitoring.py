@@ -20,6 +20,7 @@ from tests.conftest import ROOT
 from tests.deploy.agent_metrics import pages
 from tests.deploy.manifests import problems_of, render
 from tests.deploy.promql import Exported, grouped, level, rules_of, selectors
+from tests.waiting import longer
 
 BASE = ROOT / "kustomize" / "base"
 OVERLAYS = ROOT / "kustomize" / "overlays"
@@ -67,7 +68,7 @@ def test_the_rules_are_valid(promtool: Path) -> None:
 def test_the_rules_do_what_their_cases_say(promtool: Path, file: str) -> None:
     """Each alert fires when it should, not before and not otherwise, and resolves; a restarted pod resets none."""
     done = subprocess.run(
-        [promtool, "test", "rules", file], cwd=FLEET, capture_output=True, text=True, timeout=100, check=False
+        [promtool, "test", "rules", file], cwd=FLEET, capture_output=True, text=True, timeout=longer(100), check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

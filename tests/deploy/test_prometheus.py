@@ -20,7 +20,7 @@ from tests.agent.harness import NODE_NAME, free_port, uuid
 from tests.deploy.agent_metrics import POOL, SICK, WITHIN, busy_agent, trouble
 from tests.deploy.test_dashboard import expressions, substituted, variable_queries
 from tests.deploy.test_monitoring import ALERTS, RECORDS, RULES
-from tests.waiting import eventually
+from tests.waiting import eventually, longer
 
 EMPTY = {"Alerts that fire"}
 """Panels that rightly have nothing to show: no alert fires within seconds."""
@@ -58,7 +58,7 @@ class Prometheus:
 
     async def _get(self, path: str) -> Any:  # noqa: ANN401 - JSON
         def get() -> Any:  # noqa: ANN401 - JSON
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=30) as response:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=longer(30)) as response:
                 return json.load(response)["data"]
 
         return await asyncio.to_thread(get)
@@ -107,7 +107,7 @@ async def running(program: Path, folder: Path, agent_port: int) -> AsyncIterator
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
         try:
-            await asyncio.wait_for(process.wait(), 15)
+            await asyncio.wait_for(process.wait(), longer(15))
         except TimeoutError:
             process.kill()
             await process.wait()

@@ -11,9 +11,9 @@ import pytest
 
 from nodeagent.devices.turns import Turns
 from nodeagent.errand import Hangs
-from tests.waiting import eventually
+from tests.waiting import eventually, longer
 
-LONG = 10.0
+LONG = longer(10.0)
 
 
 async def test_one_after_the_other() -> None:

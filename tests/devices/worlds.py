@@ -17,7 +17,7 @@ from typing import Any
 from nodeagent.model.health import XidLog
 from nodeagent.model.inventory import ComputeMode, DriverError, Gpu, GpuHealth, GpuProcess, Inventory
 from tests.fakes.nvml.library import MODES, SONAME, Controls, computing, connected, inherited, partitioned
-from tests.waiting import WITHIN, eventually
+from tests.waiting import WITHIN, eventually, longer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -134,7 +134,7 @@ class World(ABC):
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
         line = json.dumps({"ask": number, "method": method, "arguments": arguments})
         await self._write(f"{line}\n".encode())
-        return await asyncio.wait_for(answer, WITHIN)
+        return await asyncio.wait_for(answer, longer(WITHIN))
 
     async def inventory(self, holds: Callable[[Inventory], object]) -> Inventory:
         """The newest inventory, once `holds` is true of it."""
@@ -167,7 +167,7 @@ class World(ABC):
         assert self.process is not None
         assert self.process.stdin is not None
         self.process.stdin.close()
-        async with asyncio.timeout(within):
+        async with asyncio.timeout(longer(within)):
             return await self.process.wait()
 
     async def clean_up(self) -> None:

@@ -18,6 +18,7 @@ from lightkube.types import PatchType
 
 from tests.deploy.manifests import KUBECTL
 from tests.e2e.overlays import MADE_BY, MADE_BY_E2E
+from tests.waiting import longer
 
 if TYPE_CHECKING:
     from lightkube import ApiError, Client
@@ -49,7 +50,7 @@ class Cluster:
             [sys.executable, "-m", "nodeagent", *arguments],
             capture_output=True,
             text=True,
-            timeout=within,
+            timeout=longer(within),
             check=False,
         )
 
@@ -131,7 +132,7 @@ def run_kubectl(
 ) -> subprocess.CompletedProcess[str]:
     """Run kubectl to its end; a failure is not raised."""
     return subprocess.run(
-        [KUBECTL, *arguments], input=stdin, capture_output=True, text=True, timeout=within, check=False
+        [KUBECTL, *arguments], input=stdin, capture_output=True, text=True, timeout=longer(within), check=False
     )
 
 

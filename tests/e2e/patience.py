@@ -1,8 +1,7 @@
-"""Waiting for a cluster, with deadlines that grow with the load of this machine."""
+"""Waiting for a cluster, which takes longer than a program."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -21,5 +20,4 @@ def until(check: Callable[[], T], *, within: float = WITHIN, every: float = 0.1)
         NotInTimeError: `within` seconds passed first, or more on a machine that is busy.
 
     """
-    busy = os.getloadavg()[0] / (os.cpu_count() or 1)
-    return eventually_sync(check, within=within * max(1.0, busy), every=every)
+    return eventually_sync(check, within=within, every=every)

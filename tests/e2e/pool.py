@@ -23,6 +23,7 @@ from tests.e2e.cluster import Cluster, absent, made_of, metadata, run_kubectl
 from tests.e2e.overlays import Overlay
 from tests.e2e.patience import until
 from tests.e2e.probe import Probe
+from tests.waiting import longer
 
 PORT: Final = 9400
 AGENT: Final = {"app.kubernetes.io/name": "nodeagent"}
@@ -98,7 +99,7 @@ class Pool:
             self._forwarded.close()
             self._address = (pod, self._forwarded.enter_context(self.reached()))
         try:
-            with urllib.request.urlopen(f"http://{self._address[1]}/status", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://{self._address[1]}/status", timeout=longer(10)) as answer:
                 status: dict[str, Any] = json.load(answer)
                 return status
         except (OSError, URLError, http.client.HTTPException, ValueError) as error:

@@ -13,6 +13,7 @@ from tests.e2e.patience import until
 from tests.e2e.pool import Pool
 from tests.e2e.probe import Probe
 from tests.e2e.workload import Pods, shared
+from tests.waiting import longer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
@@ -36,7 +37,7 @@ def test_the_kubelet_is_restarted(
     for _ in range(options.times(10)):
         with probe.watching() as seen:
             old = probe.kubelet()
-            subprocess.run(options.restart_kubelet, check=True, timeout=120, capture_output=True)
+            subprocess.run(options.restart_kubelet, check=True, timeout=longer(120), capture_output=True)
             until(lambda old=old: probe.kubelet() not in {old, "None"})  # type: ignore[misc]
             until(lambda: pool.registered(SHARED))
             until(lambda: cluster.capacity() == {SHARED: DEVICES})

@@ -20,7 +20,7 @@ from nodeagent.kubelet.sockets import LOCAL_CHANNEL, target
 from nodeagent.model.allocation import ContainerGrant, PreferenceRequest, RefusalReason, Refused
 from nodeagent.model.kubelet import RegistrationState, RegistrationStatus
 from nodeagent.model.shares import Device, Listing
-from tests.waiting import eventually
+from tests.waiting import eventually, longer
 
 GPU = "nvidia.com/gpu"
 SHARED = "nvidia.com/gpu.shared"
@@ -112,7 +112,7 @@ class Client:
     async def allocate(self, *containers: Sequence[str]) -> list[dict[str, str]]:
         """The environment of each container. Raises AioRpcError."""
         asked = [pb.ContainerAllocateRequest(devices_ids=ids) for ids in containers]
-        answer = await self._allocate(pb.AllocateRequest(container_requests=asked), timeout=5)
+        answer = await self._allocate(pb.AllocateRequest(container_requests=asked), timeout=longer(5))
         return [dict(container.envs) for container in answer.container_responses]
 
     async def prefer(self, available: Sequence[str], must_include: Sequence[str], size: int) -> list[str]:
@@ -120,7 +120,7 @@ class Client:
         asked = pb.ContainerPreferredAllocationRequest(
             available_deviceIDs=available, must_include_deviceIDs=must_include, allocation_size=size
         )
-        answer = await self._prefer(pb.PreferredAllocationRequest(container_requests=[asked]), timeout=5)
+        answer = await self._prefer(pb.PreferredAllocationRequest(container_requests=[asked]), timeout=longer(5))
         return list(answer.container_responses[0].deviceIDs)
 
     async def lists(self) -> AsyncIterator[dict[str, str]]:

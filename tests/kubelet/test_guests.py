@@ -23,7 +23,7 @@ from nodeagent.sim.kubelet import StandInKubelet
 from nodeagent.sim.pod_resources import Fault
 from tests.kubelet.odd_kubelet import Manner, OddKubelet
 from tests.kubelet.support import GPU, HASTY, Client, Running, TableDesk, running
-from tests.waiting import eventually
+from tests.waiting import eventually, longer
 
 LIVE, BACKOFF = RegistrationState.LIVE, RegistrationState.BACKOFF
 
@@ -149,7 +149,7 @@ async def test_a_guest_that_does_not_read_does_not_hold_up_the_end(tmp_path: Pat
     server.streams.expect()
     stream = kubelet.watch(pb.Empty())
     await stream.read()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(longer(20)):
         await server.stop(60.0)
     assert await stream.read() is grpc.aio.EOF
     for one in unread:
@@ -175,7 +175,7 @@ async def test_connections_that_nobody_uses_are_closed(tmp_path: Path, monkeypat
     await anext(lists)
     await idle.options(pb.Empty())
     reader, writer = await asyncio.open_unix_connection(path)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(longer(20)):
         while await reader.read(4096):
             pass
     await eventually(lambda: idle.channel.get_state() is not grpc.ChannelConnectivity.READY)

@@ -17,7 +17,7 @@ from nodeagent.model.allocation import ContainerGrant, DeviceSpec, Mount
 from nodeagent.model.shares import Device
 from nodeagent.sim.plugins import PluginClient
 from tests.kubelet.support import GPU, Client, TableDesk
-from tests.waiting import eventually
+from tests.waiting import eventually, longer
 
 
 class Served:
@@ -142,7 +142,7 @@ async def test_a_slow_reader_does_not_hold_up_the_stop(served: Served) -> None:
     served.put(*(f"GPU-{number:036d}::{share}" for number in range(8) for share in range(5000)))
     stream = served.client.watch(pb.Empty())
     await eventually(lambda: served.server.streams.live)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(longer(5)):
         await served.server.stop(0.1)
     assert not served.server.streams.live
     stream.cancel()

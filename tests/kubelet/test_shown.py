@@ -16,7 +16,7 @@ from nodeagent.kubelet.sockets import target
 from nodeagent.sim.kubelet import StandInKubelet
 from nodeagent.sim.pod_resources import Fault
 from tests.kubelet.support import GPU, SHARED, running
-from tests.waiting import eventually
+from tests.waiting import eventually, longer
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ async def test_a_refusal_is_no_answer(kubelet: StandInKubelet, fault: Fault) -> 
 async def test_a_kubelet_that_hangs_is_waited_for_no_longer_than_the_deadline(kubelet: StandInKubelet) -> None:
     """Whoever asks has no devices meanwhile."""
     kubelet.pod_resources_fault = Fault.HANG
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(longer(10)):
         assert await asking(kubelet, deadline=0.05)(GPU) is None
     kubelet.pod_resources_fault = None
 

@@ -35,7 +35,7 @@ from nodeagent.mps.lifecycle import Timing
 from nodeagent.mps.process import Process, mps_processes
 from nodeagent.watcher import DirectoryWatch
 from tests.mps.support import end_all
-from tests.waiting import eventually, eventually_sync
+from tests.waiting import eventually, eventually_sync, longer
 
 UUIDS = tuple(f"GPU-{number}0000000-0000-0000-0000-000000000000" for number in range(4))
 UUID, OTHER, THIRD, FOURTH = UUIDS
@@ -108,12 +108,12 @@ class HostProcess:
 
     async def ended(self) -> int:
         """The exit code."""
-        return await asyncio.wait_for(self.process.wait(), 30)
+        return await asyncio.wait_for(self.process.wait(), longer(30))
 
     async def _end(self, number: signal.Signals) -> int:
         if self.process.returncode is None:
             self.process.send_signal(number)
-        return await asyncio.wait_for(self.process.wait(), _STOPS_WITHIN)
+        return await asyncio.wait_for(self.process.wait(), longer(_STOPS_WITHIN))
 
 
 class Node:

@@ -18,7 +18,7 @@ from nodeagent.model.config import Contract, Mode, MpsLimits
 from nodeagent.mps.control import Control, NoDaemon
 from nodeagent.mps.files import Layout
 from nodeagent.mps.process import Process, mps_processes
-from tests.waiting import eventually_sync
+from tests.waiting import eventually_sync, longer
 
 UUID = "GPU-00000000-0000-0000-0000-000000000000"
 OTHER = "GPU-11111111-1111-1111-1111-111111111111"
@@ -68,7 +68,9 @@ class Daemons:
             "CUDA_MPS_LOG_DIRECTORY": str(log),
         }
         before = self._running(uuid)
-        subprocess.run([str(self.program), "-d"], env=environment, check=True, timeout=10, stdin=subprocess.DEVNULL)
+        subprocess.run(
+            [str(self.program), "-d"], env=environment, check=True, timeout=longer(10), stdin=subprocess.DEVNULL
+        )
         found = Process.find(self.control(uuid).peer())
         assert found is not None
         # The process between the program and its daemon has done its work, and may not have ended yet.

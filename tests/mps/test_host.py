@@ -18,7 +18,7 @@ from nodeagent.model.mps import DaemonState
 from nodeagent.mps.files import checksum, encode_desired
 from nodeagent.mps.host import Unusable
 from tests.mps.hosting import OTHER, QUICK, THIRD, UUID, Node, contract, needs_mounts, stand_in_server
-from tests.waiting import eventually
+from tests.waiting import eventually, longer
 
 ONE = {UUID: contract(9216, 25)}
 BOTH = {**ONE, OTHER: contract(1536, 50)}
@@ -139,7 +139,7 @@ class TestTelling:
         monkeypatch.setattr(threading.Thread, "start", refuse)
         before[UUID].signal(signal.SIGKILL)  # which is told without anything being read
         with pytest.raises(ExceptionGroup) as raised:
-            await asyncio.wait_for(host.ended(), 8.0)
+            await asyncio.wait_for(host.ended(), longer(8.0))
         assert [str(error) for error in raised.value.exceptions] == ["can't start new thread"]
         await node.host()
         assert (await node.ready(BOTH))[OTHER] == before[OTHER]
@@ -292,7 +292,7 @@ async def test_a_stop_is_quick_whatever_is_under_way(node: Node) -> None:
         node.want(wanted)
         host = await node.host()
         await asyncio.sleep(0.05)  # somewhere in the middle
-        async with asyncio.timeout(3.0):
+        async with asyncio.timeout(longer(3.0)):
             await host.stop()
     node.simulate()
     await node.host()

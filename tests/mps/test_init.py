@@ -14,7 +14,7 @@ import pytest
 
 from nodeagent.mps.process import Process, mps_processes
 from tests.mps.support import UUID, Daemons
-from tests.waiting import eventually_sync
+from tests.waiting import eventually_sync, longer
 
 PROJECT = Path(__file__).parents[2]
 
@@ -106,7 +106,7 @@ def test_a_host_that_crashes_is_started_again(tmp_path: Path) -> None:
         assert story.orphan().alive()
         assert story.init.poll() is None
         story.init.send_signal(signal.SIGTERM)
-        _, said = story.init.communicate(timeout=10)
+        _, said = story.init.communicate(timeout=longer(10))
     assert said.count("nodeagent: init: the MPS host has ended with 137; its daemons go on") == 3
 
 
@@ -129,7 +129,7 @@ def test_it_ends_as_the_host_does(tmp_path: Path, number: signal.Signals) -> Non
     with playing(tmp_path) as story:
         story.host()
         story.init.send_signal(number)
-        assert story.init.wait(10) == 5
+        assert story.init.wait(longer(10)) == 5
         assert story.told("told") == [number]
         assert len(story.told("host")) == 1
 
@@ -139,7 +139,7 @@ def test_a_host_that_does_not_listen(tmp_path: Path) -> None:
     with playing(tmp_path, HOST.replace("signal.signal(", "(lambda *_: None)(")) as story:
         story.host()
         story.init.send_signal(signal.SIGTERM)
-        assert story.init.wait(10) == 128 + signal.SIGTERM
+        assert story.init.wait(longer(10)) == 128 + signal.SIGTERM
         assert len(story.told("host")) == 1
 
 
@@ -152,7 +152,7 @@ def test_a_host_that_was_told_to_end(tmp_path: Path) -> None:
         assert story.told("told") == [signal.SIGTERM, signal.SIGTERM]
         assert story.orphan().alive()
         story.init.send_signal(signal.SIGTERM)
-        assert story.init.wait(10) == 0
+        assert story.init.wait(longer(10)) == 0
         assert len(story.told("host")) == 3
 
 
@@ -218,7 +218,7 @@ os.fork = refused
         assert init.stderr is not None
         said = [init.stderr.readline().removeprefix("nodeagent: init: ") for _ in range(3)]
         init.terminate()
-        init.communicate(timeout=10)
+        init.communicate(timeout=longer(10))
     again = "its daemons go on, and it is started again in"
     assert said == [
         f"cannot start the MPS host: [Errno 11] Resource temporarily unavailable; {again} 0.05 s\n",
@@ -234,7 +234,7 @@ def test_told_to_end_between_two_hosts(tmp_path: Path) -> None:
         assert story.init.stderr is not None
         assert "started again in 600 s" in story.init.stderr.readline()
         story.init.send_signal(signal.SIGTERM)
-        assert story.init.wait(10) == 0
+        assert story.init.wait(longer(10)) == 0
 
 
 def test_the_host_does_not_outlive_it(tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_a_host_that_cannot_be_started() -> None:
                 init.stderr.readline()
             )
         init.terminate()
-        init.communicate(timeout=10)
+        init.communicate(timeout=longer(10))
         assert init.returncode in {0, 127}
 
 

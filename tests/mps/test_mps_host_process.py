@@ -20,7 +20,7 @@ from nodeagent.model.config import Contract
 from nodeagent.model.mps import DaemonState
 from tests.commands.conftest import nodeagent
 from tests.mps.hosting import OTHER, THIRD, UUID, UUIDS, Node, contract, needs_mounts
-from tests.waiting import eventually
+from tests.waiting import eventually, longer
 
 ONE = {UUID: contract(9216, 25)}
 BOTH = {**ONE, OTHER: contract(1536, 50)}
@@ -61,7 +61,7 @@ class TestSignals:
         await node.told(DaemonState.FAILED, OTHER)
         begun = time.monotonic()
         assert await host.stop() == 0
-        assert time.monotonic() - begun < STOP_SECONDS
+        assert time.monotonic() - begun < longer(STOP_SECONDS)
 
     async def test_hangup_looks_again(self, node: Node) -> None:
         """SIGHUP ends nothing."""
@@ -142,7 +142,9 @@ class TestStart:
             "import sys; from nodeagent.cli import main; "
             f"main(['mps-host', '--mps-root', '{tmp_path}/{'x' * 90}']); print('\\n'.join(sys.modules))"
         )
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=longer(60), check=True
+        )
         loaded = set(done.stdout.split())
         assert "nodeagent.mps.host" in loaded
         assert not {"grpc", "google.protobuf", "yaml", "jsonschema", "prometheus_client", "nodeagent.agent"} & loaded

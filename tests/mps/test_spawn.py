@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nodeagent.mps.process import Process
 from nodeagent.mps.spawn import SpawnedHost, host_command
-from tests.waiting import eventually, eventually_sync
+from tests.waiting import eventually, eventually_sync, longer
 
 PROJECT = Path(__file__).parents[2]
 
@@ -180,7 +180,7 @@ def test_it_outlives_the_agent(tmp_path: Path) -> None:
             ) as running:
                 eventually_sync(lambda: len(hosts.told) == number)  # noqa: B023
                 os.killpg(running.pid, ending)
-                running.wait(10)
+                running.wait(longer(10))
             found = Process.find(int(hosts.told[number - 1][0]))
             assert found is not None
             assert found.alive()

@@ -7,52 +7,15 @@ import http.client
 import json
 import logging
 import socket
-import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
 
 import pytest
 
-from nodeagent.model.snapshot import Snapshot
-from nodeagent.report import http as http_module
-from nodeagent.report.http import MAX_REQUEST, WORKERS, HttpServer
-from nodeagent.report.metrics import Metrics
+from nodeagent.report import http_front, http_workers
+from nodeagent.report.http_messages import MAX_REQUEST
 from tests.report import builders
-from tests.waiting import eventually_sync
-
-
-@dataclass
-class Served:
-    """A server and what it looks at."""
-
-    snapshot: Snapshot | None = field(default_factory=builders.snapshot)
-    alive: bool = True
-    strict: bool = False
-    listen: str = "127.0.0.1:0"
-
-    def __post_init__(self) -> None:
-        self.server = HttpServer(
-            self.listen,
-            snapshot=lambda: self.snapshot,
-            alive=lambda: self.alive,
-            metrics=Metrics(lambda: self.snapshot, version="0.1.0"),
-            strict_readiness=self.strict,
-        )
-
-    def get(self, path: str, method: str = "GET") -> tuple[int, str, http.client.HTTPMessage]:
-        """(code, body, headers) of one request."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=10)
-        try:
-            connection.request(method, path)
-            response = connection.getresponse()
-            return response.status, response.read().decode(), response.headers
-        finally:
-            connection.close()
-
-    def connect(self) -> socket.socket:
-        """A connection that has not said anything."""
-        return socket.create_connection(("127.0.0.1", self.server.port), timeout=10)
+from tests.report.served import ANSWERS_WITHIN, Served, everything
+from tests.waiting import eventually_sync, longer
 
 
 @pytest.fixture
@@ -185,7 +148,7 @@ def test_it_listens_where_it_is_told(listen: str) -> None:
     served.server.start()
     try:
         host = "::1" if ":" in listen.rpartition(":")[0] else "127.0.0.1"
-        with socket.create_connection((host, served.server.port), timeout=10) as connection:
+        with socket.create_connection((host, served.server.port), timeout=longer(ANSWERS_WITHIN)) as connection:
             connection.sendall(b"GET /livez HTTP/1.1\r\n\r\n")
             assert everything(connection).endswith(b"\r\n\r\nok\n")
     finally:
@@ -211,7 +174,7 @@ def test_closing_ends_it(served: Served) -> None:
     """The port is free again, open connections end, and closing twice does no harm."""
     port = served.server.port
     with served.connect() as connection:
-        eventually_sync(lambda: served.server._connections)  # noqa: SLF001 - that it was accepted shows nowhere else
+        eventually_sync(lambda: served.server.open)
         served.server.close()
         served.server.close()
         assert everything(connection) == b""
@@ -221,31 +184,9 @@ def test_closing_ends_it(served: Served) -> None:
     again.server.close()
 
 
-def test_silent_clients_make_room(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connections that are held open without a request cannot keep the kubelet's probe out."""
-    monkeypatch.setattr(http_module, "PATIENCE", 0.0)
-    with ExitStack() as stack:
-        silent = [stack.enter_context(served.connect()) for _ in range(3 * WORKERS)]
-        for connection in silent:
-            connection.sendall(b"GET /live")
-        assert eventually_sync(lambda: answered(served))
-        assert threading.active_count() <= 2 * WORKERS + 10
-
-
-def test_too_many_at_once_are_sent_away(served: Served) -> None:
-    """Beyond the workers a connection gets its 503 without having said anything."""
-    with ExitStack() as stack:
-        for _ in range(WORKERS):
-            stack.enter_context(served.connect())
-        eventually_sync(lambda: len(served.server._connections) == WORKERS)  # noqa: SLF001 - as above
-        with served.connect() as connection:
-            assert everything(connection).startswith(b"HTTP/1.1 503 ")
-    assert eventually_sync(lambda: answered(served))
-
-
 def test_a_request_that_drips_is_cut_off(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole request has one deadline: a byte now and then does not prolong it."""
-    monkeypatch.setattr(http_module, "READ_SECONDS", 0.2)
+    monkeypatch.setattr(http_front, "ANSWER_SECONDS", 0.2)
     with served.connect() as connection:
         connection.sendall(b"GET /livez HTTP/1.1\r\n")
 
@@ -254,19 +195,19 @@ def test_a_request_that_drips_is_cut_off(served: Served, monkeypatch: pytest.Mon
                 connection.sendall(b"X")
             except OSError:
                 return True
-            return not served.server._connections  # noqa: SLF001 - as above
+            return not served.server.open
 
         eventually_sync(cut_off)
 
 
 def test_an_answer_that_is_not_taken_is_cut_off(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that does not read its answer loses it."""
-    monkeypatch.setattr(http_module, "WRITE_SECONDS", 0.2)
+    monkeypatch.setattr(http_workers, "WRITE_SECONDS", 0.2)
     served.snapshot = builders.large()
     with served.connect() as connection:
         connection.sendall(b"GET /status HTTP/1.1\r\n\r\n")
-        eventually_sync(lambda: served.server._connections)  # noqa: SLF001 - as above
-        eventually_sync(lambda: not served.server._connections)  # noqa: SLF001 - as above
+        eventually_sync(lambda: served.server.open)
+        eventually_sync(lambda: not served.server.open)
 
 
 @pytest.mark.parametrize(
@@ -280,6 +221,12 @@ def test_an_answer_that_is_not_taken_is_cut_off(served: Served, monkeypatch: pyt
         (b"\x16\x03\x01\x02\x00\r\n\r\n", b"400"),
         (b"GET /livez HTTP/1.1\n\n", b"200"),
         (b"GET http://node/livez HTTP/1.1\r\n\r\n", b"404"),
+        (b"GET /livez\r\n\r\n", b"200"),
+        (b"GET //livez HTTP/1.1\r\n\r\n", b"200"),
+        (b"POST /livez HTTP/1.1\r\n\r\n" + b"body\n" * 200, b"405"),
+        (b"GET /livez HTTP/1.1\r\n" + b"X: y\r\n" * 99 + b"\r\n", b"200"),
+        (b"GET /livez HTTP/one\r\n\r\n", b"400"),
+        (b"\r\n\r\n", b"400"),
     ],
 )
 def test_odd_requests_are_answered(served: Served, request_: bytes, code: bytes) -> None:
@@ -309,17 +256,6 @@ def test_requests_are_not_logged(served: Served, caplog: pytest.LogCaptureFixtur
     served.get("/livez")
     served.get("/nothing")
     assert caplog.records == []
-
-
-def everything(connection: socket.socket) -> bytes:
-    """All bytes until the other side ends."""
-    data = b""
-    try:
-        while piece := connection.recv(1 << 20):
-            data += piece
-    except ConnectionResetError:
-        pass
-    return data
 
 
 def answered(served: Served) -> bool:

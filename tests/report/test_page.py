@@ -18,6 +18,7 @@ from nodeagent.report.markup import Html, fill
 from nodeagent.report.page import page
 from nodeagent.report.times import ago
 from tests.report import builders
+from tests.waiting import longer
 
 NOW = builders.AT + 3
 EMPTY = Snapshot(0, NOW, NOW, "new-node", None, "0.1.0", ConfigState("/c", problem="no such file"), Inventory())
@@ -398,7 +399,7 @@ def test_a_browser_shows_it_without_a_horizontal_scroll(
                 chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
                 f"--window-size={width},1000", "--virtual-time-budget=2000", "--dump-dom", file.as_uri(),
             ],
-            capture_output=True, text=True, check=True, timeout=60,
+            capture_output=True, text=True, check=True, timeout=longer(60),
         )  # fmt: skip
         found = re.search(r'data-probe="(\d+) (\d+) (\d+)"', result.stdout)
         assert found is not None, result.stderr

@@ -13,6 +13,7 @@ import grpc.aio
 
 from nodeagent.kubelet import names
 from nodeagent.kubelet.proto import deviceplugin_pb2 as api
+from tests.waiting import longer
 
 RESOURCE = "nvidia.com/gpu"
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -77,7 +78,7 @@ class TinyPlugin:
             register = channel.unary_unary(names.REGISTER, api.RegisterRequest.SerializeToString, api.Empty.FromString)
             await register(
                 api.RegisterRequest(version=version, endpoint=endpoint or self.endpoint, resource_name=self.resource),
-                timeout=20,
+                timeout=longer(20),
             )
 
     async def send(self, healthy: Iterable[str], unhealthy: Iterable[str] = (), *, node: int | None = None) -> None:

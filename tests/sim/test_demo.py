@@ -25,7 +25,7 @@ from nodeagent.sim.mps import STAND_IN, choose
 from nodeagent.sim.node import GPUS, Node, temporary_folder
 from nodeagent.sim.playground import CONFIG, PODS, Playground
 from nodeagent.sim.screen import Screen
-from tests.waiting import eventually, eventually_sync
+from tests.waiting import eventually, eventually_sync, longer
 
 ANYWHERE = "127.0.0.1:0"
 SHARED = "nvidia.com/gpu.shared"
@@ -71,7 +71,7 @@ def demo(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProc
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=longer(100),
         check=False,
     )
 

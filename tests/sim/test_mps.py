@@ -15,7 +15,7 @@ from nodeagent.mps.control import PROGRAM
 from nodeagent.mps.process import mps_processes
 from nodeagent.sim.mps import STAND_IN, choose, end_all, write_stand_in
 from tests.mps.support import OTHER, UUID, Daemons, temporary_root
-from tests.waiting import eventually
+from tests.waiting import eventually, longer
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ class TestEnd:
             await eventually(lambda: all((one.root / "observed.json").exists() for one in (ours, theirs)), within=20)
             await end_all(ours.root)
             assert mps_processes(ours.root) == []
-            assert hosts[0].wait(5) == 0
+            assert hosts[0].wait(longer(5)) == 0
             assert len(mps_processes(theirs.root)) == 2
             assert hosts[1].poll() is None
         finally:

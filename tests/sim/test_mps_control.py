@@ -18,7 +18,7 @@ from nodeagent.mps.control import Control, Limits, NoAnswer, NoDaemon, Unexpecte
 from nodeagent.mps.process import MpsProcess, Process, mps_processes
 from nodeagent.sim.mps import write_stand_in
 from tests.mps.support import OTHER, UUID, Daemons, temporary_root
-from tests.waiting import eventually, eventually_sync
+from tests.waiting import eventually, eventually_sync, longer
 
 ASKED = (
     ("get_default_active_thread_percentage", "100.0"),
@@ -96,7 +96,7 @@ def run(daemons: Daemons, *arguments: str, text: str = "", **environment: str) -
         env={"PATH": os.defpath, **variables},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=longer(20),
         check=False,
     )
 
@@ -329,7 +329,7 @@ def test_other_users(mps_root: Path) -> None:
         input="set_default_active_thread_percentage 7\nquit\nget_default_active_thread_percentage\n",
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=longer(20),
         check=False,
         cwd=Path(__file__).parents[2],
     )

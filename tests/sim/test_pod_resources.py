@@ -15,7 +15,7 @@ from nodeagent.sim.pod_resources import Fault
 from nodeagent.sim.pods import AdmissionError
 from tests.sim.conftest import MakePlugin
 from tests.sim.plugin import RESOURCE
-from tests.waiting import eventually
+from tests.waiting import eventually, longer
 
 Listed = set[tuple[str, str, str, tuple[str, ...]]]
 
@@ -36,7 +36,7 @@ class Client:
                 api.AllocatableResourcesRequest.SerializeToString,
                 api.AllocatableResourcesResponse.FromString,
             )
-            answer: api.AllocatableResourcesResponse = await ask(api.AllocatableResourcesRequest(), timeout=5)
+            answer: api.AllocatableResourcesResponse = await ask(api.AllocatableResourcesRequest(), timeout=longer(5))
         return sorted(tuple(entry.device_ids) for entry in answer.devices)
 
     async def list(self) -> Listed:
@@ -46,7 +46,7 @@ class Client:
                 api.ListPodResourcesRequest.SerializeToString,
                 api.ListPodResourcesResponse.FromString,
             )
-            answer: api.ListPodResourcesResponse = await ask(api.ListPodResourcesRequest(), timeout=5)
+            answer: api.ListPodResourcesResponse = await ask(api.ListPodResourcesRequest(), timeout=longer(5))
         return {
             (pod.namespace, pod.name, entry.name, tuple(id_ for device in entry.devices for id_ in device.device_ids))
             for pod in answer.pod_resources
