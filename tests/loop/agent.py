@@ -127,7 +127,9 @@ class Loop(Reconciler):
 
 
 class Agent:
-    """One run of the agent; `desk` answers the kubelet's questions."""
+    """One run of the agent; `desk` answers the kubelet's questions. `turns` counts those of all of them."""
+
+    turns = 0
 
     def __init__(self, around: Surroundings, inventory: Inventory) -> None:
         self.around = around
@@ -236,6 +238,7 @@ class Agent:
 
     def turn(self, cut: int | None = None) -> Plan:
         """Take one, of whose plans only so many actions are performed."""
+        Agent.turns += 1
         self.loop.cut = cut
         self.views.clear()
         before, load = self.applied, self.driver.inventory.driver_load

@@ -392,10 +392,10 @@ class Node(RuleBasedStateMachine):
         self.kubelet.finish_admission(self.agent.desk, self.clock.now, fails=False)
         self.kubelet.knows_pods = True
         self.host.returns()
-        self.agent.settle()
-        self.driver_loads += 1
         self.disk.writable = True
         self._has(make.inventory(*self._all_gpus()))
+        self.agent.settle()
+        self.driver_is_loaded_anew()
         self._edit(replace(self.config, suspend=False))
         for pod in self.kubelet.pods.values():
             pod.finished = True
