@@ -29,6 +29,7 @@ def as_json(report: Report) -> str:
             },
             "changes": report.preview.changes,
             "class": report.preview.kind.value,
+            "devicesAtATime": report.preview.at_a_time,
             "suspended": config is not None and config.suspend,
             "holdsKnown": report.readable,
             "gpus": [_gpu_as_json(gpu) for gpu in report.preview.gpus],

@@ -27,6 +27,9 @@ _CLASSES: Final = {
 _NOT_AT_ONCE: Final = "no pod has to end, but something waits for MPS"
 """What is said of a live change that something else is in the way of."""
 
+_IN_WAVES: Final = "no pod has to end; one wave after the other"
+"""What is said of a live change that not all GPUs make at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -204,8 +207,16 @@ def _summary(preview: Preview, terminal: Terminal) -> Iterator[str]:
     }
     counts = ", ".join(f"{number} {what}" for what, number in sums.items())
     yield from terminal.wrap(f"{_changing(preview.gpus)}; shares: {counts}", "", "  ")
+    in_waves = preview.moving > preview.at_a_time
+    if in_waves:
+        told = f"in waves: at most {preview.at_a_time} of {preview.moving} at a time, free ones first"
+        yield from terminal.wrap(told, "", "  ")
     held_up = preview.kind is ChangeClass.LIVE and any(gpu.obstacle for gpu in preview.gpus)
-    meaning = _NOT_AT_ONCE if held_up else _CLASSES[preview.kind]
+    meaning = _CLASSES[preview.kind]
+    if held_up:
+        meaning = _NOT_AT_ONCE
+    elif in_waves and preview.kind is ChangeClass.LIVE:
+        meaning = _IN_WAVES
     yield f"class {terminal.paint(preview.kind.value, 'bold')}: {meaning}"
 
 

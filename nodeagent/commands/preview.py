@@ -71,12 +71,23 @@ class GpuPreview:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What becomes of the node: every GPU by index, the class of the change, and which resources come and go."""
+    """What becomes of the node: every GPU by index, the class of the change, and which resources come and go. Of the
+    devices that leave a contract at most `at_a_time` do at a time.
+    """
 
     kind: ChangeClass
     gpus: tuple[GpuPreview, ...]
     registered: tuple[str, ...] = ()
     retired: tuple[str, ...] = ()
+    at_a_time: int = 1
+
+    @property
+    def moving(self) -> int:
+        """How many devices leave a contract for another one."""
+        return sum(
+            None not in (gpu.before.contract, gpu.after.contract) and gpu.before.contract != gpu.after.contract
+            for gpu in self.gpus
+        )
 
     @property
     def changes(self) -> bool:
@@ -117,6 +128,7 @@ def preview(desired: Desired | None, node: Node) -> Preview:
         gpus=tuple(sorted(found, key=lambda one: one.gpu.place)),
         registered=tuple(sorted(end.registered - node.resources)),
         retired=tuple(sorted(node.resources - end.registered)),
+        at_a_time=desired.most_unavailable if desired is not None else 1,
     )
 
 

@@ -220,6 +220,43 @@ def test_a_daemon_on_its_way_is_expected() -> None:
         assert (len(found.added), found.obstacle) == (4, "")
 
 
+def of_four(contract: Contract, shares: int, *held: str) -> Node:
+    """A node of four GPUs with these shares, of which those with the ids `held` are."""
+    gpus = tuple(gpu(index) for index in range(4))
+    return Node(
+        gpus=gpus,
+        applied=Applied({one.uuid: AppliedGpu(one, contract, frozenset(range(shares))) for one in gpus}),
+        held=frozenset((contract.resource, share) for share in held),
+        holders={share: f"team-a/pod-{number}/main" for number, share in enumerate(held)},
+        resources=frozenset({contract.resource}),
+    )
+
+
+def test_every_wave_is_foreseen() -> None:
+    """What becomes of each GPU in the end, though they change one after the other: all that drain are named."""
+    on = of_four(SHARED, 4, *(f"{gpu(index).uuid}::0" for index in (0, 1, 3)))
+    found = preview(resolve(want(WHOLE, 1), on.gpus), on)
+    assert (found.at_a_time, found.moving) == (1, 4)
+    assert [len(one.draining) for one in found.gpus] == [1, 1, 0, 1]
+    assert [one.after for one in found.gpus] == [Terms(WHOLE, 1)] * 4
+    assert [len(one.later) for one in found.gpus] == [1, 1, 0, 1]
+
+
+def test_waves_are_said(tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    """How many change at a time, where not all do; a config that lets all change at once says nothing of it."""
+    agent = serve(builders.snapshot(*(gpu_status(gpu(index), "f" * 10) for index in range(4))))
+    config = tmp_path / "sharing.yaml"
+    for at_most, said in (("2", "in waves: at most 2 of 4 at a time, free ones first\n"), ("100%", "")):
+        rules = "rules: [{name: all, exclusive: {}}]"
+        head = "apiVersion: nodeagent.io/v1alpha1\nkind: SharingConfig\nmetadata: {name: x}\n"
+        config.write_text(f"{head}spec: {{{rules}, transition: {{maxUnavailable: {at_most}}}}}\n", encoding="utf-8")
+        assert main(["plan", "--config", str(config), "--agent", agent.address]) == 2
+        told = capsys.readouterr().out
+        assert said in told
+        assert ("in waves" in told) is bool(said)
+        assert ("class live: all of it at once" in told) is not bool(said)
+
+
 def test_every_gpu_is_told_once_and_in_order() -> None:
     """A GPU that the node does not have in its contract yet is told as one without anything."""
     on = replace(node(SHARED, 2), gpus=(gpu(2), gpu(0), gpu(1)))
