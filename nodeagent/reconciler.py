@@ -243,7 +243,7 @@ class Reconciler:
             plan = planning.plan(self._desired, self._observe(gpus, pods))
         self._publish(plan)
         # Shares leave the list before their daemon leaves.
-        self._daemons.want(daemons.daemons(self._applied, self._orphans))
+        self._daemons.want(daemons.daemons(self._applied, self._orphans), prepare=daemons.wished(self._desired))
         self._note_drains(plan)
         await self._keep()
         self._sum_up(plan, inventory, pods)

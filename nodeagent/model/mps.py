@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from nodeagent.model.config import Contract
+from nodeagent.model.inventory import ComputeMode
 
 SHARED_MEMORY = "/dev/shm"  # noqa: S108 - not a temporary file: where CUDA looks for what a client shares with its server
 
@@ -49,11 +50,26 @@ class MpsReason(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class GpuMeans:
+    """What the MPS host can do with one GPU, which it has tried before any daemon is asked for.
+
+    `obstacle` is why no daemon can be prepared on it, empty where one can. `memory` is in MiB, None where the driver
+    does not say; `clients` is how many processes may compute on it under MPS at most.
+    """
+
+    obstacle: str = ""
+    memory: int | None = None
+    clients: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class MpsStatus:
     """What the agent knows of the MPS host and its daemons, by uuid: READY are those that it has verified itself.
 
-    A uuid that is not there has no daemon, and its compute mode is as it was found. While `reason` is PENDING nothing
-    is known yet. `root` is where the daemons' directories are, `shared_memory` what clients need at /dev/shm.
+    A uuid that is not there has no daemon, and its compute mode is as it was found, but for the `left_modes`: GPUs
+    whose daemon is gone with its host, and which are not in the compute mode DEFAULT (None: nobody can tell). While
+    `reason` is PENDING nothing is known yet. `root` is where the daemons' directories are, `shared_memory` what clients
+    need at /dev/shm. `means` is what the host can do, by uuid; None for a host of an older version, which does not say.
     """
 
     reason: MpsReason = MpsReason.OFF
@@ -61,6 +77,8 @@ class MpsStatus:
     daemons: Mapping[str, MpsDaemon] = field(default_factory=dict)
     root: str = ""
     shared_memory: str = SHARED_MEMORY
+    means: Mapping[str, GpuMeans] | None = None
+    left_modes: Mapping[str, ComputeMode | None] = field(default_factory=dict)
 
     def pipe(self, uuid: str) -> str:
         """The directory of the sockets of one daemon; the same path for every start of it."""

@@ -167,11 +167,14 @@ class WaitReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Shares of one GPU that hold something up. `numbers` are the shares waited for."""
+    """Shares of one GPU that hold something up. `numbers` are the shares waited for, `detail` is more than the reason
+    says, in words.
+    """
 
     uuid: str
     reason: WaitReason
     numbers: frozenset[int] = frozenset()
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

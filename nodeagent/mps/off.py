@@ -35,7 +35,7 @@ class NoMps:
         self._disk = Disk(root, name="mps-root")
         self.status = MpsStatus(MpsReason.OFF, _MESSAGE, root=str(root))
 
-    def want(self, daemons: Mapping[str, Contract]) -> None:
+    def want(self, daemons: Mapping[str, Contract], *, prepare: bool = False) -> None:
         """Nothing: whoever asks for a daemon is told by `status`."""
 
     def load_wanted(self) -> Mapping[str, Contract]:

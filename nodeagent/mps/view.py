@@ -79,6 +79,7 @@ class MpsView:
         self._settles_at: float | None = None
         self._settled = False
         self._wanted: Mapping[str, Contract] | None = None
+        self._prepares = False
         self._wishes: list[Mapping[str, Contract]] = []
         self._contracts: dict[str, Contract] = {}
         self._seen: Seen | None = None
@@ -93,10 +94,13 @@ class MpsView:
         """What is known; PENDING for at most `SETTLES_WITHIN` seconds after the start."""
         return self._status
 
-    def want(self, daemons: Mapping[str, Contract]) -> None:
-        """Have the host keep exactly these daemons. To be called on the loop, as often as one likes."""
-        if daemons != self._wanted:
-            self._wanted = dict(daemons)
+    def want(self, daemons: Mapping[str, Contract], *, prepare: bool = False) -> None:
+        """Have the host keep exactly these daemons. To be called on the loop, as often as one likes.
+
+        `prepare`: more are wished for, so that a host is to say what it can do before they are asked for.
+        """
+        if daemons != self._wanted or prepare is not self._prepares:
+            self._wanted, self._prepares = dict(daemons), prepare
             self._contracts.update(daemons)
             self._again.set()
             self._publish()
@@ -210,7 +214,8 @@ class MpsView:
         status = self._summary()
         if self._host is not None:
             seen = self._seen
-            self._host.need(needed=seen is not None and not seen.runs and self._is_used(seen))
+            used = seen is not None and (self._prepares or self._is_used(seen))
+            self._host.need(needed=used and seen is not None and not seen.runs)
         if status != self._status:
             self._status = status
             self._wake()

@@ -119,7 +119,7 @@ def describe_wait(wait: Wait, names: Names) -> str:
         case WaitReason.RESTART:
             return f"{gpu}: waiting until an agent that has just started can be sure which pods use it"
         case WaitReason.DAEMON:
-            return f"{gpu}: waiting for {names.daemon(wait.uuid)}"
+            return f"{gpu}: waiting for {f'MPS: {wait.detail}' if wait.detail else names.daemon(wait.uuid)}"
         case WaitReason.MIG:
             return f"{gpu}: waiting for what is on the list of the same GPU, whole or by MIG device, to leave it"
         case WaitReason.LIST_SIZE:

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from nodeagent.model.config import Contract
-from nodeagent.model.inventory import Inventory, InventoryReason
+from nodeagent.model.config import Contract, Mode
+from nodeagent.model.inventory import ComputeMode, Gpu, Inventory, InventoryReason
 from nodeagent.model.mps import DaemonState, MpsReason, MpsStatus
 from nodeagent.model.plan import Plan, WaitReason
 from nodeagent.model.shares import Applied, AppliedGpu
@@ -28,6 +28,13 @@ def daemons(applied: Applied, orphans: Mapping[str, Contract]) -> dict[str, Cont
         if entry.contract is not None and entry.contract.limits is not None
     }
     return {**{uuid: contract for uuid, contract in orphans.items() if uuid not in applied.gpus}, **wanted}
+
+
+def wished(desired: Desired | None) -> bool:
+    """Whether a daemon is wanted on any GPU: then there is to be a host, so that it can say what it can do."""
+    return desired is not None and any(
+        want.contract is not None and want.contract.limits is not None for want in desired.wants.values()
+    )
 
 
 def orphans(before: Mapping[str, Contract], applied: Applied, inventory: Inventory) -> dict[str, Contract]:
@@ -93,9 +100,57 @@ def troubles(applied: Applied, mps: MpsStatus) -> list[Trouble]:
     return found
 
 
-def left(uuid: str, mps: MpsStatus) -> bool:
-    """Whether a GPU is free of MPS: no daemon, and the compute mode that was there before."""
-    return mps.reason is not MpsReason.PENDING and uuid not in mps.daemons
+def missing(contract: Contract, gpu: Gpu, mps: MpsStatus) -> str:
+    """Why what this contract needs to be prepared cannot be had on this GPU now, in words; empty when every
+    precondition is verified, and always for a contract that needs no daemon.
+    """
+    limits = contract.limits
+    if limits is None:
+        return ""
+    if mps.reason is not MpsReason.RUNNING:
+        return mps.message or f"the MPS host: {mps.reason.value}"
+    if mps.means is None:
+        return ""  # a host of an older version says nothing of this, and does it
+    means = mps.means.get(gpu.uuid)
+    if means is None:
+        return "the MPS host has not said yet what it can do with this GPU"
+    if means.obstacle:
+        return means.obstacle
+    if means.memory is not None and limits.memory > means.memory:
+        return f"the MPS host sees {means.memory} MiB of memory, and one share has {limits.memory} MiB"
+    return ""
+
+
+def lingering(contract: Contract, uuid: str, mps: MpsStatus) -> str:
+    """Why shares under this contract, which needs no daemon, may not be offered yet on a GPU that may have been under
+    MPS; empty when they may.
+
+    Without its host a daemon is gone, but the compute mode that it needed stays until somebody puts it back. A whole
+    GPU can be used by one process all the same; in one that cannot be read nobody knows more.
+    """
+    if mps.reason is MpsReason.PENDING:
+        return mps.message or "it is not known yet whether it is free of MPS"
+    if (daemon := mps.daemons.get(uuid)) is not None:
+        return f"its MPS daemon has not left yet: {daemon.message or daemon.state.value}"
+    if uuid not in mps.left_modes:
+        return ""
+    mode = mps.left_modes[uuid]
+    if contract.mode is Mode.EXCLUSIVE and mode is not ComputeMode.PROHIBITED:
+        return ""
+    return left_over(uuid, mps)
+
+
+def left_over(uuid: str, mps: MpsStatus) -> str:
+    """In which compute mode MPS has left a GPU, and how to put that back; empty where that is as it was."""
+    if uuid not in mps.left_modes:
+        return ""
+    mode = mps.left_modes[uuid]
+    found = "MPS has left it in a compute mode that cannot be read"
+    if mode is not None:
+        found = f"MPS has left it in the compute mode {mode.value}"
+    if mode is ComputeMode.PROHIBITED:
+        found = f"its compute mode is {mode.value}, in which nothing computes"
+    return f"{found}: put it back with `nvidia-smi -c 0 -i {uuid}`"
 
 
 def coming(desired: Desired | None, plan: Plan, applied: Applied, among: AbstractSet[str]) -> bool:
@@ -118,13 +173,12 @@ def coming(desired: Desired | None, plan: Plan, applied: Applied, among: Abstrac
 def unready(plan: Plan, applied: Applied, mps: MpsStatus, among: AbstractSet[str]) -> str:
     """What the plan waits for of the daemons of these GPUs, in words; empty where it waits for none."""
     known = {one.entry.gpu.uuid: one.message for one in troubles(applied, mps)}
-    waiting = {wait.uuid for wait in plan.waits if wait.reason is WaitReason.DAEMON} & among
+    waiting = {wait.uuid: wait.detail for wait in plan.waits if wait.reason is WaitReason.DAEMON and wait.uuid in among}
     told = []
     for entry in applied.ordered():
         uuid = entry.gpu.uuid
         if uuid in known and uuid in waiting:
             told.append(f"{entry.gpu.name}: its MPS daemon is not as it should be: {known[uuid]}")
         elif uuid in waiting:
-            why = mps.message or mps.reason.value
-            told.append(f"{entry.gpu.name}: it is not known whether it is free of MPS: {why}")
+            told.append(f"{entry.gpu.name}: {waiting[uuid] or mps.message or mps.reason.value}")
     return "; ".join(told)

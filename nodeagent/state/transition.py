@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from nodeagent.model.config import Contract, Mode
 from nodeagent.model.plan import Adopt, Advertise, Drop, Fence, Release, Restore, ShareAction, Start, Wait, WaitReason
 from nodeagent.model.shares import AppliedGpu, split_share_id
-from nodeagent.state.daemons import left, verified
+from nodeagent.state.daemons import lingering, verified
 from nodeagent.state.observed import Holdings, Observed, droppable
 
 
@@ -108,8 +108,9 @@ def _end(entry: AppliedGpu, contract: Contract | None, count: int, holdings: Hol
     if contract is None or holdings.others:
         return Step((Release(uuid),))
     # The daemon of this contract is still there, whatever is told of it: it leaves when the contract has ended.
-    gone = entry.contract is not None and entry.contract.limits is None and left(uuid, observed.mps)
-    then = _take(uuid, contract, count, gone=gone)
+    under_mps = entry.contract is not None and entry.contract.limits is not None
+    why = "its MPS daemon has not left yet" if under_mps else lingering(contract, uuid, observed.mps)
+    then = _take(uuid, contract, count, lingers=why)
     return Step((Release(uuid), *then.actions), then.waits)
 
 
@@ -164,16 +165,16 @@ def _begin(uuid: str, contract: Contract | None, count: int, observed: Observed)
         return Step()
     if not observed.looked:
         return Step((), (Wait(uuid, WaitReason.FRESH_LIST),))
-    return _take(uuid, contract, count, gone=left(uuid, observed.mps))
+    return _take(uuid, contract, count, lingers=lingering(contract, uuid, observed.mps))
 
 
-def _take(uuid: str, contract: Contract, count: int, *, gone: bool) -> Step:
-    """Give a contract to a GPU that has none; `gone` says that no daemon of an earlier one is left."""
+def _take(uuid: str, contract: Contract, count: int, *, lingers: str) -> Step:
+    """Give a contract to a GPU that has none; `lingers` says what of an earlier daemon is left, if anything is."""
     numbers = frozenset(range(count))
     if contract.limits is not None:
         return Step((Start(uuid, contract),), (Wait(uuid, WaitReason.DAEMON, numbers),))
-    if not gone:
-        return Step((), (Wait(uuid, WaitReason.DAEMON, numbers),))
+    if lingers:
+        return Step((), (Wait(uuid, WaitReason.DAEMON, numbers, lingers),))
     return Step((Advertise(uuid, contract, numbers),))
 
 

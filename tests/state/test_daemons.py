@@ -6,11 +6,23 @@ from dataclasses import replace
 
 import pytest
 
-from nodeagent.model.inventory import Inventory, InventoryReason
-from nodeagent.model.mps import DaemonState, MpsDaemon, MpsReason, MpsStatus
+from nodeagent.model.inventory import ComputeMode, Inventory, InventoryReason
+from nodeagent.model.mps import DaemonState, GpuMeans, MpsDaemon, MpsReason, MpsStatus
 from nodeagent.model.plan import Plan, Wait, WaitReason
 from nodeagent.model.shares import AppliedGpu
-from nodeagent.state.daemons import coming, daemons, fault, left, orphans, troubles, unready, verified
+from nodeagent.state.daemons import (
+    coming,
+    daemons,
+    fault,
+    left_over,
+    lingering,
+    missing,
+    orphans,
+    troubles,
+    unready,
+    verified,
+    wished,
+)
 from tests.state import make
 
 UNDER = make.entry(0, make.QUARTER, range(4))
@@ -26,6 +38,13 @@ STATES = [state for state in DaemonState if state is not DaemonState.READY]
 def test_there_is_a_daemon_for_each_gpu_whose_contract_is_of_mps() -> None:
     """From the contract on, before any share is on the list, until the contract ends; for no other GPU."""
     assert daemons(NODE, {}) == {"GPU-0": make.QUARTER, "GPU-1": make.QUARTER}
+
+
+def test_a_host_is_wanted_where_a_rule_asks_for_mps() -> None:
+    """Before any GPU is under MPS, so that it can say what it can do; without a wish nobody is needed."""
+    assert wished(make.wanted([make.gpu(0)], make.mps(4)))
+    assert not wished(make.wanted([make.gpu(0)], make.whole()))
+    assert not wished(None)
 
 
 def test_a_daemon_goes_on_while_its_gpu_is_not_known() -> None:
@@ -112,21 +131,77 @@ def test_while_nothing_is_known_a_fault_stays_as_it_was() -> None:
     assert fault(UNDER, PENDING, make.entry(0, make.QUARTER)) == "its MPS daemon is not ready: nothing is known yet"
 
 
-@pytest.mark.parametrize("reason", [MpsReason.RUNNING, MpsReason.ABSENT, MpsReason.UNUSABLE])
+@pytest.mark.parametrize("reason", [MpsReason.RUNNING, MpsReason.ABSENT, MpsReason.UNUSABLE, MpsReason.OFF])
 def test_a_gpu_is_free_of_mps_when_nothing_is_told_of_a_daemon(reason: MpsReason) -> None:
     """In whatever state a daemon is, it is there, and so is the compute mode that it needed."""
     for state in DaemonState:
         told = make.host(make.daemon(0, state=state), reason=reason)
-        assert (left("GPU-0", told), left("GPU-1", told)) == (False, True)
+        assert lingering(make.SLICED, "GPU-0", told) == f"its MPS daemon has not left yet: {state.value}"
+        assert lingering(make.WHOLE, "GPU-0", told)
+        assert lingering(make.SLICED, "GPU-1", told) == ""
 
 
-def test_a_gpu_is_free_of_mps_where_there_is_none_and_never_where_nothing_is_known() -> None:
-    """An agent that runs without MPS waits for what a host has left, and for nothing else; one that has heard nothing
-    yet waits for its host.
+def test_while_nothing_is_known_of_mps_no_gpu_is_free_of_it() -> None:
+    """An agent that has heard nothing yet waits for its host."""
+    assert lingering(make.SLICED, "GPU-0", PENDING) == "nothing is known yet"
+    assert lingering(make.SLICED, "GPU-0", MpsStatus(MpsReason.PENDING))
+
+
+@pytest.mark.parametrize(
+    ("mode", "whole", "sliced"),
+    [
+        (ComputeMode.EXCLUSIVE_PROCESS, "", "MPS has left it in the compute mode exclusive-process"),
+        (None, "", "MPS has left it in a compute mode that cannot be read"),
+        (
+            ComputeMode.PROHIBITED,
+            "its compute mode is prohibited, in which nothing computes",
+            "its compute mode is prohibited, in which nothing computes",
+        ),
+    ],
+    ids=["exclusive", "unreadable", "prohibited"],
+)
+def test_a_compute_mode_that_is_left_over_keeps_what_cannot_work_in_it_waiting(
+    mode: ComputeMode | None, whole: str, sliced: str
+) -> None:
+    """A whole GPU has one process, or may have: it is offered. In one that is prohibited nothing is. How it is put back
+    is told in any case.
     """
-    assert left("GPU-0", MpsStatus(MpsReason.OFF, "", {"GPU-1": make.daemon(1)}))
-    assert not left("GPU-0", MpsStatus(MpsReason.OFF, "", {"GPU-0": make.daemon(0)}))
-    assert not left("GPU-0", PENDING)
+    mps = MpsStatus(MpsReason.ABSENT, "no MPS host runs", left_modes={"GPU-0": mode})
+    how = ": put it back with `nvidia-smi -c 0 -i GPU-0`"
+    assert lingering(make.WHOLE, "GPU-0", mps) == (f"{whole}{how}" if whole else "")
+    assert lingering(make.SLICED, "GPU-0", mps) == f"{sliced}{how}"
+    assert left_over("GPU-0", mps) == f"{sliced}{how}"
+    assert lingering(make.SLICED, "GPU-1", mps) == left_over("GPU-1", mps) == ""
+
+
+ABLE = GpuMeans(memory=10000, clients=48)
+
+
+@pytest.mark.parametrize(
+    ("mps", "why"),
+    [
+        (MpsStatus(MpsReason.RUNNING, means={"GPU-0": ABLE}), ""),
+        (MpsStatus(MpsReason.RUNNING, means={"GPU-0": GpuMeans()}), ""),
+        (MpsStatus(MpsReason.RUNNING), ""),
+        (MpsStatus(MpsReason.ABSENT, "no MPS host runs at /m"), "no MPS host runs at /m"),
+        (MpsStatus(MpsReason.OFF, "this agent starts none"), "this agent starts none"),
+        (MpsStatus(MpsReason.UNUSABLE, "cannot find the program"), "cannot find the program"),
+        (MpsStatus(MpsReason.PENDING), "the MPS host: Pending"),
+        (MpsStatus(MpsReason.RUNNING, means={}), "the MPS host has not said yet what it can do with this GPU"),
+        (MpsStatus(MpsReason.RUNNING, means={"GPU-0": GpuMeans("cannot list processes")}), "cannot list processes"),
+        (
+            MpsStatus(MpsReason.RUNNING, means={"GPU-0": replace(ABLE, memory=10)}),
+            "the MPS host sees 10 MiB of memory, and one share has 9216 MiB",
+        ),
+    ],
+    ids=["able", "unsized", "older", "absent", "off", "unusable", "pending", "unsaid", "unable", "small"],
+)
+def test_a_daemon_can_be_had_where_its_host_has_said_so(mps: MpsStatus, why: str) -> None:
+    """What is needed is verified before anything is given up for it. A host of an older version says nothing of what it
+    can do, and is taken at its being there; a contract that needs no daemon needs no host.
+    """
+    assert missing(make.QUARTER, make.gpu(0), mps) == why
+    assert missing(make.SLICED, make.gpu(0), mps) == missing(make.WHOLE, make.gpu(0), mps) == ""
 
 
 @pytest.mark.parametrize(
@@ -176,9 +251,11 @@ def test_what_a_plan_waits_for_of_daemons_is_told() -> None:
 
 def test_a_plan_that_waits_to_know_of_mps_says_so() -> None:
     """A GPU that is to have no daemon waits too, while nobody has said that it is free of one."""
-    plan = Plan(waits=(Wait("GPU-2", WaitReason.DAEMON, frozenset({0})),))
-    assert unready(plan, NODE, PENDING, ALL) == "GPU 2: it is not known whether it is free of MPS: nothing is known yet"
-    assert unready(plan, NODE, MpsStatus(MpsReason.PENDING), ALL).endswith("free of MPS: Pending")
+    plan = Plan(waits=(Wait("GPU-2", WaitReason.DAEMON, frozenset({0}), "it lingers"),))
+    assert unready(plan, NODE, PENDING, ALL) == "GPU 2: it lingers"
+    silent = Plan(waits=(Wait("GPU-2", WaitReason.DAEMON, frozenset({0})),))
+    assert unready(silent, NODE, PENDING, ALL) == "GPU 2: nothing is known yet"
+    assert unready(silent, NODE, MpsStatus(MpsReason.PENDING), ALL) == "GPU 2: Pending"
 
 
 @pytest.mark.parametrize(

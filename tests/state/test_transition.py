@@ -141,9 +141,9 @@ def daemon(state: DaemonState) -> MpsStatus:
     return make.host(make.daemon(0, state=state))
 
 
-def for_daemon(*numbers: int) -> Wait:
+def for_daemon(*numbers: int, detail: str = "") -> Wait:
     """A wait for the GPU's daemon."""
-    return Wait(UUID, WaitReason.DAEMON, frozenset(numbers))
+    return Wait(UUID, WaitReason.DAEMON, frozenset(numbers), detail)
 
 
 @pytest.mark.parametrize("mps", [DAEMON, make.host(), MpsStatus(), PENDING], ids=["ready", "none", "off", "pending"])
@@ -185,7 +185,7 @@ def test_shares_that_leave_do_not_wait_for_their_daemon() -> None:
 @pytest.mark.parametrize("mps", [DAEMON, make.host(), PENDING], ids=["still there", "not heard of", "pending"])
 def test_what_follows_mps_waits_until_the_daemon_has_left(mps: MpsStatus) -> None:
     """Also when nothing is told of it in the moment in which its contract ends: nobody has asked it to go before."""
-    then = Step((Drop(UUID, some(0, 1)), Release(UUID)), (for_daemon(0),))
+    then = Step((Drop(UUID, some(0, 1)), Release(UUID)), (for_daemon(0, detail="its MPS daemon has not left yet"),))
     assert step(UNDER, make.WHOLE, 1, mps=mps) == then
     withdrawn = Step((Drop(UUID, some(0, 1)), Release(UUID)))
     assert step(UNDER, None, 0, mps=mps) == withdrawn
@@ -194,17 +194,19 @@ def test_what_follows_mps_waits_until_the_daemon_has_left(mps: MpsStatus) -> Non
 @pytest.mark.parametrize("state", list(DaemonState))
 def test_nothing_is_advertised_beside_a_daemon(state: DaemonState) -> None:
     """In whatever state: the compute mode that it needs is of no use to others."""
-    assert step(make.entry(0), make.WHOLE, 1, mps=daemon(state)) == Step((), (for_daemon(0),))
+    told = f"its MPS daemon has not left yet: {state.value}"
+    assert step(make.entry(0), make.WHOLE, 1, mps=daemon(state)) == Step((), (for_daemon(0, detail=told),))
     assert step(make.entry(0), make.WHOLE, 1, mps=make.host()) == acts(Advertise(UUID, make.WHOLE, some(0)))
     assert step(make.entry(0), None, 0, mps=daemon(state)) == Step()
 
 
 def test_while_nothing_is_known_of_mps_no_gpu_gets_its_first_share() -> None:
     """There may be a daemon on it; what is advertised grows and shrinks as ever."""
-    assert step(make.entry(0), make.WHOLE, 1, mps=PENDING) == Step((), (for_daemon(0),))
+    waiting = for_daemon(0, detail="nothing is known yet")
+    assert step(make.entry(0), make.WHOLE, 1, mps=PENDING) == Step((), (waiting,))
     assert step(FOUR, make.SLICED, 5, mps=PENDING) == acts(Advertise(UUID, make.SLICED, some(4)))
     gone = make.entry(0, make.SLICED, range(2), {0: 90.0, 1: 90.0})
-    assert step(gone, make.WHOLE, 1, mps=PENDING) == Step((Drop(UUID, some(0, 1)), Release(UUID)), (for_daemon(0),))
+    assert step(gone, make.WHOLE, 1, mps=PENDING) == Step((Drop(UUID, some(0, 1)), Release(UUID)), (waiting,))
 
 
 def test_a_daemon_without_shares_gets_none_before_the_first_look() -> None:
@@ -238,7 +240,8 @@ def test_a_daemon_without_shares_is_not_ended_without_a_look(more: dict[str, obj
 def test_a_daemon_without_shares_ends_with_its_contract() -> None:
     """Git has changed its mind, and a fresh look shows nobody."""
     assert step(STARTED, None, 0, mps=DAEMON) == acts(Release(UUID))
-    assert step(STARTED, make.WHOLE, 1, mps=DAEMON) == Step((Release(UUID),), (for_daemon(0),))
+    leaving = for_daemon(0, detail="its MPS daemon has not left yet")
+    assert step(STARTED, make.WHOLE, 1, mps=DAEMON) == Step((Release(UUID),), (leaving,))
     changed = Step((Release(UUID), Start(UUID, make.HALF)), (for_daemon(0),))
     assert step(STARTED, make.HALF, 1, mps=DAEMON) == changed
 
