@@ -45,6 +45,8 @@ class Timing:
     look_again: float = 2.0
     """When something else has to change first: a process has to leave the GPU, a program to be installed."""
     strays_every: float = 30.0
+    beats_every: float = 5.0
+    """What is true is written at least so often."""
     first_pause: float = 1.0
     longest_pause: float = 30.0
     healthy_after: float = 60.0

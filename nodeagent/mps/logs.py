@@ -140,7 +140,7 @@ class _File:
         self._path = path
         self._largest = largest
         self._looked = False
-        self._inode = 0
+        self._file = (0, 0)
         self._offset = 0
 
     def news(self, lines: list[str]) -> None:
@@ -153,10 +153,11 @@ class _File:
             if descriptor is None:
                 return
             found = os.fstat(descriptor)
+            file = found.st_dev, found.st_ino
             if not looked:
-                self._inode, self._offset = found.st_ino, found.st_size
-            if self._inode != found.st_ino or found.st_size < self._offset:
-                self._inode, self._offset = found.st_ino, 0
+                self._file, self._offset = file, found.st_size
+            if self._file != file or found.st_size < self._offset:
+                self._file, self._offset = file, 0
             lines += self._read(descriptor, found.st_size)
             # Blocks, since holes take no room; bytes, since the last block is not full.
             if min(found.st_size, found.st_blocks * 512) > self._largest:

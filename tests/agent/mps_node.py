@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +21,7 @@ from nodeagent.mps.files import Layout, Observed, decode_desired, decode_observe
 from nodeagent.mps.process import MpsProcess, Process, mps_processes
 from nodeagent.settings import Settings
 from tests.agent.harness import Node, uuid
+from tests.mps.support import unmount_below
 from tests.waiting import eventually
 
 _STOPS_WITHIN = 8.0
@@ -159,8 +159,7 @@ class MpsNode(Node):
             # A host that an agent spawned outlives it, as it must: it is found by the root that it keeps.
             await _end([process for pid in _hosts_of(self.layout.root) if (process := Process.find(pid)) is not None])
             await _end([one.process for one in self.mps_processes()])
-            if self.layout.shared_memory.is_mount():
-                subprocess.run(["umount", self.layout.shared_memory], check=True)
+            unmount_below(self.layout.root)
         finally:
             logs = [host.log for host in self._hosts]
             await super().__aexit__(kind, error, trace)
