@@ -30,7 +30,9 @@ _NOT_AT_ONCE: Final = "no pod has to end, but something waits for MPS"
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A preview, and of what: the node, where it is known from, what it `runs` now (None: nothing), the new config."""
+    """A preview, and of what: the node, where it is known from, what it `runs` now (None: nothing), the new config.
+    `notes` are about the machine, besides those of the config.
+    """
 
     node: str
     source: str
@@ -38,6 +40,7 @@ class Report:
     loaded: Loaded
     preview: Preview
     readable: bool = True
+    notes: tuple[str, ...] = ()
 
 
 def text(report: Report, terminal: Terminal) -> Iterator[str]:
@@ -65,7 +68,7 @@ def text(report: Report, terminal: Terminal) -> Iterator[str]:
     for verb, resources in (("registers", report.preview.registered), ("retires", report.preview.retired)):
         if resources:
             yield from terminal.wrap(f"{verb} {', '.join(resources)}", "", "  ")
-    for note in config.notes if config is not None else ():
+    for note in (*(config.notes if config is not None else ()), *report.notes):
         yield from terminal.wrap(f"note: {note}", "", "  ")
     yield from _summary(report.preview, terminal)
 

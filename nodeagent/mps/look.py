@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from nodeagent.durable import atomic
 from nodeagent.model.config import Contract
+from nodeagent.model.mps import GpuMeans
 from nodeagent.mps.files import (
     Layout,
     Observed,
@@ -49,6 +50,21 @@ class Seen:
     answered: bool = False
     kept: Mapping[str, Contract | None] = field(default_factory=dict)
     problem: str = ""
+
+    @property
+    def heard(self) -> HostWord | None:
+        """What the host that runs says of itself; None where it has not said it yet, or is of an older version."""
+        if not self.runs or not self.told or self.word is None or self.observed is None:
+            return None
+        return self.word if self.word.life == self.observed.life else None
+
+    @property
+    def means(self) -> Mapping[str, GpuMeans] | None:
+        """What the host can do; None for one of an older version, which tells everything else."""
+        if (word := self.heard) is not None:
+            return word.gpus
+        older = self.told and self.observed is not None and not self.observed.life
+        return None if older else {}
 
 
 def look(layout: Layout) -> Seen:

@@ -53,8 +53,9 @@ class NoMps:
         """
         before, self._wanted = self._wanted, frozenset(daemons)
         self._known.update(daemons)
-        if before - self._wanted:
-            self.status = self._summary(self._known.keys())
+        if before != self._wanted:
+            left = {uuid for uuid, one in self.status.daemons.items() if one.state is DaemonState.STOPPING}
+            self.status = self._summary(left | (before - self._wanted))
             self._again.set()
 
     def load_wanted(self) -> Mapping[str, Contract]:
@@ -72,7 +73,7 @@ class NoMps:
             self._again.clear()
             with suppress(OSError):  # what was there is there still, as far as anybody knows
                 await self._look()
-            left = self.status.daemons or self.status.left_modes
+            left = self.status.daemons.keys() - self._wanted or self.status.left_modes
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._look_every if left else None):
                     await self._again.wait()
@@ -83,9 +84,11 @@ class NoMps:
         if seen.runs:
             self._remains.forget()
         else:
-            told |= self._known.keys() | (seen.desired or {}).keys()
+            told = (told | self._known.keys() | (seen.desired or {}).keys()) - self._wanted
             await self._remains.look(told)
             await self._withdraw(seen)
+        if self._again.is_set():  # something else is wanted since: this look was about too little
+            return
         found = self._summary(told)
         if found != self.status:
             self.status = found
@@ -114,12 +117,14 @@ class NoMps:
         message = f"an MPS host has left it, and this agent runs with --mps-host off; see {self._layout.root}"
         daemons = {
             uuid: MpsDaemon(uuid, self._known.get(uuid, FORGOTTEN), DaemonState.STOPPING, message)
-            for uuid in sorted(told - self._remains.gone - self._wanted)
+            for uuid in sorted(told - self._remains.gone)
         }
+        # While a contract is there its daemon may be: it is looked for when the contract has ended.
+        wanted = {uuid: MpsDaemon(uuid, self._known[uuid], DaemonState.STARTING, _MESSAGE) for uuid in self._wanted}
         return MpsStatus(
             MpsReason.OFF,
             _MESSAGE,
-            daemons=daemons,
+            daemons={**wanted, **daemons},
             root=str(self._layout.root),
-            left_modes=self._remains.left_modes,
+            left_modes={uuid: mode for uuid, mode in self._remains.left_modes.items() if uuid not in wanted},
         )

@@ -23,13 +23,12 @@ from typing import Final, Protocol
 
 from nodeagent.durable import atomic
 from nodeagent.model.config import Contract
-from nodeagent.model.mps import SHARED_MEMORY, DaemonState, GpuMeans, MpsDaemon, MpsReason, MpsStatus
+from nodeagent.model.mps import SHARED_MEMORY, DaemonState, MpsDaemon, MpsReason, MpsStatus
 from nodeagent.mps.control import DEADLINE, PROGRAM, Control, check_root
 from nodeagent.mps.directory import make_root
 from nodeagent.mps.disk import Disk, reason
 from nodeagent.mps.files import FORGOTTEN, Layout, Observed, encode_desired
 from nodeagent.mps.freshness import Freshness
-from nodeagent.mps.host_file import HostWord
 from nodeagent.mps.look import Seen, look
 from nodeagent.mps.remains import ReadMode, Remains
 from nodeagent.mps.verification import Verification
@@ -257,7 +256,7 @@ class MpsView:
 
     def _summary(self) -> MpsStatus:
         found, message = self._reason()
-        observed = self._observed
+        observed, word = self._observed, self._seen.heard if self._seen is not None else None
         gone = self._remains.gone - set(self._wanted or ())
         left = {one: mode for one, mode in self._remains.left_modes.items() if one in gone}
         there = {*self._daemons, *self._hidden()} - gone
@@ -267,26 +266,11 @@ class MpsView:
             daemons={one: self._daemon(one, message) for one in sorted(there)},
             root=str(self._layout.root),
             shared_memory=observed.shared_memory if observed is not None else SHARED_MEMORY,
-            means=self._means(),
+            means=self._seen.means if self._seen is not None else {},
             left_modes=left,
-            host_version=word.version if (word := self._word()) is not None else "",
+            host_version=word.version if word is not None else "",
             bounded=word.bounded if word is not None else None,
         )
-
-    def _word(self) -> HostWord | None:
-        """What the host that runs says of itself."""
-        seen = self._seen
-        if seen is None or not seen.runs or not seen.told or seen.word is None or seen.observed is None:
-            return None
-        return seen.word if seen.word.life == seen.observed.life else None
-
-    def _means(self) -> Mapping[str, GpuMeans] | None:
-        """What the host can do. One that has told something without saying who it is, is of an older version."""
-        seen, word = self._seen, self._word()
-        if word is not None:
-            return word.gpus
-        older = seen is not None and seen.told and seen.observed is not None and not seen.observed.life
-        return None if older else {}
 
     def _reason(self) -> tuple[MpsReason, str]:
         if self._problem or self._seen is None:

@@ -131,7 +131,7 @@ def lingering(contract: Contract, uuid: str, mps: MpsStatus) -> str:
     if mps.reason is MpsReason.PENDING:
         return mps.message or "it is not known yet whether it is free of MPS"
     if (daemon := mps.daemons.get(uuid)) is not None:
-        return f"its MPS daemon has not left yet: {daemon.message or daemon.state.value}"
+        return f"its MPS daemon has not left yet: {daemon.message or mps.message or daemon.state.value}"
     if uuid not in mps.left_modes:
         return ""
     mode = mps.left_modes[uuid]

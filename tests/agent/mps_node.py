@@ -15,7 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from nodeagent.devices.compute_modes import ComputeModes
 from nodeagent.model.config import Contract
+from nodeagent.model.inventory import ComputeMode
 from nodeagent.mps.control import Control
 from nodeagent.mps.files import Layout, Observed, decode_desired, decode_observed
 from nodeagent.mps.process import MpsProcess, Process, mps_processes
@@ -147,6 +149,11 @@ class MpsNode(Node):
             return {}
         modes = json.loads(file.read_bytes())
         return {index: modes[uuid(index)] for index in range(64) if uuid(index) in modes}
+
+    def set_compute_mode(self, index: int, mode: ComputeMode) -> None:
+        """As `nvidia-smi -c` does."""
+        unset = ComputeMode.PROHIBITED if mode is ComputeMode.DEFAULT else ComputeMode.DEFAULT
+        ComputeModes(self.simulation).keep(uuid(index), mode, unset)
 
     # --- life ---
 

@@ -192,7 +192,11 @@ def test_without_an_mps_host_daemons_stay() -> None:
     """Nobody stops the daemon of a GPU that is to leave MPS: what comes after it waits for the host."""
     on = node(MPS, 4)
     found = foresee(want(SHARED, 4), replace(on, mps=replace(on.mps, reason=MpsReason.ABSENT, message="it is away")))
-    assert (len(found.removed), len(found.later), found.obstacle) == (4, 4, "the MPS host: it is away")
+    assert (len(found.removed), len(found.later), found.obstacle) == (
+        4,
+        4,
+        "MPS: its MPS daemon has not left yet: it is away",
+    )
 
 
 @pytest.mark.parametrize("wanted", [MPS, SMALL])

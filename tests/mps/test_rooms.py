@@ -14,7 +14,7 @@ import pytest
 
 from nodeagent.durable import atomic
 from nodeagent.model.mps import DaemonState
-from nodeagent.mps import rooms
+from nodeagent.mps import mounts, rooms
 from nodeagent.mps.mounts import Mounted, mounted
 from nodeagent.mps.rooms import Rooms
 from tests.mps.hosting import OTHER, UUID, Node, contract, needs_mounts
@@ -197,7 +197,7 @@ def test_a_room_that_cannot_be_mounted_is_a_directory(
     def refuse(path: Path, _options: str) -> None:
         raise OSError(errno.ENOSPC, "cannot mount a tmpfs: No space left on device", str(path))
 
-    monkeypatch.setattr(rooms.mounts, "mount_tmpfs", refuse)
+    monkeypatch.setattr(mounts, "mount_tmpfs", refuse)
     made = Rooms(bounded=True)
     try:
         made.renew(tmp_path / "room")

@@ -575,6 +575,22 @@ class TestHost:
             atomic.write(files.layout.record(UUID), encode_record(Record(CONTRACT)), sync=False)
             await eventually(lambda: agent.needs[-1])
 
+    async def test_a_wish_alone_needs_one(self, mps_root: Path) -> None:
+        """Before any daemon is asked for somebody has to say what can be done."""
+        files = Files(mps_root)
+        async with running(Agent(mps_root)) as agent:
+            agent.view.want({})
+            await eventually(lambda: agent.needs[-1:] == [False])
+            agent.view.want({}, prepare=True)
+            await eventually(lambda: agent.needs[-1])
+            files.come()
+            await eventually(lambda: not agent.needs[-1])
+            files.go()
+            await eventually(lambda: agent.needs[-1])
+            agent.view.want({})
+            await eventually(lambda: not agent.needs[-1])
+            assert not files.asked()
+
     async def test_why_none_runs(self, mps_root: Path) -> None:
         """Who starts hosts knows best why none runs."""
         agent = Agent(mps_root)
@@ -874,8 +890,8 @@ async def test_off() -> None:
     off = NoMps(Path("/nonexistent"), wake=lambda: None, read_mode=default)
     off.want({UUID: CONTRACT})
     assert off.status.reason is MpsReason.OFF
+    assert off.status.daemons.keys() == {UUID}
     assert off.load_wanted() == {}
-    assert off.status.daemons == {}
 
 
 async def test_off_where_a_host_has_gone(mps_root: Path) -> None:
@@ -921,9 +937,9 @@ async def test_off_where_no_file_tells(mps_root: Path) -> None:
     run = asyncio.create_task(off.run())
     try:
         off.want({UUID: CONTRACT})
-        assert off.status.daemons == {}
+        assert off.status.daemons[UUID].state is DaemonState.STARTING
         off.want({})
-        assert off.status.daemons.keys() == {UUID}
+        assert off.status.daemons[UUID].state is DaemonState.STOPPING
         await eventually(lambda: off.status.left_modes == {UUID: ComputeMode.EXCLUSIVE_PROCESS})
         assert set(asked) == {UUID}
     finally:
