@@ -76,8 +76,8 @@ def _on_gpus(checked: Checked, count: int | None, inventory: Sequence[Gpu] | Non
             continue
         if inventory is not None:
             faults = gpus.faults(loaded, [inventory])
-            notes = (*gpus.idle_rules(loaded.config, inventory), *mps_notes.notes(loaded.config, inventory))
-            checked = with_violations(checked, faults, notes)
+            hosted = mps_notes.notes(loaded.config, inventory) if not faults else ()
+            checked = with_violations(checked, faults, (*gpus.idle_rules(loaded.config, inventory), *hosted))
         elif count is not None:
             faults = gpus.faults(loaded, list(gpus.plausible(count, loaded.config)))
             checked = with_violations(checked, faults, ())

@@ -109,8 +109,8 @@ class Observed:
 
     `shared_memory` is what clients need at /dev/shm. `answers` is the `checksum` of the desired.json that the host
     works by, empty before it has read one: what neither file names is free of MPS, unless the host is yet to read the
-    newest. `life` tells one host from the next, and `beat` one moment of it from a later one; a host before 0.2 says
-    neither.
+    newest. `life` tells one host from the next, and `beat` one moment of it from a later one; a host of an older
+    version says neither.
     """
 
     host_pid: int

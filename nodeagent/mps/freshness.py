@@ -1,8 +1,8 @@
 """Whether what an MPS host tells is of today: a file that cannot be written any more goes on saying what once was true.
 
 A host writes its observed.json every few seconds with another number in it. Whoever holds the lock and does not, hangs,
-or has no room to write in. A host before 0.2 has no such number: of it only what the daemons themselves confirm is
-believed, as of every host. Time in which this process itself stood still does not count.
+or has no room to write in. A host of an older version has no such number: of it only what the daemons themselves
+confirm is believed, as of every host. Time in which this process itself stood still does not count.
 """
 
 from __future__ import annotations
