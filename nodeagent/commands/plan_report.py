@@ -103,7 +103,11 @@ def _gpu(gpu: GpuPreview, terminal: Terminal) -> Iterator[str]:
         yield from terminal.wrap(f"limits: {limits}", "    ", "      ")
     if gpu.before.limit != gpu.after.limit and gpu.before.contract == gpu.after.contract:
         yield f"    requests: {_limit(gpu.before)} -> {_limit(gpu.after)} per container"
-    signs = (("-", gpu.removed, "red", "removed"), ("+", gpu.added, "green", "added"), ("=", gpu.kept, "dim", "kept"))
+    signs = (
+        ("-", gpu.removed, "red", "removed"),
+        ("+", gpu.added, "green", "added"),
+        ("=", gpu.kept, "dim", _kept(gpu)),
+    )
     for sign, ids, style, verb in signs:
         if ids:
             yield "    " + terminal.paint(f"{sign} {len(ids)} {verb}{_numbers(ids)}", style)
@@ -113,6 +117,11 @@ def _gpu(gpu: GpuPreview, terminal: Terminal) -> Iterator[str]:
         yield terminal.paint(line, "yellow")
     if gpu.later:
         yield "    " + terminal.paint(f"+ {len(gpu.later)} added after that{_numbers(gpu.later)}", "green")
+
+
+def _kept(gpu: GpuPreview) -> str:
+    """Shares of what a GPU stays until what it is to become can be had go then."""
+    return "kept until then" if gpu.obstacle and gpu.before.contract != gpu.after.contract else "kept"
 
 
 def _drain(gpu: GpuPreview) -> str:

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from nodeagent.devices.compute_modes import ComputeModes
 from nodeagent.model.config import Contract
 from nodeagent.model.inventory import ComputeMode
-from nodeagent.mps.control import Control
+from nodeagent.mps.control import Control, ControlError
 from nodeagent.mps.files import Layout, Observed, decode_desired, decode_observed
 from nodeagent.mps.process import MpsProcess, Process, mps_processes
 from nodeagent.settings import Settings
@@ -119,6 +120,13 @@ class MpsNode(Node):
     async def has(self, index: int, memory: int, threads: int) -> bool:
         """Whether the daemon of a GPU allows a client so many MiB and percent, as far as it says."""
         return (await self.control(index).limits()).fits(memory, threads)
+
+    async def are(self, indices: Iterable[int], memory: int, threads: int) -> bool:
+        """Whether the daemons of these GPUs do, all of them."""
+        try:
+            return all([await self.has(index, memory, threads) for index in indices])
+        except ControlError:
+            return False
 
     async def runs(self, *indices: int, within: float = 10.0) -> dict[int, Process]:
         """Wait until exactly these GPUs have a daemon; which."""

@@ -71,10 +71,10 @@ async def test_two_gpus_come_under_mps_and_leave_it(node: MpsNode) -> None:
     await eventually(lambda: agent.says("MpsReady").reason == "DaemonsReady")
 
     node.commit(time_sliced_but(mps(2, "20Gi", 50, at=TWO)))
+    await eventually(lambda: node.are(TWO, 20 * 1024, 50), within=20.0)
     await node.advertises({SHARED: 60, MPS: 4})
     second = await node.runs(*TWO)
     assert not set(first.values()) & set(second.values()), "limits of a daemon that runs do not change"
-    assert [await node.has(index, 20 * 1024, 50) for index in TWO] == [True, True]
 
     node.commit(time_sliced_but(exclusive(at=TWO)))
     await node.advertises({SHARED: 60, MPS: 0, GPU: 2})
@@ -236,7 +236,8 @@ async def test_a_reload_whose_daemon_does_not_come_has_failed(node: MpsNode) -> 
     await eventually(failed, within=20.0)
     (reload,) = agent.snapshot.reloads
     assert reload.result.value == "failed"
-    assert "GPU 2: its MPS daemon is not as it should be" in reload.message
+    assert "GPU 2: " in reload.message
+    assert "no MPS host runs" in reload.message
     assert await agent.metric("config_last_reload_successful") == 0
     await node.host()
     await node.advertises({GPU: 7, MPS: 4})
