@@ -466,6 +466,73 @@ async def test_off_gives_nothing_away_that_a_host_holds(node: MpsNode) -> None:
     await host.stop()
 
 
+async def test_without_a_host_every_share_stays(node: MpsNode) -> None:
+    """A config asks for MPS where no host answers: all 80 shares stay, also over a restart, and it is said what is
+    missing. The host comes, and the GPUs go on by themselves.
+    """
+    node.commit(time_sliced_but())
+    agent = await node.agent()
+    await node.advertises({SHARED: 80})
+    begun = node.kubelet.record.message_count
+    node.commit(sharing(mps(4, "9Gi", 25)))
+    await eventually(lambda: agent.says("MpsReady").reason == "HostAbsent")
+    waits = [wait for wait in agent.snapshot.plan.waits if wait.reason.value == "daemon"]
+    assert len(waits) == 8
+    assert all("no MPS host runs" in wait.detail for wait in waits)
+    assert {entry.kind.value for entry in agent.snapshot.drift} == {"shares", "mps"}
+    assert not agent.snapshot.in_sync
+    assert agent.says("Ready").status
+    await agent.stop()
+    agent = await node.agent()
+    await eventually(lambda: agent.says("MpsReady").reason == "HostAbsent")
+    await node.advertises({SHARED: 80})
+    assert all(len(message.healthy) == 80 for message in since(node, begun) if message.resource == SHARED)
+    await node.runs()
+
+    await node.host()
+    await node.advertises({SHARED: 0, MPS: 32}, within=30.0)
+    await eventually(lambda: agent.snapshot.in_sync)
+
+
+async def test_a_gpu_that_cannot_be_prepared_stays(node: MpsNode) -> None:
+    """A host that cannot do it says so, and of which GPU; when it can, the GPU goes on."""
+    blocked = node.simulation.with_name(f".{node.simulation.name}.compute-modes.json.tmp")
+    blocked.mkdir()
+    node.commit(time_sliced_but())
+    await node.host()
+    agent = await node.agent()
+    await node.advertises({SHARED: 80})
+    node.commit(time_sliced_but(mps(4, "9Gi", 25, at=TWO)))
+    await eventually(lambda: agent.says("MpsReady").reason == "NotPrepared")
+    assert "GPU 2: cannot set the compute mode" in agent.says("MpsReady").message
+    assert node.kubelet.allocatable(SHARED) == 80
+    blocked.rmdir()
+    await node.advertises({SHARED: 60, MPS: 8}, within=20.0)
+
+
+async def test_a_fresh_gpu_waits_for_a_host(node: MpsNode) -> None:
+    """It is offered nothing, has no contract, and nobody is asked for a daemon; the others are served."""
+    node.commit(sharing(mps(4, "9Gi", 25, at=TWO), exclusive()))
+    agent = await node.agent()
+    await node.advertises({GPU: 6})
+    await eventually(lambda: agent.says("MpsReady").reason == "HostAbsent")
+    assert not node.desired()
+    assert all(agent.snapshot.applied.gpus[uuid(index)].contract is None for index in TWO)
+    await node.host()
+    await node.advertises({GPU: 6, MPS: 8})
+
+
+async def test_with_spawn_the_wish_alone_starts_the_host(node: MpsNode) -> None:
+    """No GPU has left what it is yet, so that nobody but the config asks for a host."""
+    node.commit(time_sliced_but())
+    agent = await node.agent(mps_host="spawn")
+    await node.advertises({SHARED: 80})
+    assert not node.layout.lock.exists()
+    node.commit(time_sliced_but(mps(4, "9Gi", 25, at=TWO)))
+    await node.advertises({SHARED: 60, MPS: 8}, within=20.0)
+    await eventually(lambda: agent.snapshot.in_sync)
+
+
 async def end_of_the_host(node: MpsNode, host: Host) -> None:
     """What the end of the host's container is: host and daemons are gone at once, and nobody has tidied up."""
     await host.kill()
