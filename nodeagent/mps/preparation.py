@@ -16,7 +16,7 @@ from typing import Final
 from nodeagent import __version__
 from nodeagent.durable import atomic
 from nodeagent.model.config import MIB
-from nodeagent.model.inventory import DriverError, Gpu, InventoryReason
+from nodeagent.model.inventory import DriverError, Gpu, GpuHealth
 from nodeagent.model.mps import GpuMeans, most_clients
 from nodeagent.mps.daemon import Means
 from nodeagent.mps.disk import Disk, reason
@@ -55,33 +55,37 @@ class Preparation:
         while True:
             self._again.clear()
             word = await self._try()
-            known = await self._tell(word)
-            well = known and bool(word.gpus) and not any(means.obstacle for means in word.gpus.values())
+            pause = self._timing.look_again
+            if await self._tell(word) and word.program:
+                able = not any(means.obstacle for means in word.gpus.values())
+                pause = self._timing.strays_every if able else self._timing.tries_every
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._timing.strays_every if well else self._timing.look_again):
+                async with asyncio.timeout(pause):
                     await self._again.wait()
 
     async def _try(self) -> HostWord:
         inventory = self._gpus.inventory
+        gpus = [gpu for gpu in inventory.gpus if gpu.mig is None and not gpu.mig_enabled]  # MPS is for whole ones
         program, fault = "", ""
         try:
             program = self._launcher.find()
             await self._launcher.try_out()
         except CannotLaunch as error:
             fault = str(error)
-        found = await asyncio.gather(*(self._means(gpu, fault) for gpu in inventory.gpus))
-        known = inventory.reason is not InventoryReason.PENDING
+        found = await asyncio.gather(*(self._means(gpu, fault) for gpu in gpus))
         return HostWord(
             self._life,
             __version__,
             program=program,
             driver_version=inventory.driver_version or "",
             bounded=self._rooms.bounded,
-            gpus={gpu.uuid: means for gpu, means in zip(inventory.gpus, found, strict=True)} if known else {},
+            gpus={gpu.uuid: means for gpu, means in zip(gpus, found, strict=True)},
         )
 
     async def _means(self, gpu: Gpu, fault: str) -> GpuMeans:
         obstacle = fault
+        if not obstacle and gpu.health is not GpuHealth.OK:
+            obstacle = f"the GPU is not well: {gpu.message or gpu.health.value}"
         if not obstacle:
             try:
                 async with asyncio.timeout(_GPU_WITHIN):

@@ -49,6 +49,7 @@ QUICK = Timing(
     first_pause=0.1,
     longest_pause=0.5,
     strays_every=0.5,
+    tries_every=0.2,
 )
 IMPATIENT = Timing(check_every=0.1, answers_within=0.5, silent_at_most=1.5, ends_within=1.0, look_again=0.1)
 

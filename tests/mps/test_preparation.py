@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +59,15 @@ async def test_a_gpu_that_hangs_is_no_obstacle_for_others(node: Node) -> None:
     await eventually(told)
     node.simulate()
     await eventually(lambda: word(node).gpus[OTHER] == ABLE)
+
+
+async def test_mps_is_for_whole_gpus(node: Node) -> None:
+    """Of a GPU that is used through MIG devices, and of these, nothing is tried or said."""
+    document = json.loads(node.simulation.read_bytes())
+    document["gpus"][1]["mig"] = {"devices": ["1g.10gb"]}
+    atomic.write(node.simulation, json.dumps(document).encode(), sync=False)
+    await node.host()
+    await eventually(lambda: word(node).gpus.keys() == set(UUIDS) - {OTHER})
 
 
 async def test_a_compute_mode_that_cannot_be_set(node: Node) -> None:

@@ -6,10 +6,11 @@ import asyncio
 import fcntl
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,7 +40,8 @@ from nodeagent.mps.process import Process
 from nodeagent.mps.verification import Verification
 from nodeagent.mps.view import SETTLES_WITHIN, MpsView
 from nodeagent.watcher import DirectoryWatch
-from tests.mps.support import CONTRACT, OTHER, UUID, Daemons
+from tests.mps.hosting import QUICK, UUIDS, Node, contract, needs_mounts
+from tests.mps.support import CONTRACT, OTHER, UUID, Daemons, end_all
 from tests.waiting import eventually
 
 TIGHTER = replace(CONTRACT, limits=MpsLimits(512, 10))
@@ -945,3 +947,39 @@ async def test_off_where_no_file_tells(mps_root: Path) -> None:
     finally:
         run.cancel()
         await asyncio.wait((run,))
+
+
+async def test_a_root_without_room(mps_control: Path) -> None:
+    """A real host that cannot write is not believed for long, though its last word says ready; the daemon, which the
+    agent finds well, keeps its shares until it dies. With room all is told anew.
+    """
+    needs_mounts()
+    async with Node(mps_control) as node:
+        root = node.layout.root
+        root.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M", "small", root], check=True)
+        try:
+            wanted = {UUIDS[0]: contract()}
+            agent = Agent(root, program=mps_control, stale_after=1.0)
+            async with running(agent):
+                await node.host(replace(QUICK, beats_every=0.1))
+                agent.view.want(wanted)
+                await node.ready(wanted)
+                await eventually(lambda: agent.state(UUIDS[0]) is DaemonState.READY)
+                filler = root / "filler"
+                with suppress(OSError):
+                    filler.write_bytes(bytes(2 << 20))
+                await eventually(lambda: agent.status.reason is MpsReason.UNUSABLE)
+                assert node.daemon(UUIDS[0]).state is DaemonState.READY
+                assert agent.state(UUIDS[0]) is DaemonState.READY
+                node.running()[UUIDS[0]].signal(signal.SIGKILL)
+                await eventually(lambda: agent.state(UUIDS[0]) is DaemonState.FAILED)
+                filler.unlink()
+                await node.ready(wanted)
+                await eventually(lambda: agent.status.reason is MpsReason.RUNNING)
+                await eventually(lambda: agent.state(UUIDS[0]) is DaemonState.READY)
+            for host in node.hosts:
+                await host.stop()
+            await eventually(lambda: end_all(root))
+        finally:
+            subprocess.run(["umount", "--lazy", root], check=True)
