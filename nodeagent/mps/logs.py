@@ -60,6 +60,7 @@ class DaemonLogs:
         self._interval = interval
         self._files = [_File(directory / name, largest) for name in FILES]
         self._errand = Errand(f"mps-logs-{uuid}", on_late=lambda: None)
+        self._turn = asyncio.Lock()
         self._limit = RateLimit(MOST_LINES, PER_SECONDS)
         self._complaints: list[str] = []
 
@@ -71,6 +72,10 @@ class DaemonLogs:
 
     async def look(self) -> None:
         """Tell what is new."""
+        async with self._turn:
+            await self._look()
+
+    async def _look(self) -> None:
         try:
             lines, complaints = await self._errand.run(self._read, _DEADLINE)
         except Hangs:

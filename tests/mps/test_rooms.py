@@ -115,6 +115,20 @@ async def test_a_daemon_that_is_started_anew_gets_a_room_of_its_own(node: Node) 
     assert mounts_at(node.layout.directory(UUID)) == 1
 
 
+async def test_the_last_words_of_a_daemon_are_told(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    """Its log goes with its room, and it is started anew at once: what it said before it ended is told first."""
+    caplog.set_level("INFO", "nodeagent.mps.logs")
+    node.want(ONE)
+    await node.host(shm_size=SHM)
+    (first,) = (await node.ready(ONE)).values()
+    with (node.layout.log(UUID) / "control.log").open("a", encoding="utf-8") as log:
+        log.write("[2026-11-30 12:00:00.000 Control     1] these are its last words\n")
+    first.signal(signal.SIGKILL)
+    await eventually(lambda: node.daemon().pid not in {None, first.pid})
+    await node.ready(ONE)
+    assert "control 1: these are its last words" in caplog.text
+
+
 async def test_a_host_that_takes_over_leaves_the_room_as_it_is(node: Node) -> None:
     """With what is in it: nothing is mounted over a daemon."""
     node.want(ONE)
