@@ -14,7 +14,6 @@ import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from nodeagent import __version__
@@ -31,6 +30,7 @@ from nodeagent.errors import CannotStart
 from nodeagent.keeper import Gate
 from nodeagent.kubelet.plugins import Plugins
 from nodeagent.kubelet.pod_resources import PodResources
+from nodeagent.kubelet.shown import ShownIds
 from nodeagent.model.config import Document, Loaded
 from nodeagent.model.holds import Holds
 from nodeagent.model.shares import Applied
@@ -40,7 +40,7 @@ from nodeagent.report.http import HttpServer
 from nodeagent.report.metrics import Metrics
 from nodeagent.settings import Settings
 from nodeagent.state.summarize import Identity
-from nodeagent.store.state_dir import StateDir
+from nodeagent.store.state_dir import StateDir, boot_id
 from nodeagent.watcher import DirectoryWatch
 
 if TYPE_CHECKING:
@@ -64,7 +64,6 @@ _LOCK_RETRY = 0.5
 _ANSWER_FIRST = 0.01
 """Seconds that a turn waits after an Allocate, so that it does not come between the answer and the kubelet."""
 _RESTART_AFTER = (1.0, 30.0)
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 T = TypeVar("T")
 
@@ -119,6 +118,7 @@ class Agent:
                 subscribe=self._watch.subscribe,
                 wake=self._wake.set,
                 on_allocate=self._metrics.allocation,
+                shown=ShownIds(settings.pod_resources_dir / "kubelet.sock"),
             )
             self._mps_host = _spawned(settings) if settings.mps_host == "spawn" else None
             self._mps: NoMps | MpsView = self._no_mps() if settings.mps_host == "off" else self._open_mps()
@@ -446,11 +446,3 @@ def _identity(settings: Settings) -> str:
     """The key of the last known good config: pool and config name."""
     name = settings.config.name if settings.config.suffix else "sharing.yaml"
     return f"{settings.pool or ''}/{name}"
-
-
-def boot_id() -> str:
-    """What tells this boot of the machine from every other; empty where the kernel does not say."""
-    try:
-        return _BOOT_ID.read_text(encoding="ascii").strip()
-    except OSError:
-        return ""

@@ -7,6 +7,7 @@ advertised (DESIGN section 5, rule 9), and a list is sent once, not per action.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from nodeagent.collaborators import Registrations
 from nodeagent.keeper import Keeper
@@ -44,6 +45,14 @@ def kubelet_actions(actions: Iterable[Action]) -> list[KubeletAction]:
     return [action for action in actions if isinstance(action, Register | Retire | Resend | Reconnect)]
 
 
+@dataclass(frozen=True, slots=True)
+class Performed:
+    """What came of a plan: the applied contract after it, and those of its share actions that were performed."""
+
+    applied: Applied
+    actions: tuple[ShareAction, ...]
+
+
 class Executor:
     """Performs plans. One at a time: the reconciler is its only caller."""
 
@@ -52,14 +61,14 @@ class Executor:
         self._registrations = registrations
         self._clock = clock
 
-    async def apply(self, applied: Applied, actions: Sequence[ShareAction]) -> Applied:
-        """The applied contract after the actions, on disk; after those of them that need no disk, when it cannot be
-        written. What is on disk already is not written again; what an earlier step owes to the disk is. New fences are
-        as old as the end of the write: nobody has been shown one before.
+    async def apply(self, applied: Applied, actions: Sequence[ShareAction]) -> Performed:
+        """Have the applied contract after the actions on disk; when it cannot be written, only those of them that need
+        no disk are performed. What is on disk already is not written again; what an earlier step owes to the disk is.
+        New fences are as old as the end of the write: nobody has been shown one before.
         """
         if not await self._keeper.keep_applied(perform(applied, actions, self._clock())):
             actions = [action for action in actions if isinstance(action, SAFE_UNWRITTEN)]
-        return perform(applied, actions, self._clock())
+        return Performed(perform(applied, actions, self._clock()), tuple(actions))
 
     def register(self, actions: Sequence[KubeletAction]) -> None:
         """Ask the kubelet's room for what the plan says of registrations."""

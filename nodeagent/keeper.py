@@ -210,9 +210,14 @@ def _durable(holds: Holds) -> Holds:
 
 
 def _timeless(applied: Applied) -> Applied:
-    """The times of fences are not on disk: for an agent that restarts they begin anew."""
-    return Applied({uuid: _without_times(entry) for uuid, entry in applied.gpus.items()})
+    """The times of fences are not on disk: for an agent that restarts they begin anew. Nor is what the driver calls a
+    GPU now.
+    """
+    return Applied({uuid: _without_moment(entry) for uuid, entry in applied.gpus.items()})
 
 
-def _without_times(entry: AppliedGpu) -> AppliedGpu:
+def _without_moment(entry: AppliedGpu) -> AppliedGpu:
+    gpu = entry.gpu
+    if gpu.driver_index is not None or gpu.minor is not None:
+        entry = replace(entry, gpu=replace(gpu, driver_index=None, minor=None))
     return replace(entry, fences=dict.fromkeys(entry.fences, 0.0)) if entry.fences else entry

@@ -10,14 +10,15 @@ import logging
 from nodeagent.model.config import Violation
 from nodeagent.model.health import describe_xids
 from nodeagent.model.inventory import GpuHealth
+from nodeagent.model.plan import Plan
 from nodeagent.model.shares import Applied, AppliedGpu
-from nodeagent.model.snapshot import Condition, Snapshot
+from nodeagent.model.snapshot import ABNORMAL, Condition, Snapshot
 from nodeagent.state.observed import Observed
 from nodeagent.state.status import Reason
 
 logger = logging.getLogger(__name__)
 
-_TOLD = ("InventoryReady", "HealthWatched", "MpsReady", "LabelsSynced", "HandOverReady", "Stalled")
+_TOLD = ("InventoryReady", "HealthWatched", "MpsReady", "LabelsSynced", "HandOverReady", "Stalled", "GpusRenumbered")
 
 _ON_THEIR_WAY = (Reason.STARTING, Reason.STOPPING)
 """Reasons of a condition that is not met because what was asked for takes a moment."""
@@ -39,7 +40,7 @@ def conditions(before: Snapshot | None, after: Snapshot) -> None:
 def _level(condition: Condition) -> int:
     if condition.type in _PROMPT and condition.reason == Reason.PENDING:
         return logging.DEBUG
-    good = condition.status is not (condition.type == "Stalled") or condition.reason in _ON_THEIR_WAY
+    good = condition.status is not (condition.type in ABNORMAL) or condition.reason in _ON_THEIR_WAY
     return logging.INFO if good else logging.WARNING
 
 
@@ -49,6 +50,20 @@ def obstacles(before: tuple[Violation, ...], after: tuple[Violation, ...]) -> No
         logger.warning("the config in force cannot be applied to these GPUs, what is applied is kept: %s", after[0])
     elif before and not after:
         logger.info("the config in force can be applied to these GPUs again")
+
+
+def refusals(before: Plan | None, after: Plan, applied: Applied) -> None:
+    """GPUs of which a plan is refused, each once as long as it is."""
+    known = {one.uuid for one in before.refused} if before is not None else set()
+    for one in after.refused:
+        if one.uuid not in known:
+            entry = applied.gpus.get(one.uuid)
+            name = f"{entry.gpu.name} ({one.uuid})" if entry is not None else one.uuid
+            logger.error(
+                "%s stays as it is: the plan for it breaks an invariant, please report it: %s", name, one.message
+            )
+    for uuid in sorted(known - {one.uuid for one in after.refused}):
+        logger.info("%s: the plan is no longer refused", applied.gpus[uuid].gpu.name if uuid in applied.gpus else uuid)
 
 
 def health(view: Observed) -> None:

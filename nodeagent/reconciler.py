@@ -35,7 +35,7 @@ from nodeagent.model.health import HealthPolicy, XidSource, XidTally
 from nodeagent.model.holds import Holds, ShareKey
 from nodeagent.model.inventory import Gpu, Inventory, InventoryReason
 from nodeagent.model.kubelet import PodResourcesReason, PodResourcesStatus, RegistrationState
-from nodeagent.model.plan import Drop, Plan, Reconnect, Resend, ShareAction
+from nodeagent.model.plan import Diagnose, Drop, Fence, Plan, Reconnect, Resend, ShareAction
 from nodeagent.model.plan import Verdict as DaemonVerdict
 from nodeagent.model.shares import Applied, Listing
 from nodeagent.model.snapshot import ChangeClass, Snapshot
@@ -204,7 +204,6 @@ class Reconciler:
         now = self._clock()
         inventory, pods = self._devices.inventory, self._pods.status
         gpus = nodegpus.node_gpus(inventory, self._applied)
-        self._orphans = daemons.orphans(self._orphans, self._applied, inventory)
 
         waiting = inventory.reason is InventoryReason.PENDING and now < self._judge_by
         verdict = None if waiting else self._judge(gpus)
@@ -225,14 +224,14 @@ class Reconciler:
         elif decided and (change := summary.change(self._desired, view)).kind is not ChangeClass.NONE:
             logger.info("GPUs changed: %s", change.text)
 
-        plan = planning.plan(self._desired, view)
+        plan = self._plan(view)
         healing = [action for action in kubelet_actions(plan.actions) if isinstance(action, Resend | Reconnect)]
         for _ in range(STEPS):
             before = self._applied
             faults = any(isinstance(action, DaemonVerdict) and action.fault for action in plan.actions)
             await self._perform(plan, view)
             view = self._observe(gpus, pods)
-            plan = planning.plan(self._desired, view)
+            plan = self._plan(view)
             # A daemon that died and is back by now has ended its clients: the kubelet is told, however short it was.
             if self._applied is before or faults or not share_actions(plan.actions):
                 break
@@ -240,7 +239,7 @@ class Reconciler:
         if registrations := [*healing, *planning.registrations(self._desired, self._applied, view)]:
             # Nothing may be awaited from here until the lists are shown: a stream that opens sends what it finds.
             self._executor.register(registrations)
-            plan = planning.plan(self._desired, self._observe(gpus, pods))
+            plan = self._plan(self._observe(gpus, pods))
         self._publish(plan)
         # Shares leave the list before their daemon leaves.
         self._daemons.want(daemons.daemons(self._applied, self._orphans), prepare=daemons.wished(self._desired))
@@ -282,8 +281,9 @@ class Reconciler:
 
     def _observe(self, gpus: tuple[Gpu, ...], pods: PodResourcesStatus) -> Observed:
         now = self._clock()
-        comparison = kubelet_view.compare(self._views, self._live(), pods.listing)
+        comparison = kubelet_view.compare(self._views, self._live(), pods.listing, now)
         self._views = comparison.views
+        self._orphans = daemons.orphans(self._orphans, self._applied, self._devices.inventory)
         return Observed(
             now=now,
             gpus=gpus,
@@ -304,6 +304,9 @@ class Reconciler:
             reconnect=comparison.reconnect(),
         )
 
+    def _plan(self, view: Observed) -> Plan:
+        return planning.plan(self._desired, view, self._wishes)
+
     def _symptoms(self) -> Symptoms:
         self._reported = self._devices.xids.tallies
         return Symptoms(
@@ -321,19 +324,24 @@ class Reconciler:
     # --- act --------------------------------------------------------------------------------------------------------
 
     async def _perform(self, plan: Plan, view: Observed) -> None:
-        """Do to the shares what the plan says. What fails is still to be done in the next plan."""
+        """Do to the shares what the plan says. What fails is still to be done in the next plan, and what calls for it
+        is ticked off only when it has been done.
+        """
         shares, reported = share_actions(plan.actions), self._reported
-        after = await self._executor.apply(self._applied, shares)
+        done = await self._executor.apply(self._applied, shares)
         if self._desk.given(self._dropped(shares)):
             # A pod got a share that was about to leave the list. Nobody was shown anything of this plan: plan anew.
             self._wake.set()
             return
-        notices.verdicts(self._applied, after)
-        self._applied = after
-        self._pressed -= view.pressed
-        late = health.unplaced(after, view.symptoms)
-        self._taken = {source: tally for source, tally in reported.items() if source not in late} if late else reported
-        self._clearing.done(view.symptoms.cleared)
+        notices.verdicts(self._applied, done.applied)
+        self._applied = done.applied
+        undone = frozenset(type(action) for action in shares if action not in done.actions)
+        if Fence not in undone:
+            self._pressed -= view.pressed
+        if Diagnose not in undone:
+            late = health.unplaced(done.applied, view.symptoms)
+            self._taken = {source: at for source, at in reported.items() if source not in late} if late else reported
+            self._clearing.done(view.symptoms.cleared)
 
     def _dropped(self, actions: Sequence[ShareAction]) -> frozenset[ShareKey]:
         return frozenset(
@@ -350,9 +358,7 @@ class Reconciler:
             self._listings = lists.lists(self._applied, served, self._listings)
             self._listed = self._applied
         self._published = {
-            name: known
-            if (known := self._published.get(name)) is not None and known.listing is listing
-            else Published(listing, now)
+            name: kubelet_view.publish(self._published.get(name), listing, now)
             for name, listing in self._listings.items()
         }
         held = holds.held(self._holds, now)
@@ -407,7 +413,7 @@ class Reconciler:
             held=held,
             listings=self._listings,
             registrations=registrations,
-            problem=self._keeper.problem,
+            problem=self._keeper.problem or status.refusals(self._applied, plan.refused) or None,
         )
         if plan.converged and self._desired is not None:
             self._converge()
@@ -427,6 +433,7 @@ class Reconciler:
             mps=mps,
             applied=self._applied,
             registrations=registrations,
+            foreign=kubelet_view.foreign(self._views),
             pods=pods,
             plan=plan,
             draining=self._holds.draining,
@@ -445,6 +452,7 @@ class Reconciler:
         turn = Turn(facts, self._desired, held, self._views, self._listings, self._reloads.history, terms)
         before, self.snapshot = self.snapshot, summarize(self._identity, turn, self.snapshot)
         notices.conditions(before, self.snapshot)
+        notices.refusals(before.plan if before is not None else None, plan, self._applied)
         self._node.tell(events(before, self.snapshot))
         if (wanted := report(self.snapshot)) is not None:
             self._node.want(wanted)

@@ -86,7 +86,7 @@ def executor(disk: Disk, kubelet: Kubelet | None = None) -> Executor:
 async def test_what_is_applied_is_on_disk_first() -> None:
     """The contract that comes back has been written, as a whole."""
     disk = Disk()
-    after = await executor(disk).apply(HAVE, [Drop("GPU-0", frozenset({3})), Fence("GPU-0", frozenset({2}))])
+    after = (await executor(disk).apply(HAVE, [Drop("GPU-0", frozenset({3})), Fence("GPU-0", frozenset({2}))])).applied
     assert [entry.numbers for entry in after.ordered()] == [{0, 1, 2}, frozenset()]
     assert [entry.gpus["GPU-0"].numbers for entry in disk.written] == [{0, 1, 2}]
 
@@ -94,7 +94,7 @@ async def test_what_is_applied_is_on_disk_first() -> None:
 async def test_a_fence_is_as_young_as_its_publication() -> None:
     """The time that the write takes is not counted: nobody has been shown the fence before."""
     disk = Disk()
-    after = await executor(disk).apply(HAVE, [Fence("GPU-0", frozenset({2}))])
+    after = (await executor(disk).apply(HAVE, [Fence("GPU-0", frozenset({2}))])).applied
     assert after.gpus["GPU-0"].fences == {3: 1.0, 2: 102.0}
 
 
@@ -129,7 +129,7 @@ async def test_a_full_disk_begins_nothing(action: ShareAction, done: bool) -> No
     """Only what an agent that restarts would decide once more is done without the disk."""
     disk = Disk()
     disk.full = True
-    after = await executor(disk).apply(HAVE, [action])
+    after = (await executor(disk).apply(HAVE, [action])).applied
     assert (after != HAVE) is done
 
 
@@ -139,17 +139,16 @@ async def test_a_full_disk_ends_no_contract() -> None:
     disk.full = True
     under = make.applied(make.entry(0, make.QUARTER, {0}, {0: 1.0}), make.entry(1, make.QUARTER, {0}))
     agent = executor(disk)
-    after = await agent.apply(
-        under,
-        [Drop("GPU-0", frozenset({0})), Release("GPU-0"), Start("GPU-0", make.HALF), Verdict("GPU-1", "it has ended")],
-    )
-    assert after == make.applied(under.gpus["GPU-0"], make.entry(1, make.QUARTER, {0}, fault="it has ended"))
+    ended = Verdict("GPU-1", "it has ended")
+    done = await agent.apply(under, [Drop("GPU-0", frozenset({0})), Release("GPU-0"), Start("GPU-0", make.HALF), ended])
+    assert done.applied == make.applied(under.gpus["GPU-0"], make.entry(1, make.QUARTER, {0}, fault="it has ended"))
+    assert done.actions == (ended,)
 
 
 async def test_a_verdict_is_on_disk_like_everything_else() -> None:
     """Another agent begins with it."""
     disk = Disk()
-    ill = await executor(disk).apply(HAVE, [Verdict("GPU-0", "it has ended")])
+    ill = (await executor(disk).apply(HAVE, [Verdict("GPU-0", "it has ended")])).applied
     assert [entry.gpus["GPU-0"].fault for entry in disk.written] == ["it has ended"]
     assert ill.gpus["GPU-0"].fault == "it has ended"
 
@@ -159,9 +158,9 @@ async def test_what_is_owed_to_the_disk_is_written_when_it_can_be() -> None:
     disk = Disk()
     disk.full = True
     agent = executor(disk)
-    after = await agent.apply(HAVE, [Adopt("GPU-1", make.WHOLE, frozenset({0}))])
+    after = (await agent.apply(HAVE, [Adopt("GPU-1", make.WHOLE, frozenset({0}))])).applied
     disk.full = False
-    assert await agent.apply(after, []) is after
+    assert (await agent.apply(after, [])).applied is after
     assert disk.written == [after]
     await agent.apply(after, [])
     assert len(disk.written) == 1
@@ -171,14 +170,14 @@ async def test_what_a_reboot_changed_is_written() -> None:
     """What is applied differs from what is on disk before anything has been done."""
     disk = Disk()
     rebooted = unseen(HAVE)
-    assert await executor(disk).apply(rebooted, []) is rebooted
+    assert (await executor(disk).apply(rebooted, [])).applied is rebooted
     assert disk.written == [rebooted]
 
 
 async def test_a_step_without_actions_writes_nothing() -> None:
     """A turn in which nothing is to be done costs no write."""
     disk = Disk()
-    assert await executor(disk).apply(HAVE, []) is HAVE
+    assert (await executor(disk).apply(HAVE, [])).applied is HAVE
     assert disk.written == []
 
 

@@ -7,8 +7,10 @@ import logging
 import pytest
 
 from nodeagent import notices
+from nodeagent.model.plan import Plan, Refusal
 from nodeagent.model.snapshot import Snapshot
 from tests.report import builders
+from tests.state import make
 
 Told = tuple[bool, str, str]
 
@@ -56,3 +58,22 @@ def test_a_stalled_drain_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     notices.conditions(saying(), saying(Stalled=stalled))
     notices.conditions(saying(Stalled=stalled), saying())
     assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.INFO]
+
+
+def test_a_gpu_without_a_plan_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """When its plan is refused first, and when there is one again; not at every turn in between."""
+    caplog.set_level(logging.DEBUG)
+    have = make.applied(make.entry(0), make.entry(1))
+    one, both = (
+        Plan(refused=(Refusal("GPU-0", "broken"),)),
+        Plan(refused=(Refusal("GPU-0", "b"), Refusal("GPU-1", "c"))),
+    )
+    for before, after in ((None, one), (one, one), (one, both), (both, one), (one, Plan())):
+        notices.refusals(before, after, have)
+    why = "stays as it is: the plan for it breaks an invariant, please report it"
+    assert [(record.levelno, record.message) for record in caplog.records] == [
+        (logging.ERROR, f"GPU 0 (GPU-0) {why}: broken"),
+        (logging.ERROR, f"GPU 1 (GPU-1) {why}: c"),
+        (logging.INFO, "GPU 1: the plan is no longer refused"),
+        (logging.INFO, "GPU 0: the plan is no longer refused"),
+    ]

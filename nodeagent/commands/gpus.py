@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import re
@@ -9,15 +10,21 @@ import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Final
 
 from nodeagent import settings
 from nodeagent.commands.exits import USAGE, Failure
+from nodeagent.durable.atomic import Untrusted
 from nodeagent.model.config import Loaded, Match, SharingConfig, Violation
 from nodeagent.model.inventory import Gpu, Inventory, MigDevice
+from nodeagent.model.shares import Applied
 from nodeagent.state.desired import check, resolve
+from nodeagent.state.nodegpus import node_gpus, unseen
+from nodeagent.store.state_dir import boot_id, look_at_applied
 
 MOST: Final = 64
+STATE_DIR: Final = next(option for option in settings.OPTIONS if option.flag == "--state-dir")
 
 _MODEL: Final = "NVIDIA H100 80GB HBM3"
 _MEMORY: Final = 80 << 30
@@ -46,6 +53,44 @@ def read_inventory(spec: str, code: int) -> Inventory:
     if not inventory.complete:
         raise Failure(f"cannot list the GPUs: {inventory.message}", code)
     return inventory
+
+
+def add_state_dir(parser: argparse.ArgumentParser) -> None:
+    """Whose agent's numbers of GPUs are meant."""
+    told = "with --driver: number the GPUs as the agent does that keeps its state there (default with nvml: that of"
+    told += f" the agent [${STATE_DIR.environment}], {STATE_DIR.default})"
+    parser.add_argument(STATE_DIR.flag, metavar=STATE_DIR.metavar, help=told)
+
+
+def read_gpus(spec: str, directory: str | None, code: int) -> tuple[tuple[Gpu, ...], str]:
+    """The GPUs that `spec` names with the numbers that the agent of the state directory gives them, and what is to be
+    said of these numbers. Without a directory the agent of this machine is meant if the GPUs are this machine's, and
+    what cannot be read of it is said; otherwise the numbers are the driver's. Raises Failure with `code`.
+    """
+    inventory = read_inventory(spec, code)
+    place = Path(directory or os.environ.get(STATE_DIR.environment) or STATE_DIR.default or "")
+    try:
+        if directory is not None and not place.is_dir():
+            raise Failure(f"cannot read {place}: expected the state directory of an agent", code)
+        applied = _remembered(place) if directory is not None or spec == "nvml" else Applied()
+    except (OSError, Untrusted) as error:
+        if directory is not None:
+            raise Failure(f"cannot read what the agent of {place} remembers: {_why(error)}", code) from None
+        note = f"the GPUs have the driver's numbers, which the agent may count otherwise: cannot read {place}"
+        return node_gpus(inventory, Applied()), f"{note}: {_why(error)}"
+    return node_gpus(inventory, applied), ""
+
+
+def _remembered(directory: Path) -> Applied:
+    found = look_at_applied(directory, boot_id())
+    if found is None:
+        return Applied()
+    applied, same_boot = found
+    return applied if same_boot else unseen(applied)
+
+
+def _why(error: OSError | Untrusted) -> str:
+    return (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
 
 
 def plausible(count: int, config: SharingConfig) -> Iterator[tuple[Gpu, ...]]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from nodeagent.commands import client, gpus, mps_notes, plan_json, plan_report, terminal
 from nodeagent.commands.checking import STDIN, STDIN_NAME
-from nodeagent.commands.exits import EXITS_ALWAYS, OK, Failure
+from nodeagent.commands.exits import EXITS_ALWAYS, OK, USAGE, Failure
 from nodeagent.commands.preview import preview
 from nodeagent.commands.rehearsal import Node
 from nodeagent.config.bundle import load_bundle
@@ -35,7 +35,9 @@ Tell what a sharing config would do to a node, GPU by GPU and share by share:
 what comes and goes at once, and what has to wait for which pods. Asks the
 node's agent for what is applied and held; changes nothing. With --driver
 instead: what it would do to a node with these GPUs and nothing on it, and with
-an MPS host at work; a note says where that is not so on this machine.
+an MPS host at work; a note says where that is not so on this machine. The GPUs
+have the numbers then that the agent on this machine gives them, or that of
+--state-dir.
 """
 
 EPILOG: Final = f"""\
@@ -66,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     on.add_argument(
         "--driver", metavar="SPEC", help="ask no agent, take these GPUs: nvml (this machine's) or simulated:FILE"
     )
+    gpus.add_state_dir(parser)
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="how to tell (default: text)")
 
 
@@ -74,7 +77,12 @@ def execute(arguments: argparse.Namespace) -> int:
     loaded = _load(arguments.config)
     if loaded.config is None:
         return _reject(loaded.violations, arguments.output)
-    asked = _of_driver(arguments.driver) if arguments.driver else _of_agent(arguments.agent, loaded.config.health)
+    if arguments.state_dir is not None and not arguments.driver:
+        raise Failure("--state-dir goes with --driver: an agent that is asked knows its numbers", USAGE)
+    if arguments.driver:
+        asked = _of_driver(arguments.driver, arguments.state_dir)
+    else:
+        asked = _of_agent(arguments.agent, loaded.config.health)
     desired = resolve(loaded.config, asked.node.gpus)
     violations = check(desired, loaded.document.path)
     if violations:
@@ -129,9 +137,12 @@ def _load(path: str) -> Loaded:
     return replace(loaded, document=replace(loaded.document, revision=loaded.document.revision or document.revision))
 
 
-def _of_driver(spec: str) -> _Asked:
+def _of_driver(spec: str, state_dir: str | None) -> _Asked:
     name = os.environ.get("NODE_NAME") or socket.gethostname()
-    return _Asked(Node(gpus.read_inventory(spec, _REJECTED).gpus), name, spec, None)
+    found, note = gpus.read_gpus(spec, state_dir, _REJECTED)
+    if note:
+        print(f"nodeagent plan: {note}", file=sys.stderr)
+    return _Asked(Node(found), name, spec, None)
 
 
 def _of_agent(agent: str, policy: HealthPolicy) -> _Asked:

@@ -49,6 +49,7 @@ def rejected_as_json(violations: Sequence[Violation]) -> str:
 def _gpu_as_json(gpu: GpuPreview) -> dict[str, object]:
     return {
         "index": gpu.gpu.index,
+        "driverIndex": gpu.gpu.driver_index,
         "label": gpu.gpu.label,
         "profile": gpu.gpu.mig.profile if gpu.gpu.mig is not None else None,
         "uuid": gpu.gpu.uuid,

@@ -60,6 +60,9 @@ def text(report: Report, terminal: Terminal) -> Iterator[str]:
         message = "the node cannot tell which pods use what: every share counts as held until it can"
         yield from (terminal.paint(line, "yellow") for line in terminal.wrap(message, "", "  "))
         yield ""
+    if numbers := _renumbered(report.preview.gpus):
+        yield from (terminal.paint(line, "yellow") for line in terminal.wrap(numbers, "", "  "))
+        yield ""
     for alike, lines in _grouped(report.preview.gpus, terminal):
         heading = terminal.wrap(f"{gpu_list(alike)}: {lines[0]}", "", "  ")
         yield from (line.replace(_NO_BREAK, " ") for line in heading)
@@ -71,6 +74,13 @@ def text(report: Report, terminal: Terminal) -> Iterator[str]:
     for note in (*(config.notes if config is not None else ()), *report.notes):
         yield from terminal.wrap(f"note: {note}", "", "  ")
     yield from _summary(report.preview, terminal)
+
+
+def _renumbered(gpus: Sequence[GpuPreview]) -> str:
+    """Which GPUs nvidia-smi calls otherwise: who reads the plan may have asked it."""
+    found = [gpu.gpu for gpu in gpus if gpu.gpu.renumbered and gpu.gpu.mig is None]
+    told = ", ".join(f"{gpu.name} has index {gpu.driver_index}" for gpu in found)
+    return f"rules go by the number that a GPU keeps; for the driver {told}" if found else ""
 
 
 def _document(blob: str, name: str | None, revision: str | None) -> str:

@@ -24,6 +24,7 @@ from nodeagent.state.drift import share_count
 from nodeagent.state.observed import Observed, by_gpu, holdings
 from nodeagent.state.summary import change
 
+_FOR_PODS: Final = {WaitReason.PODS, WaitReason.POD_RESOURCES}
 _UNKNOWN: Final = AppliedGpu(Gpu("", 0, "", 0))
 
 
@@ -86,10 +87,14 @@ def preview(desired: Desired | None, node: Node) -> Preview:
     """Rehearse until nothing more happens. `desired` None: what is applied is kept."""
     begin = rehearsal.start(node)
     staying, waiting = rehearsal.settle(desired, begin)
-    drains = {
-        wait.uuid: wait.numbers for wait in waiting.waits if wait.reason in {WaitReason.PODS, WaitReason.POD_RESOURCES}
-    }
-    left, still = rehearsal.settle(desired, rehearsal.without(staying, drains))
+    left, still, drains = staying, waiting, dict[str, frozenset[int]]()
+    # Occupied GPUs drain one wave after the other: all of them have to, sooner or later.
+    for _ in range(len(begin.applied.gpus) + 1):
+        leave = {wait.uuid: wait.numbers for wait in still.waits if wait.reason in _FOR_PODS}
+        if not leave:
+            break
+        drains |= leave
+        left, still = rehearsal.settle(desired, rehearsal.without(left, leave))
     obstacles = {wait.uuid: _obstacle(wait, left) for wait in still.waits if wait.reason is WaitReason.DAEMON}
     end = rehearsal.settle(desired, rehearsal.with_host(left))[0] if obstacles else left
     uuids = dict.fromkeys((*(gpu.uuid for gpu in node.gpus), *node.applied.gpus))

@@ -49,8 +49,10 @@ def lines(status: Status, terminal: Terminal, now: float) -> Iterator[str]:
     rows = [_Row(alike) for alike in _alike(gpus)]
     states = [state for state in ShareState if state in _ALWAYS or any(row.counts[state] for row in rows)]
     names = {_offer(gpu)[1].rpartition("/")[2] for gpu in gpus}
+    renumbered = any(row.driver_label not in {"-", str(row.first["index"])} for row in rows)
     columns = [
         Column("GPU", right=not any(gpu.get("mig") for gpu in gpus)),
+        *([Column("DRIVER", right=True)] if renumbered else []),
         Column("MODEL", least=8),
         Column("MODE"),
         Column("RESOURCE", least=1 + max((len(name) for name in names), default=0), keep_end=True),
@@ -60,6 +62,7 @@ def lines(status: Status, terminal: Terminal, now: float) -> Iterator[str]:
     cells = [
         (
             row.label,
+            *([row.driver_label] if renumbered else []),
             row.model.removeprefix(vendor),
             *_offer(row.first),
             *(str(row.counts[state] or "-") for state in states),
@@ -89,6 +92,9 @@ class _Row:
         self.first = alike[0]
         self.counts = Counter(ShareState(share["state"]) for gpu in alike for share in gpu["shares"])
         self.label, self.model = str(self.first["index"]), str(self.first["model"])
+        # What the driver calls it: nothing while it is lost, and by an older agent.
+        number = self.first.get("driverIndex")
+        self.driver_label = "-" if number is None else str(number)
         if part := self.first.get("mig"):
             self.label += f":{','.join(instances([named(gpu) for gpu in alike]))}"
             self.model = part["profile"] if len(alike) == 1 else f"{len(alike)} x {part['profile']}"

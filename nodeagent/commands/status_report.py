@@ -14,11 +14,10 @@ from nodeagent.commands.status_names import by_name
 from nodeagent.commands.terminal import Terminal
 from nodeagent.model.inventory import Gpu
 from nodeagent.model.mps import MpsReason
-from nodeagent.model.snapshot import DriftKind
+from nodeagent.model.plan import Waves
+from nodeagent.model.snapshot import ABNORMAL, DriftKind
+from nodeagent.report.words import describe_waves
 from nodeagent.state.naming import gpus as gpu_list
-
-ABNORMAL_TRUE: Final = frozenset({"Draining", "Stalled", "ServingLastKnownGood", "Suspended"})
-"""Conditions that are false on a node where all is well."""
 
 _TOLD_ELSEWHERE: Final = frozenset({DriftKind.CONFIG.value, DriftKind.MPS.value})
 """Drift of documents is told with the documents, that of daemons, and faults of GPUs, with the GPUs."""
@@ -45,7 +44,7 @@ def text(status: Status, agent: str, terminal: Terminal, now: float) -> Iterator
 
 def is_normal(condition: dict[str, Any]) -> bool:
     """Whether a condition is as on a node where all is well."""
-    return bool(condition["status"]) != (condition["type"] in ABNORMAL_TRUE)
+    return bool(condition["status"]) != (condition["type"] in ABNORMAL)
 
 
 def _head(status: Status, agent: str, terminal: Terminal, now: float) -> Iterator[str]:
@@ -108,7 +107,7 @@ def _conditions(status: Status, terminal: Terminal, now: float) -> Iterator[str]
             message = _message(status, condition)
             value = "" if condition["status"] else "not "
             head = f"{value}{condition['type']}, {condition['reason']}, for {age(condition['since'], now)}"
-            style = "yellow" if condition["type"] in ABNORMAL_TRUE else "red"
+            style = "yellow" if condition["type"] in ABNORMAL else "red"
             yield from terminal.paragraph(style, f"{head}: {message}" if message else head)
 
 
@@ -153,6 +152,7 @@ def _waits(status: Status, terminal: Terminal) -> Iterator[str]:
         (gpu["uuid"], share["number"]): share["holder"] for gpu in status["gpus"] for share in gpu["shares"]
     }
     names = by_name(status)
+    yield from _waves(status, terminal)
     found: dict[str, tuple[list[Gpu], dict[str, None]]] = {}
     for wait in status["plan"]["waits"]:
         head, _, rest = wait["text"].partition(": ")
@@ -166,6 +166,16 @@ def _waits(status: Status, terminal: Terminal) -> Iterator[str]:
         head = f"{gpu_list(gpus)}{each}: " if gpus else ""
         held_by = f" ({', '.join(pods)})" if pods else ""
         yield from terminal.wrap(f"{head}{what}{held_by}", "  ", "    ")
+
+
+def _waves(status: Status, terminal: Terminal) -> Iterator[str]:
+    """How far a change is that takes more than one wave. An older agent makes none."""
+    told = status["plan"].get("waves")
+    if told is None:
+        return
+    waves = Waves(told["devices"], told["changed"], told["maxUnavailable"], told["underWay"], told["waiting"])
+    if text := describe_waves(waves):
+        yield from terminal.wrap(text, "  ", "    ")
 
 
 def _reload(status: Status, terminal: Terminal, now: float) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Final
 
 from nodeagent.commands import findings, gpus, mps_notes
 from nodeagent.commands.checking import STDIN, Checked, check_paths, with_violations
-from nodeagent.commands.exits import EXITS_ALWAYS, OK
+from nodeagent.commands.exits import EXITS_ALWAYS, OK, USAGE, Failure
 from nodeagent.model.inventory import Gpu
 
 DESCRIPTION: Final = """\
@@ -55,13 +55,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SPEC",
         help="also check what depends on the node, for these GPUs: nvml (this machine's) or simulated:FILE",
     )
+    gpus.add_state_dir(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Check everything, then tell."""
     stdin = sys.stdin.buffer.read() if STDIN in arguments.paths else None
-    inventory = gpus.read_inventory(arguments.driver, _UNREADABLE).gpus if arguments.driver else None
-    found = [_on_gpus(checked, arguments.gpus, inventory) for checked in check_paths(arguments.paths, stdin)]
+    if arguments.state_dir is not None and not arguments.driver:
+        raise Failure("--state-dir goes with --driver", USAGE)
+    those, note = gpus.read_gpus(arguments.driver, arguments.state_dir, _UNREADABLE) if arguments.driver else (None, "")
+    if note:
+        print(f"nodeagent validate: {note}", file=sys.stderr)
+    found = [_on_gpus(checked, arguments.gpus, those) for checked in check_paths(arguments.paths, stdin)]
     for line in _told(found, arguments.output):
         print(line)
     if any(checked.problem is not None for checked in found):
@@ -69,15 +74,15 @@ def execute(arguments: argparse.Namespace) -> int:
     return _INVALID if any(checked.violations for checked in found) else OK
 
 
-def _on_gpus(checked: Checked, count: int | None, inventory: Sequence[Gpu] | None) -> Checked:
+def _on_gpus(checked: Checked, count: int | None, those: Sequence[Gpu] | None) -> Checked:
     """What the GPUs of a node make of the configs in a file."""
     for loaded in checked.configs:
         if loaded.config is None:
             continue
-        if inventory is not None:
-            faults = gpus.faults(loaded, [inventory])
-            hosted = mps_notes.notes(loaded.config, inventory) if not faults else ()
-            checked = with_violations(checked, faults, (*gpus.idle_rules(loaded.config, inventory), *hosted))
+        if those is not None:
+            faults = gpus.faults(loaded, [those])
+            hosted = mps_notes.notes(loaded.config, those) if not faults else ()
+            checked = with_violations(checked, faults, (*gpus.idle_rules(loaded.config, those), *hosted))
         elif count is not None:
             faults = gpus.faults(loaded, list(gpus.plausible(count, loaded.config)))
             checked = with_violations(checked, faults, ())

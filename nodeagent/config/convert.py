@@ -16,6 +16,7 @@ from nodeagent.model.config import (
     DEFAULT_TRANSITION_TIMEOUT,
     MIG_RESOURCES,
     Match,
+    MaxUnavailable,
     Mode,
     MpsTerms,
     Placement,
@@ -105,10 +106,17 @@ def _lines(config: SharingConfig, name: str) -> Iterator[str]:
     yield "  rules:"
     for rule in config.rules:
         yield from _rule(rule)
-    if config.transition_timeout != DEFAULT_TRANSITION_TIMEOUT:
-        yield f"  transition: {{timeout: {format_duration(config.transition_timeout)}}}"
+    if transition := list(_transition(config)):
+        yield f"  transition: {{{', '.join(transition)}}}"
     if parts := list(_health(config.health)):
         yield f"  health: {{{', '.join(parts)}}}"
+
+
+def _transition(config: SharingConfig) -> Iterator[str]:
+    if config.transition_timeout != DEFAULT_TRANSITION_TIMEOUT:
+        yield f"timeout: {format_duration(config.transition_timeout)}"
+    if config.max_unavailable != MaxUnavailable():
+        yield f"maxUnavailable: {config.max_unavailable}"
 
 
 def _rule(rule: Rule) -> Iterator[str]:

@@ -15,6 +15,7 @@ from nodeagent.model.config import (
     MIG_RESOURCES,
     Contract,
     Match,
+    MaxUnavailable,
     Mode,
     MpsTerms,
     Placement,
@@ -38,17 +39,27 @@ def parse(tree: Tree) -> tuple[SharingConfig, tuple[Sited, ...]]:
     """The config that a tree means, and its rules with their places. The tree must fit the schema."""
     root = cast("dict[str, Any]", tree.value)
     spec = root["spec"]
-    timeout = spec.get("transition", {}).get("timeout")
+    transition = spec.get("transition", {})
+    timeout = transition.get("timeout")
     sited = tuple(_rule(tree, position, rule) for position, rule in enumerate(spec["rules"]))
     config = SharingConfig(
         name=root["metadata"]["name"],
         rules=tuple(one.rule for one in sited),
         suspend=spec.get("suspend", False),
         transition_timeout=DEFAULT_TRANSITION_TIMEOUT if timeout is None else parse_duration(timeout),
+        max_unavailable=_max_unavailable(transition.get("maxUnavailable")),
         health=health.parse_health(spec),
         notes=(*_notes(sited), *health.notes(spec)),
     )
     return config, sited
+
+
+def _max_unavailable(value: int | str | None) -> MaxUnavailable:
+    if value is None:
+        return MaxUnavailable()
+    if isinstance(value, str):
+        return MaxUnavailable(percent=int(value.removesuffix("%")))
+    return MaxUnavailable(number=int(value))
 
 
 def _rule(tree: Tree, position: int, rule: dict[str, Any]) -> Sited:

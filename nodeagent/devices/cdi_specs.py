@@ -1,4 +1,4 @@
-"""Which CDI specifications a host has: the kinds and the names of devices, and nothing of what they do.
+"""Which CDI specifications a host has: the kinds, the names of devices, and the device nodes of GPUs that they bring.
 
 Files are chosen as the container runtimes' library does: `.json` and `.yaml`, right in the directory. One that cannot
 be read is told and skipped, as there, and so is a device that two files of one directory have: see
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,11 @@ MOST: Final = 64
 
 _SUFFIXES: Final = (".json", ".yaml")
 
-Kinds = Mapping[str, frozenset[str]]
+_GPU_NODE: Final = re.compile(r".*/nvidia([0-9]{1,9})", re.ASCII)
+
+Minors = Mapping[str, frozenset[int]]
+"""Devices by name, each with the minors of the GPUs whose device nodes it brings, as far as it says so."""
+Kinds = Mapping[str, Minors]
 _Seen = tuple[int, int, int, int]
 _UNSEEN: Final[_Seen] = (0, 0, 0, 0)
 
@@ -36,7 +41,7 @@ class _Spec:
 
     seen: _Seen
     kind: str = ""
-    devices: frozenset[str] = frozenset()
+    devices: Minors = field(default_factory=dict)
     problem: str = ""
 
 
@@ -102,15 +107,27 @@ def _bytes(path: Path) -> bytes:
     return data
 
 
-def _parse(path: Path, data: bytes) -> tuple[str, frozenset[str]]:
+def _parse(path: Path, data: bytes) -> tuple[str, Minors]:
     """Kind and devices. Raises ValueError."""
     tree = _json(data) if path.suffix == ".json" else _yaml(path, data)
     members = tree if isinstance(tree, dict) else {}
     match members.get("cdiVersion"), members.get("kind"), members.get("devices"):
         case str(), str(kind), list(devices):
-            names = (device.get("name") for device in devices if isinstance(device, dict))
-            return kind, frozenset(name for name in names if isinstance(name, str))
+            named = [device for device in devices if isinstance(device, dict) and isinstance(device.get("name"), str)]
+            return kind, {device["name"]: _minors(device) for device in named}
     raise ValueError("expected a CDI specification, with cdiVersion, kind and devices, got something else")
+
+
+def _minors(device: Mapping[str, object]) -> frozenset[int]:
+    edits = device.get("containerEdits")
+    nodes = edits.get("deviceNodes") if isinstance(edits, dict) else None
+    paths = (
+        node.get("hostPath") or node.get("path")
+        for node in (nodes if isinstance(nodes, list) else ())
+        if isinstance(node, dict)
+    )
+    found = (_GPU_NODE.fullmatch(path) for path in paths if isinstance(path, str))
+    return frozenset(int(one[1]) for one in found if one is not None)
 
 
 def _json(data: bytes) -> object:
@@ -131,20 +148,21 @@ def _yaml(path: Path, data: bytes) -> object:
 
 def _merged(specs: Mapping[Path, _Spec]) -> tuple[Kinds, list[str]]:
     """The devices by kind, without those of which one directory has two, and what is to be said of these."""
-    found: dict[str, set[str]] = {}
+    found: dict[str, dict[str, frozenset[int]]] = {}
     places: dict[tuple[Path, str, str], list[Path]] = {}
     for path, spec in specs.items():
         if not spec.problem:
-            found.setdefault(spec.kind, set()).update(spec.devices)
+            # A directory has priority over those before it.
+            found.setdefault(spec.kind, {}).update(spec.devices)
             for device in spec.devices:
                 places.setdefault((path.parent, spec.kind, device), []).append(path)
     twice: dict[tuple[Path, ...], list[str]] = {}
     for (_, kind, device), paths in places.items():
         if len(paths) > 1:
-            found[kind].discard(device)
+            found[kind].pop(device, None)
             twice.setdefault(tuple(paths), []).append(f"{kind}={device}")
     conflicts = [_conflict(paths, names) for paths, names in twice.items()]
-    return {kind: frozenset(devices) for kind, devices in found.items()}, conflicts
+    return found, conflicts
 
 
 def _conflict(paths: Sequence[Path], names: Sequence[str]) -> str:

@@ -85,7 +85,10 @@ def look(driver_root: Path, specs: SpecReader) -> HostFiles:
         looked=True,
         nodes=nodes,
         caps=caps,
-        cdi=kinds,
+        cdi={kind: frozenset(devices) for kind, devices in kinds.items()},
+        cdi_minors={
+            f"{kind}={name}": minors for kind, devices in kinds.items() for name, minors in devices.items() if minors
+        },
         dev=str(root / "dev"),
         cdi_dirs=tuple(map(str, specs.directories)),
         problem="; ".join(problems),

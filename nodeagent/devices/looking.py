@@ -103,8 +103,10 @@ def assemble(
     A GPU that failed keeps the facts that are `known` of it, and its MIG devices, which have its fault. Which GPU it is
     can only be told by its index; where the one that had this index answers under another, or none had it, the fault
     stands in the message alone. A GPU that is well but has a message does not tell of all its MIG devices: those that
-    are known are kept, and lost for that reason.
+    are known are kept, and lost for that reason. The message names GPUs by uuid, as far as that is known: who reads it
+    may have other numbers for them.
     """
+    found, faults = tuple(found), tuple(faults)
     gpus = {gpu.uuid: gpu for gpu in found}
     parts: dict[str, list[Gpu]] = {}
     missing: dict[int, Gpu] = {}
@@ -119,22 +121,19 @@ def assemble(
         worst.add(fault.health)
         whole = missing.get(fault.index)
         if whole is None:
-            messages.append(f"GPU {fault.index}: {fault.message}")
+            messages.append(f"the driver's GPU {fault.index}: {fault.message}")
             continue
         for one in (whole, *parts.get(whole.uuid, ())):
             gpus[one.uuid] = replace(one, health=fault.health, message=fault.message)
     for whole in [gpu for gpu in gpus.values() if gpu.message and gpu.health is GpuHealth.OK]:
         untold = [one for one in parts.get(whole.uuid, ()) if one.uuid not in gpus]
-        gpus |= {one.uuid: replace(one, health=GpuHealth.LOST, message=whole.message) for one in untold}
+        for one in untold:
+            gpus[one.uuid] = replace(one, index=whole.index, health=GpuHealth.LOST, message=whole.message)
         if untold:
             worst.add(GpuHealth.LOST)
-            messages.append(f"{whole.name} ({whole.uuid}): {whole.message}")
+            messages.append(f"{whole.uuid}: {whole.message}")
     ordered = tuple(sorted(gpus.values(), key=lambda gpu: gpu.place))
-    messages += [
-        f"{gpu.name} ({gpu.uuid}): {gpu.message}"
-        for gpu in ordered
-        if gpu.mig is None and gpu.health is not GpuHealth.OK
-    ]
+    messages += [f"{gpu.uuid}: {gpu.message}" for gpu in ordered if gpu.mig is None and gpu.health is not GpuHealth.OK]
     return Inventory(
         gpus=ordered,
         driver_version=driver_version,
@@ -144,6 +143,7 @@ def assemble(
         complete=True,
         driver_load=driver_load,
         topology=topology or Topology(),
+        counted=sum(gpu.mig is None for gpu in found) + len(faults),
     )
 
 

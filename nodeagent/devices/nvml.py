@@ -139,7 +139,7 @@ class NvmlDriver(LookingDriver):
 
     def _believed(self, answer: tuple[Gpu, ...], last: Inventory, doubted: AbstractSet[str]) -> tuple[Gpu, ...]:
         """A GPU that tells of no MIG device any more, where it had some, is believed at the second time in a row, which
-        is at once: until then all is as it was. `doubted` are those of the first time.
+        is at once: until then all is as it was, but for what it is called by. `doubted` are those of the first time.
         """
         whole, *parts = answer
         known = tuple(gpu for gpu in last.gpus if gpu.physical == whole.uuid)
@@ -147,7 +147,7 @@ class NvmlDriver(LookingDriver):
             return answer
         self._doubted.add(whole.uuid)
         self.refresh()
-        return known
+        return tuple(replace(gpu, index=whole.index, minor=whole.minor, pci_bus_id=whole.pci_bus_id) for gpu in known)
 
     def _unanswered(
         self, last: Inventory, reason: InventoryReason, message: str, health: GpuHealth | None

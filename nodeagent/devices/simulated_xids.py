@@ -78,7 +78,7 @@ class XidNews:
         self._known = {key: None for key in known if key not in seen} | seen
         for key in list(self._known)[: -max(MOST_KNOWN, len(seen))]:
             del self._known[key]
-        message = "; ".join(f"GPU {gpu.index}: this GPU does not report XIDs" for gpu in silent)
+        message = "; ".join(f"{gpu.uuid}: this GPU does not report XIDs" for gpu in silent)
         reason = EventsReason.NOT_SUPPORTED if silent else EventsReason.WATCHING
         newest = replace(log, reason=reason, message=message, tallies=counted(log.tallies, fresh, now))
         return log if newest == log else newest

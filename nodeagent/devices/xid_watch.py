@@ -103,7 +103,7 @@ class XidWatch:
             reason = EventsReason.FAILED
         else:
             reason = EventsReason.NOT_SUPPORTED if silent else EventsReason.WATCHING
-        self._state = reason, "; ".join(f"{gpu.name}: {silence.message}" for gpu, silence in silent)
+        self._state = reason, "; ".join(f"{gpu.uuid}: {silence.message}" for gpu, silence in silent)
 
     # --- of listeners -----------------------------------------------------------------------------------------------
 

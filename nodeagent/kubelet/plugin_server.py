@@ -4,6 +4,8 @@ A server per resource, since ListAndWatch does not say which resource it asks fo
 at once: the kubelet waits for Allocate without a limit, and meanwhile admits no pod at all, so no handler may ever
 wait for anything. A stream knows only which list it sent last: it is woken, takes the newest list and skips what came
 between, so that a slow reader delays nobody and a late one starts with the current list.
+
+Others than the kubelet may connect (`streams`). What one client does is the end of its own stream at most.
 """
 
 from __future__ import annotations
@@ -12,18 +14,21 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 import grpc
 import grpc.aio
+from google.protobuf.message import Message
 
 from nodeagent.kubelet import names
 from nodeagent.kubelet.proto import deviceplugin_pb2 as pb
 from nodeagent.kubelet.sockets import target
+from nodeagent.kubelet.streams import Streams
 from nodeagent.model.allocation import Desk, PreferenceRequest, RefusalReason, Refused
-from nodeagent.model.shares import Device
+from nodeagent.model.shares import Device, Listing
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +38,12 @@ OPTIONS: Final = pb.DevicePluginOptions(get_preferred_allocation_available=True)
 ENDPOINT_GLOB: Final = "nodeagent-??????.sock"
 """What our sockets are called in the device plugins' directory."""
 
-_SERVER_OPTIONS: Final = (("grpc.max_receive_message_length", 4 * names.MAX_LIST_BYTES),)
+OPTIONS_OF_SERVER: Final = (
+    ("grpc.max_receive_message_length", 4 * names.MAX_LIST_BYTES),
+    # Connections that nobody uses are closed before they use up the file descriptors. The kubelet's has a stream.
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 60_000),
+)
 
 _STATUS: Final = {
     RefusalReason.UNKNOWN_SHARE: grpc.StatusCode.NOT_FOUND,
@@ -44,6 +54,8 @@ _STATUS: Final = {
 }
 
 _Context = grpc.aio.ServicerContext[Any, Any]
+_Request = TypeVar("_Request", bound=Message)
+_Response = TypeVar("_Response", bound=Message)
 
 
 def serialise(devices: Iterable[Device]) -> bytes:
@@ -69,19 +81,12 @@ def _kind(*, healthy: bool, numa: int | None) -> pb.Device:
     return pb.Device(health=names.HEALTHY if healthy else names.UNHEALTHY, topology=topology)
 
 
-class _Stream:
-    """One open ListAndWatch. `sent` is what it sent last: (revision of the list, resends asked for by then)."""
-
-    def __init__(self) -> None:
-        self.wake = asyncio.Event()
-        self.sent = (0, -1)
-
-
 class PluginServer:
     """The DevicePlugin service of one resource, bound once: for another socket make another server.
 
     `changed` is called when a stream came, went or sent a list; `on_allocate` as (resource, result, seconds) for each
-    Allocate, with result `ok`, the reason of a refusal, or `error`. `fault` says why a stream had to be ended by us.
+    Allocate, with result `ok`, the reason of a refusal, or `error`. `streams` are those of the kubelet and of guests.
+    `fault` says why the kubelet's stream had to be ended by us.
     """
 
     def __init__(
@@ -90,30 +95,30 @@ class PluginServer:
         self.resource = resource
         self.endpoint = f"nodeagent-{secrets.token_hex(3)}.sock"
         self.fault: str | None = None
+        self.streams = Streams()
         self._desk = desk
         self._changed = changed
         self._on_allocate = on_allocate
-        self._streams: set[_Stream] = set()
         self._resends = 0
-        self._revision: int | None = None
+        self._newest: Listing | None = None
         self._list = b""
+        self._calls = 0
         self._ended = False
+        self._quiet = asyncio.Event()
+        self._handling: set[asyncio.Task[Any]] = set()
         self._server: grpc.aio.Server | None = None
+        self._stopping: asyncio.Future[None] | None = None
 
     @property
-    def streams(self) -> int:
-        """How many streams are open."""
-        return len(self._streams)
-
-    @property
-    def sent_revision(self) -> int:
-        """The revision that every open stream has sent; 0 without a stream."""
-        return min((stream.sent[0] for stream in self._streams), default=0)
+    def offered(self) -> frozenset[str]:
+        """The healthy ids of the list that was made last."""
+        devices = self._newest.devices if self._newest is not None else ()
+        return frozenset(device.id for device in devices if device.healthy)
 
     async def serve(self, directory: Path) -> Path:
         """Bind the endpoint in `directory` and answer there. Returns the socket's path; raises OSError."""
         path = directory / self.endpoint
-        self._server = grpc.aio.server(handlers=[self._handlers()], options=_SERVER_OPTIONS)
+        self._server = grpc.aio.server(handlers=[self._handlers()], options=OPTIONS_OF_SERVER)
         try:
             self._server.add_insecure_port(target(path))
         except RuntimeError as error:
@@ -123,8 +128,7 @@ class PluginServer:
 
     def publish(self) -> None:
         """The list may have changed: every stream looks, and sends the newest unless it has."""
-        for stream in self._streams:
-            stream.wake.set()
+        self.streams.wake()
 
     def resend(self) -> None:
         """Send the list on every stream even if it has not changed."""
@@ -132,44 +136,67 @@ class PluginServer:
         self.publish()
 
     async def stop(self, grace: float) -> None:
-        """Send what is newest, end the streams, refuse new calls, give the running ones `grace` seconds, and remove the
-        socket.
+        """Send what is newest, end the streams, give the running calls `grace` seconds, and remove the socket. Guests
+        that do not read are not waited for. Begun once, it goes on whoever of its callers is cancelled.
         """
-        self._ended = True
-        for stream in self._streams:
-            stream.wake.set()
-        if self._server is not None:
-            await self._server.stop(grace)
+        if self._stopping is None:
+            self._stopping = asyncio.ensure_future(self._stop(grace))
+        await asyncio.shield(self._stopping)
 
-    def _newest(self) -> tuple[int, bytes]:
+    async def _stop(self, grace: float) -> None:
+        self._ended = True
+        self.streams.wake()
+        if self._server is None:
+            return
+        if self._calls:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    await self._quiet.wait()
+        # Once and without a grace: gRPC does not survive that a second stop overtakes the end of the first one.
+        await self._server.stop(None)
+        # gRPC does not wait for handlers that it has cancelled, and its server must not outlive the loop with them.
+        if self._handling:
+            await asyncio.wait(tuple(self._handling), timeout=grace)
+        self._server = None
+
+    def _newest_list(self) -> tuple[int, bytes]:
         listing = self._desk.listing(self.resource)
-        if listing.revision != self._revision:
+        if self._newest is None or listing.revision != self._newest.revision:
             self._list = serialise(listing.devices)
-            self._revision = listing.revision
+            self._newest = listing
         return listing.revision, self._list
 
     def _handlers(self) -> grpc.GenericRpcHandler:
-        unary = grpc.unary_unary_rpc_method_handler
         return grpc.method_handlers_generic_handler(
             names.DEVICE_PLUGIN_SERVICE,
             {
-                "GetDevicePluginOptions": unary(
-                    self._get_options, pb.Empty.FromString, pb.DevicePluginOptions.SerializeToString
-                ),
+                "GetDevicePluginOptions": self._unary(self._get_options, pb.Empty),
                 "ListAndWatch": grpc.unary_stream_rpc_method_handler(self._list_and_watch, pb.Empty.FromString, None),
-                "GetPreferredAllocation": unary(
-                    self._prefer,
-                    pb.PreferredAllocationRequest.FromString,
-                    pb.PreferredAllocationResponse.SerializeToString,
-                ),
-                "Allocate": unary(self._allocate, pb.AllocateRequest.FromString, pb.AllocateResponse.SerializeToString),
-                "PreStartContainer": unary(
-                    self._pre_start,
-                    pb.PreStartContainerRequest.FromString,
-                    pb.PreStartContainerResponse.SerializeToString,
-                ),
+                "GetPreferredAllocation": self._unary(self._prefer, pb.PreferredAllocationRequest),
+                "Allocate": self._unary(self._allocate, pb.AllocateRequest),
+                "PreStartContainer": self._unary(self._pre_start, pb.PreStartContainerRequest),
             },
         )
+
+    def _unary(
+        self, work: Callable[[_Request, _Context], Awaitable[_Response]], request: type[_Request]
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        async def answer(message: _Request, context: _Context) -> bytes:
+            self._note(context)
+            return (await work(message, context)).SerializeToString()
+
+        return grpc.unary_unary_rpc_method_handler(answer, request.FromString, None)
+
+    def _note(self, context: _Context) -> None:
+        """A call that a stop gives time to."""
+        self._calls += 1
+        context.add_done_callback(self._over)  # type: ignore[arg-type] # the stubs make it a class
+
+    def _over(self, context: _Context) -> None:
+        del context
+        self._calls -= 1
+        if self._ended and not self._calls:
+            self._quiet.set()
 
     async def _get_options(self, _request: pb.Empty, _context: _Context) -> pb.DevicePluginOptions:
         return OPTIONS
@@ -180,16 +207,24 @@ class PluginServer:
         return pb.PreStartContainerResponse()
 
     async def _list_and_watch(self, _request: pb.Empty, context: _Context) -> None:
-        stream = _Stream()
-        self._streams.add(stream)
+        stream = self.streams.open()
+        if stream is None:
+            self._changed()
+            message = f"cannot list {self.resource}: too many clients besides the kubelet have a stream"
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
+        if not stream.guest:
+            self._note(context)
+        if (task := asyncio.current_task()) is not None:
+            self._handling.add(task)
+            task.add_done_callback(self._handling.discard)
         try:
             self._changed()
             while True:
                 stream.wake.clear()
                 ended = self._ended
-                revision, data = self._newest()
+                revision, data = self._newest_list()
                 if stream.sent != (key := (revision, self._resends)):
-                    await context.write(data)
+                    await _write(context, data)
                     stream.sent = key
                     self._changed()
                 elif ended:
@@ -198,11 +233,13 @@ class PluginServer:
                 else:
                     await stream.wake.wait()
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the stream ends and the reason is kept
-            if not context.done():
-                self.fault = f"cannot send the list of {self.resource}: {error!r}"
-                await self._refuse(context, error, self.fault)
+            message = f"cannot send the list of {self.resource}: {error!r}"
+            if stream.guest:
+                await context.abort(grpc.StatusCode.INTERNAL, message)
+            self.fault = message
+            await self._refuse(context, error, message)
         finally:
-            self._streams.discard(stream)
+            self.streams.close(stream)
             self._changed()
 
     async def _allocate(self, request: pb.AllocateRequest, context: _Context) -> pb.AllocateResponse:
@@ -261,3 +298,11 @@ class PluginServer:
             await context.abort(_STATUS[error.reason], str(error))
         logger.error("%s", message, exc_info=error)
         await context.abort(grpc.StatusCode.INTERNAL, message)
+
+
+async def _write(context: _Context, data: bytes) -> None:
+    """Send a message. Where that fails nobody is left to take it, which is no fault of ours: the call is over."""
+    try:
+        await context.write(data)
+    except Exception as error:
+        raise asyncio.CancelledError from error

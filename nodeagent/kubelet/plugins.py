@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,7 @@ from typing import Final
 from nodeagent.kubelet import names
 from nodeagent.kubelet.plugin_server import ENDPOINT_GLOB, PluginServer
 from nodeagent.kubelet.registration import Registration, Timing
+from nodeagent.kubelet.rival import Shown
 from nodeagent.kubelet.sockets import deserted
 from nodeagent.model.allocation import Desk
 from nodeagent.model.kubelet import RegistrationStatus
@@ -26,14 +28,15 @@ LOOK_EVERY: Final = 2.0
 """Seconds between two looks at the sockets, should an event get lost."""
 
 _RESTART_AFTER: Final = (1.0, 60.0)
+"""Seconds until a task that failed is started again: at first, at most. One that ran for longer begins anew."""
 
 
 class Plugins:
     """Serves and registers resources in the kubelet's directory of device plugins.
 
     `subscribe` tells of events in a directory. `wake` is called when a status has changed, and when a list has been
-    sent; `on_allocate` as (resource, result, seconds) for each Allocate. Raises ValueError where the directory's path
-    leaves no room for a socket's name.
+    sent; `on_allocate` as (resource, result, seconds) for each Allocate. `shown` asks the kubelet which ids of a
+    resource it shows. Raises ValueError where the directory's path leaves no room for a socket's name.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Plugins:
         subscribe: Callable[[Path, Callable[[], None]], None],
         wake: Callable[[], None],
         on_allocate: Callable[[str, str, float], None],
+        shown: Shown,
         timing: Timing = Timing(),  # noqa: B008 - frozen
     ) -> None:
         length = len(bytes(directory / ENDPOINT_GLOB))
@@ -56,6 +60,7 @@ class Plugins:
         self._desk = desk
         self._wake = wake
         self._on_allocate = on_allocate
+        self._shown = shown
         self._timing = timing
         self._registrations: dict[str, Registration] = {}
         self._tasks: dict[str, tuple[asyncio.Task[None], ...]] = {}
@@ -73,6 +78,7 @@ class Plugins:
                     resource, self._desk, changed=changed, on_allocate=self._on_allocate
                 ),
                 changed=self._wake,
+                shown=self._shown,
                 timing=self._timing,
             )
             if self._running:
@@ -122,7 +128,8 @@ class Plugins:
         self._stopped.set()
         tasks = [task for tasks in self._tasks.values() for task in tasks]
         for task in tasks:
-            task.cancel()
+            if not task.cancelling():  # a second time would interrupt the end of its stream
+                task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=grace + self._timing.grace)
 
@@ -139,17 +146,7 @@ class Plugins:
         """Run one registration for ever, once those that had the resource before it have ended their streams."""
         if leaving:
             await asyncio.wait(leaving)
-        wait, longest = _RESTART_AFTER
-        told = ""
-        while True:
-            try:
-                await registration.run()
-            except Exception as error:  # a bug in one resource must not stop the others
-                if repr(error) != told:
-                    told = repr(error)
-                    logger.error("cannot keep %s registered: %s", registration.resource, told, exc_info=error)
-            await asyncio.sleep(wait)
-            wait = min(2 * wait, longest)
+        await keep_running(registration.run, registration.resource)
 
     def _sweep(self) -> None:
         """Remove the sockets that an agent which was killed has left; nobody answers there any more."""
@@ -157,3 +154,29 @@ class Plugins:
             if deserted(path):
                 with suppress(OSError):
                     path.unlink()
+
+
+async def keep_running(
+    run: Callable[[], Awaitable[None]],
+    resource: str,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> None:
+    """Run it for ever. A bug in one resource must not stop the others: it is logged once, and run again after a while,
+    which doubles with every bug in a row.
+    """
+    first, longest = _RESTART_AFTER
+    wait, told = first, ""
+    while True:
+        begun = clock()
+        try:
+            await run()
+        except Exception as error:
+            if clock() - begun > longest:
+                wait, told = first, ""
+            if repr(error) != told:
+                told = repr(error)
+                logger.error("cannot keep %s registered: %s", resource, told, exc_info=error)
+        await sleep(wait)
+        wait = min(2 * wait, longest)

@@ -4,6 +4,9 @@ The kubelet says nothing when it restarts, forgets a plugin when an older one's 
 resource that registers again on a live stream. So one task per resource goes round a circle: find the kubelet, serve on
 a fresh socket, prove it, register, wait for the stream, watch until something takes it away, end the own server, and
 again. Nothing else registers, so no order of events can do it twice; events only make the task look.
+
+A stream that ends is no proof of another plugin, however often it happens. The proof is that the kubelet shows ids of
+the resource while we have no stream. Only then is the resource left to the other plugin for a while.
 """
 
 from __future__ import annotations
@@ -13,17 +16,17 @@ import logging
 import random
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import TypeVar
 
-import grpc
 import grpc.aio
 
-from nodeagent.kubelet import names
-from nodeagent.kubelet.plugin_server import OPTIONS, PluginServer
-from nodeagent.kubelet.proto import deviceplugin_pb2 as pb
+from nodeagent.kubelet import dial, names
+from nodeagent.kubelet.dial import Failed
+from nodeagent.kubelet.plugin_server import PluginServer
+from nodeagent.kubelet.rival import Rival, RivalTiming, Shown
 from nodeagent.kubelet.sockets import LOCAL_CHANNEL, identity, prove, target
 from nodeagent.model.kubelet import RegistrationState, RegistrationStatus
 
@@ -38,24 +41,21 @@ _RESTARTED = "cannot register: the kubelet has just restarted"
 class Timing:
     """How long things may take, in seconds.
 
-    `register` is longer than the 10 s in which the kubelet dials back inside Register. A stream that ends by itself, or
-    has to be ended since the kubelet shows another list, within `short` of its opening, `losses` times in a row under
-    one kubelet, means that another plugin takes the resource; `foreign` are the waits that follow, the last one over
-    and over.
+    `register` is longer than the 10 s in which the kubelet dials back inside Register. `backoff` are the first and the
+    longest wait after a try that failed. A stream that lived for less than `steady` counts like a failed try, but is
+    waited for no longer than `soon`: there are no devices meanwhile. The loss of one that has lived for `short` has
+    nothing to do with what was before.
     """
 
     connect: float = 5.0
     register: float = 15.0
     stream: float = 10.0
     backoff: tuple[float, float] = (0.1, 5.0)
+    steady: float = 1.0
+    soon: float = 2.0
     short: float = 30.0
-    losses: int = 3
-    foreign: tuple[float, ...] = (30.0, 60.0, 120.0)
     grace: float = 0.5
-
-
-class Failed(Exception):
-    """One try to register has failed; the message says why, and another try follows."""
+    rival: RivalTiming = field(default_factory=RivalTiming)
 
 
 class _Loss(Enum):
@@ -64,7 +64,7 @@ class _Loss(Enum):
     FAULT = "our own fault ended the stream"
     REPLACED = "the kubelet has restarted"
     SOCKET = "our socket was removed"
-    RECONNECT = "the kubelet's view had to be mended"
+    RECONNECT = "the kubelet showed other devices than ours"
     STREAM = "the kubelet ended our stream"
 
 
@@ -72,8 +72,8 @@ class Registration:
     """One resource's standing with the kubelet. `run` works until it is cancelled and then leaves nothing behind.
 
     `serve` makes the resource's server, given what to call when its streams change; `changed` is called when the status
-    does. Of the state within: `_tries` have failed since the last success; `_losses` counts the streams in a row that
-    were lost shortly after they had opened, under the kubelet that `_under` identifies.
+    does; `shown` asks the kubelet what it shows. Of the state within: `_tries` have come to nothing in a row, under the
+    kubelet that `_under` identifies.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class Registration:
         *,
         serve: Callable[[Callable[[], None]], PluginServer],
         changed: Callable[[], None],
+        shown: Shown,
         timing: Timing,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -91,6 +92,7 @@ class Registration:
         self._kubelet = directory / names.KUBELET_SOCKET
         self._serve = serve
         self._changed = changed
+        self._shown = shown
         self._timing = timing
         self._chance = chance
         self._nudged = asyncio.Event()
@@ -102,7 +104,7 @@ class Registration:
         self._registrations = 0
         self._failures = 0
         self._tries = 0
-        self._losses = 0
+        self._rival = Rival(resource, shown, timing.rival)
         self._under: str | None = None
 
     @property
@@ -112,10 +114,10 @@ class Registration:
             self.resource,
             self._state,
             self._message,
-            streams=server.streams if server else 0,
+            streams=int(server.streams.live) if server else 0,
             registrations=self._registrations,
             failures=self._failures,
-            sent_revision=server.sent_revision if server else 0,
+            sent_revision=server.streams.sent_revision if server else 0,
         )
 
     def nudge(self) -> None:
@@ -153,25 +155,36 @@ class Registration:
             await self._until(lambda: identity(self._kubelet))
             return
         if kubelet != self._under:
-            self._under, self._tries, self._losses = kubelet, 0, 0
+            self._under, self._tries, self._rival.yielded = kubelet, 0, 0
         try:
             server, path = await self._enter(kubelet)
         except (Failed, OSError) as error:
             await self._end()
             await self._back_off(kubelet, str(error))
             return
-        opened, bound = time.monotonic(), identity(path)
-        self._tries, self._reconnect = 0, False
-        self._set(RegistrationState.LIVE, "")
-        loss = await self._until(lambda: self._loss(server, kubelet, socket_there=identity(path) == bound))
+        opened = time.monotonic()
+        self._reconnect = False
+        if server.streams.live:
+            self._set(RegistrationState.LIVE, "")
+        loss = await self._watch(server, kubelet, path)
         lived = time.monotonic() - opened
         await self._end()
+        if lived >= self._timing.steady:
+            self._tries = 0
+        if lived >= self._timing.short:
+            self._rival.yielded = 0
         if loss is _Loss.FAULT:
             await self._back_off(kubelet, server.fault or _Loss.FAULT.value)
-        elif loss in (_Loss.STREAM, _Loss.RECONNECT):
-            await self._weigh(kubelet, loss, lived)
-        elif loss is not None:
-            self._set(RegistrationState.PENDING, f"registering again: {loss.value}")
+            return
+        self._set(RegistrationState.PENDING, f"registering again: {loss.value}")
+        if lived < self._timing.steady:
+            wait = min(self._pause(), self._timing.soon)
+            await self._until(lambda: self._replaced(kubelet), wait)
+        if loss is _Loss.RECONNECT:
+            # Where nobody is left whom the kubelet asks, it does not notice our end and goes on showing our own ids.
+            await self._look_for_rival(kubelet, server.offered)
+        elif loss is _Loss.STREAM and lived < self._timing.short:
+            await self._look_for_rival(kubelet, frozenset())
 
     async def _enter(self, kubelet: str) -> tuple[PluginServer, Path]:
         """From nothing to an open stream. Returns the server and the path of its socket; raises Failed or OSError."""
@@ -179,7 +192,7 @@ class Registration:
             self._set(RegistrationState.PENDING, "registering")
         async with grpc.aio.insecure_channel(target(self._kubelet), options=LOCAL_CHANNEL) as channel:
             # Connected first: the kubelet removes all sockets before it listens, so one that listens has ours to come.
-            await self._unless_replaced(kubelet, self._connect(channel))
+            await self._unless_replaced(kubelet, dial.connect(channel, self._kubelet, self._timing.connect))
             if self._replaced(kubelet):
                 raise Failed(_RESTARTED)
             server = self._server = self._serve(self._streams_changed)
@@ -190,41 +203,67 @@ class Registration:
                 raise Failed(f"cannot register: our socket {path} does not answer: {error!r}") from error
             await self._unless_replaced(kubelet, self._register(channel, server))
         self._registrations += 1
-        if not server.streams:
+        server.streams.registered()
+        if not server.streams.seen:
             self._set(RegistrationState.PENDING, "registered; the kubelet has not opened its stream yet")
-            await self._until(lambda: server.streams or self._replaced(kubelet), self._timing.stream)
-        if not server.streams:
+            await self._until(lambda: server.streams.seen or self._replaced(kubelet), self._timing.stream)
+        if not server.streams.seen:
             if self._replaced(kubelet):
                 raise Failed(_RESTARTED)
             raise Failed(f"cannot keep the registration: the kubelet opened no stream within {self._timing.stream:g} s")
+        await self._missing(server, lambda: self._replaced(kubelet))
         return server, path
 
-    async def _connect(self, channel: grpc.aio.Channel) -> None:
-        """Raises Failed unless somebody speaks gRPC behind kubelet.sock."""
-        try:
-            async with asyncio.timeout(self._timing.connect):
-                while (state := channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
-                    if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
-                        raise Failed(f"cannot connect to {self._kubelet}: nobody listens")
-                    await channel.wait_for_state_change(state)
-        except TimeoutError:
-            raise Failed(f"cannot connect to {self._kubelet}: no answer in {self._timing.connect:g} s") from None
-
     async def _register(self, channel: grpc.aio.Channel, server: PluginServer) -> None:
-        """Raises Failed when the kubelet refuses, or does not answer in time."""
-        request = pb.RegisterRequest(
-            version=names.API_VERSION, endpoint=server.endpoint, resource_name=self.resource, options=OPTIONS
-        )
-        register = channel.unary_unary(
-            names.REGISTER,
-            request_serializer=pb.RegisterRequest.SerializeToString,
-            response_deserializer=pb.Empty.FromString,
-        )
+        """Raises Failed when the kubelet refuses; when it does not answer, unless it has registered us all the same."""
+        server.streams.expect()
         try:
-            await register(request, timeout=self._timing.register)
-        except grpc.aio.AioRpcError as error:
-            if not server.streams:  # with a stream it is registered, whatever became of the answer
-                raise Failed(f"cannot register {self.resource}: {error.code().name}: {error.details()}") from None
+            await dial.register(channel, self.resource, server.endpoint, self._timing.register)
+        except dial.Unanswered:
+            shown = await self._shown(self.resource) if server.streams.live else None
+            if not shown or not shown & server.offered:
+                raise
+
+    async def _watch(self, server: PluginServer, kubelet: str, path: Path) -> _Loss:
+        """Until the stream is lost, or is to be given up; the answer is why."""
+        bound = identity(path)
+        doubts = 0
+
+        def lost() -> _Loss | None:
+            return self._loss(server, kubelet, socket_there=identity(path) == bound)
+
+        def doubted() -> bool:
+            return server.streams.doubts > doubts
+
+        while True:
+            await self._until(lambda: lost() or doubted())
+            if lost() is _Loss.STREAM:
+                await self._missing(server, lambda: lost() is not _Loss.STREAM)
+            if loss := lost():
+                return loss
+            if doubted():
+                doubts = server.streams.doubts
+                if await self._forgotten(server, lost):
+                    return _Loss.STREAM
+
+    async def _missing(self, server: PluginServer, over: Callable[[], bool]) -> None:
+        """No stream is open: right after Register the one that has ended may have been a guest's, and the kubelet's is
+        still to come.
+        """
+        if not server.streams.settled:
+            await self._until(lambda: server.streams.live or over(), self._timing.rival.proof)
+
+    async def _forgotten(self, server: PluginServer, lost: Callable[[], _Loss | None]) -> bool:
+        """Whether the kubelet shows none of our devices, asked twice: a stream has ended that may have been its, and
+        those that are open may be guests'.
+        """
+        for _ in range(2):
+            if await self._until(lost, self._timing.rival.proof):
+                return False
+            shown = await self._shown(self.resource)
+            if shown is None or not server.offered or shown & server.offered:
+                return False
+        return True
 
     def _loss(self, server: PluginServer, kubelet: str, *, socket_there: bool) -> _Loss | None:
         """Why the live stream is lost or to be given up; None while it is well."""
@@ -236,31 +275,36 @@ class Registration:
             return _Loss.SOCKET
         if self._reconnect:
             return _Loss.RECONNECT
-        return None if server.streams else _Loss.STREAM
+        return None if server.streams.live else _Loss.STREAM
 
-    async def _weigh(self, kubelet: str, loss: _Loss, lived: float) -> None:
-        """Our stream is lost to somebody else: register again at once, unless this goes on and on."""
-        self._losses = self._losses + 1 if lived < self._timing.short else 0
-        if self._losses < self._timing.losses:
-            self._set(RegistrationState.PENDING, f"registering again: {loss.value}")
+    async def _look_for_rival(self, kubelet: str, ours: frozenset[str]) -> None:
+        """Our stream is lost: if another plugin has the resource, leave it to that one. Ids in `ours` prove none."""
+
+        async def pause(seconds: float) -> bool:
+            return await self._until(lambda: self._replaced(kubelet), seconds)
+
+        if await pause(self._timing.rival.proof) or not (theirs := await self._rival.proof(ours, pause)):
             return
-        waits = self._timing.foreign
-        wait = waits[min(self._losses - self._timing.losses, len(waits) - 1)]
         self._set(
             RegistrationState.FOREIGN,
-            f"lost {self._losses} streams in a row within {self._timing.short:g} s of their opening: "
-            f"another plugin seems to take {self.resource}; trying again every {wait:g} s",
+            f"another plugin has {self.resource}: the kubelet shows {len(theirs)} ids such as {min(theirs)} though our "
+            f"stream has ended; registering again when they are gone, at the latest in {self._rival.wait:g} s",
         )
-        await self._until(lambda: self._replaced(kubelet), wait)
+        await self._rival.gone(ours, pause)
+        self._set(RegistrationState.PENDING, "registering again")
 
     async def _back_off(self, kubelet: str, why: str) -> None:
         """A try has failed: wait, longer each time, or until there is another kubelet."""
         self._failures += 1
         self._set(RegistrationState.BACKOFF, why)
+        await self._until(lambda: identity(self._kubelet) != kubelet, self._pause())
+
+    def _pause(self) -> float:
+        """How long to wait after one more try that came to nothing."""
         first, most = self._timing.backoff
-        wait = min(first * 2 ** min(self._tries, 16), most) * (0.75 + 0.25 * self._chance())
+        wait = min(first * 2.0 ** min(self._tries, 16), most)
         self._tries += 1
-        await self._until(lambda: identity(self._kubelet) != kubelet, wait)
+        return wait * (0.75 + 0.25 * self._chance())
 
     def _replaced(self, kubelet: str) -> bool:
         """Whether there is another kubelet: a missing socket is none, the old one may well be serving."""

@@ -247,16 +247,35 @@ class LabelTerms:
 
 
 @dataclass(frozen=True, slots=True)
+class MaxUnavailable:
+    """How many devices may change their contract at a time: a `number`, or without one `percent` of those of which the
+    config wants shares, rounded up.
+    """
+
+    number: int | None = None
+    percent: int = 25
+
+    def of(self, devices: int) -> int:
+        """How many of so many devices; at least one."""
+        share = -(-devices * self.percent // 100)
+        return max(1, self.number if self.number is not None else share)
+
+    def __str__(self) -> str:
+        return f"{self.number}" if self.number is not None else f"{self.percent}%"
+
+
+@dataclass(frozen=True, slots=True)
 class SharingConfig:
-    """A parsed, valid document. `transition_timeout` is in seconds; `notes` are hints for its author. `mig` False: GPUs
-    with MIG enabled are offered as if they were whole (NVIDIA's strategy `none`). `handover` and `labels` are what
-    NVIDIA's file says of them.
+    """A parsed, valid document. `transition_timeout` is in seconds, `max_unavailable` bounds how many devices change at
+    a time; `notes` are hints for its author. `mig` False: GPUs with MIG enabled are offered as if they were whole
+    (NVIDIA's strategy `none`). `handover` and `labels` are what NVIDIA's file says of them.
     """
 
     name: str
     rules: tuple[Rule, ...]
     suspend: bool = False
     transition_timeout: float = DEFAULT_TRANSITION_TIMEOUT
+    max_unavailable: MaxUnavailable = field(default_factory=MaxUnavailable)
     health: HealthPolicy = field(default_factory=HealthPolicy)
     mig: bool = True
     handover: HandOverTerms = field(default_factory=HandOverTerms)

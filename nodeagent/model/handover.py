@@ -22,7 +22,7 @@ class ListStrategy(Enum):
 
 
 class IdStrategy(Enum):
-    """What names a GPU to the container runtime."""
+    """What names a GPU to the container runtime. The index is the driver's."""
 
     UUID = "uuid"
     INDEX = "index"
@@ -109,13 +109,16 @@ class HostFiles:
     `nodes` are those of CONTROL_NODES and IMEX_CHANNEL that are there; they are named as a container has them, and were
     looked for in the directory `dev`. `caps` are the nodes of MIG capabilities by (minor of the GPU, GPU instance,
     compute instance; None for the GPU instance itself). `cdi` maps each kind that has a CDI specification
-    (`nvidia.com/gpu`) in one of `cdi_dirs` to the names of its devices. `problem` says what could not be read.
+    (`nvidia.com/gpu`) in one of `cdi_dirs` to the names of its devices. `cdi_minors` are the minors of the GPUs whose
+    device nodes a CDI device (`nvidia.com/gpu=0`) brings, where its specification says so. `problem` says what could
+    not be read.
     """
 
     looked: bool = False
     nodes: frozenset[str] = frozenset()
     caps: Mapping[tuple[int, int, int | None], str] = field(default_factory=dict)
     cdi: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    cdi_minors: Mapping[str, frozenset[int]] = field(default_factory=dict)
     dev: str = "/dev"
     cdi_dirs: tuple[str, ...] = ()
     problem: str = ""
@@ -129,9 +132,11 @@ class HandOverReason(Enum):
     NODES_FOUND = "NodesFound"
     SPEC_FOUND = "SpecFound"
     SPEC_MISSING = "SpecMissing"
+    SPEC_OUTDATED = "SpecOutdated"
     DEVICES_MISSING = "DevicesMissing"
     CHANNEL_MISSING = "ChannelMissing"
     MIG_BY_INDEX = "MigByIndex"
+    INDEX_UNKNOWN = "IndexUnknown"
 
     @property
     def well(self) -> bool:

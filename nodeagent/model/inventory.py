@@ -60,8 +60,13 @@ class MigDevice:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """What shares are made of: one whole GPU, or, where `mig` says so, one MIG device. `memory` is in bytes; `index` is
-    the driver's, from 0, and a MIG device has that of its GPU.
+    """What shares are made of: one whole GPU, or, where `mig` says so, one MIG device. `memory` is in bytes.
+
+    `index` is, in an inventory, the driver's number, from 0. Of the node's GPUs it is the number that the GPU keeps for
+    as long as it is remembered: rules, names and order go by it. Beside it stands `driver_index` then, by which the
+    driver and container runtimes call the GPU now; None where the driver does not say so at this moment. `provisional`:
+    the kept number was given before the driver had named all GPUs, and may still be set right. A MIG device has the
+    numbers of its GPU.
 
     `compute_capability` is (major, minor). `minor`, `pci_bus_id` and `numa_node` are None where the driver
     does not say; a MIG device has those of its GPU. `message` explains a health other than OK, or why
@@ -84,6 +89,13 @@ class Gpu:
     mig: MigDevice | None = None
     mig_capable: bool = False
     pci_class: str | None = None
+    driver_index: int | None = None
+    provisional: bool = False
+
+    @property
+    def renumbered(self) -> bool:
+        """Whether the driver now calls it by another number than the one it keeps."""
+        return self.driver_index is not None and self.driver_index != self.index
 
     @property
     def physical(self) -> str:
@@ -144,7 +156,9 @@ class Inventory:
 
     `reason` FOUND means that everything asked was answered. Any other reason comes with a `message`; `gpus` then
     holds what is still known (a bad simulation file keeps the last inventory). `complete` is True when the driver has
-    listed all GPUs that it has, so that a GPU that is not among them is lost rather than not yet seen. `driver_load`
+    listed all GPUs that it has, so that a GPU that is not among them is lost rather than not yet seen. `counted` is how
+    many GPUs the driver has numbers for, of which one that does not answer may not be in `gpus`; None where that is not
+    known. `driver_load`
     tells one loading of the kernel driver from the next on the same boot; None where that is not known. `topology` is
     how near whole GPUs are to one another.
     """
@@ -157,6 +171,14 @@ class Inventory:
     complete: bool = False
     driver_load: str | None = None
     topology: Topology = field(default_factory=Topology)
+    counted: int | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether every GPU that the driver has a number for has answered, so that all of them are known by now."""
+        if not self.complete or self.counted is None:
+            return self.complete and self.reason is InventoryReason.FOUND
+        return self.counted == sum(gpu.mig is None and gpu.health is GpuHealth.OK for gpu in self.gpus)
 
     def by_uuid(self) -> dict[str, Gpu]:
         return {gpu.uuid: gpu for gpu in self.gpus}

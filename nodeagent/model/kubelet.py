@@ -72,7 +72,7 @@ class RegistrationState(Enum):
     BACKOFF = "backoff"  # the last try failed; another follows
     PENDING = "pending"  # registered; the kubelet has not opened its stream yet
     LIVE = "live"  # the stream is open
-    FOREIGN = "foreign"  # another plugin keeps taking the resource
+    FOREIGN = "foreign"  # another plugin has the resource, which the kubelet shows
 
 
 @dataclass(frozen=True, slots=True)

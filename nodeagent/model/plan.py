@@ -6,7 +6,7 @@ The same plan feeds the executor, `nodeagent plan`, the log, the metrics and the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from nodeagent.model.config import Contract
@@ -78,15 +78,18 @@ class Adopt:
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """Send free shares as Unhealthy, so that nothing new gets them, before they may be dropped."""
+    """Send free shares as Unhealthy, so that nothing new gets them, before they may be dropped. `leaving`: the GPU
+    leaves its contract; otherwise it has too many shares of it.
+    """
 
     uuid: str
     numbers: frozenset[int]
+    leaving: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Restore:
-    """Send fenced shares as Healthy again: they are wanted after all."""
+    """Send fenced shares as Healthy again: they are wanted after all. The GPU keeps its contract."""
 
     uuid: str
     numbers: frozenset[int]
@@ -163,12 +166,14 @@ class WaitReason(Enum):
     DAEMON = "daemon"  # an MPS daemon is not verified yet, or has not left yet
     MIG = "mig"  # the GPU is still on the list as a whole one, or its MIG devices are
     LIST_SIZE = "list-size"  # the list has no room before others have left it (the kubelet takes 4 MiB)
+    WAVE = "wave"  # as many other devices as may be unavailable at a time are on their way
+    LAST = "last"  # no other device offers its resource name yet, which is still wanted
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Shares of one GPU that hold something up. `numbers` are the shares waited for, `detail` is more than the reason
-    says, in words.
+    """Shares of one GPU that hold something up. `numbers` are the shares waited for, `detail` says why in words where
+    the reason alone does not.
     """
 
     uuid: str
@@ -178,12 +183,40 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """One GPU, with its MIG devices, that stays as it is since what was planned would break an invariant: a fault of
+    ours, which must not cost the others anything.
+    """
+
+    uuid: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Waves:
+    """How far a change of contracts is, in devices (a GPU, or a MIG device): `changed` of `total` have the contract
+    that is wanted and offer it. At most `limit` may be unavailable at a time; `under_way` and `waiting` are the uuids
+    of those that are, and of those that wait for their turn.
+    """
+
+    total: int = 0
+    changed: int = 0
+    limit: int = 0
+    under_way: tuple[str, ...] = ()
+    waiting: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """Ordered actions that are possible now, and waits for what is not. Empty and without waits: converged."""
+    """Ordered actions that are possible now, and waits for what is not; `refused` are the GPUs of which nothing can be
+    planned. Empty, without waits and refusals: converged.
+    """
 
     actions: tuple[Action, ...] = ()
     waits: tuple[Wait, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+    waves: Waves = field(default_factory=Waves)
 
     @property
     def converged(self) -> bool:
-        return not self.actions and not self.waits
+        return not self.actions and not self.waits and not self.refused

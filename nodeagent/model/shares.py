@@ -52,7 +52,8 @@ class AppliedGpu:
     `unseen` is True while a GPU remembered from before a reboot has not been listed by the driver again.
     `gpu` are the facts last seen, its index the remembered one. `contract` None means that nothing is advertised.
     `numbers` are the shares on the list; `fences` maps those that are sent Unhealthy on their way out to the
-    monotonic second in which that was published. `fault` says why the GPU's MPS daemon cannot be relied on: it is empty
+    monotonic second in which that was published. `leaving` is True once the GPU has begun to leave its contract for
+    another one, or for none. `fault` says why the GPU's MPS daemon cannot be relied on: it is empty
     while it can, and where none is needed. `xids` are those that make it unhealthy, with when each came last (Unix
     seconds), and `driver_load` is the loading of the driver in which they came.
     """
@@ -66,6 +67,7 @@ class AppliedGpu:
     fault: str = ""
     xids: Mapping[int, float] = field(default_factory=dict)
     driver_load: str | None = None
+    leaving: bool = False
 
     @property
     def well(self) -> bool:

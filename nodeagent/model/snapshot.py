@@ -28,6 +28,10 @@ class Condition:
     since: float = 0.0
 
 
+ABNORMAL = frozenset({"Draining", "Stalled", "ServingLastKnownGood", "Suspended", "PlanRefused", "GpusRenumbered"})
+"""Conditions that are true when something is out of the ordinary."""
+
+
 class DriftKind(Enum):
     """Which difference: between Git and the accepted config, wanted and advertised shares, an MPS daemon and its
     contract, our list and the kubelet's, what is true and the labels that say it, or a GPU and its health.

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from nodeagent.model.mps import DaemonState
+from nodeagent.model.plan import Plan
+from nodeagent.model.shares import Applied
 from nodeagent.model.snapshot import ConfigState, DriftKind, ResourceStatus, Snapshot
 
 PREFIX = "nodeagent_"
@@ -25,6 +27,7 @@ def families(snapshot: Snapshot, now: float, xids: Mapping[tuple[str, int], int]
     for condition in snapshot.conditions:
         conditions.add_metric([condition.type, str(condition.reason)], float(condition.status))
     yield conditions
+    yield from _transition(snapshot.plan, snapshot.applied)
     yield from _kubelet(snapshot.resources)
     yield from _health(snapshot, xids)
     yield from _daemons(snapshot)
@@ -67,6 +70,26 @@ def _drift(snapshot: Snapshot, now: float) -> Iterator[Metric]:
         ages.add_metric([kind.value], max(0.0, now - min(since)) if since else 0.0)
     yield differences
     yield ages
+
+
+def _transition(plan: Plan, applied: Applied) -> Iterator[Metric]:
+    devices = GaugeMetricFamily(
+        f"{PREFIX}transition_devices",
+        "GPUs and MIG devices of which shares are wanted, by how far they are.",
+        labels=["state"],
+    )
+    waves = plan.waves
+    states = {"changed": waves.changed, "under_way": len(waves.under_way), "waiting": len(waves.waiting)}
+    for state, number in states.items():
+        devices.add_metric([state], number)
+    yield devices
+    refused = GaugeMetricFamily(
+        f"{PREFIX}gpu_plan_refused", "Whether the plan for a GPU would break an invariant.", labels=["uuid"]
+    )
+    broken = {one.uuid for one in plan.refused}
+    for uuid in sorted(broken | {uuid for uuid, entry in applied.gpus.items() if entry.gpu.mig is None}):
+        refused.add_metric([uuid], float(uuid in broken))
+    yield refused
 
 
 def _kubelet(resources: Iterable[ResourceStatus]) -> Iterator[Metric]:

@@ -148,7 +148,7 @@ class _Outcome:
         yield gauge(
             "config_last_reload_successful",
             "Whether the newest document is accepted and nothing that it asks for failed (waiting is not failing).",
-            accepted is not None and accepted.status and not self._failed,
+            accepted is not None and accepted.status and not self._failed and not snapshot.plan.refused,
         )
         yield gauge(
             "config_last_reload_success_timestamp_seconds",

@@ -9,16 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from nodeagent.model.inventory import GpuHealth
-from nodeagent.model.snapshot import Condition, ConfigState, DocumentInfo, DriftKind, Reload, ReloadResult, Snapshot
+from nodeagent.model.snapshot import (
+    ABNORMAL,
+    Condition,
+    ConfigState,
+    DocumentInfo,
+    DriftKind,
+    Reload,
+    ReloadResult,
+    Snapshot,
+)
 from nodeagent.report.markup import Html, fill, items, join, since
 from nodeagent.report.page_gpus import gpus
 from nodeagent.report.page_style import STYLE
-from nodeagent.report.words import Names, count, describe_action, describe_wait
+from nodeagent.report.words import Names, count, describe_action, describe_wait, describe_waves
 
 REFRESH_SECONDS = 10
-
-_ABNORMAL = frozenset({"Draining", "Stalled", "ServingLastKnownGood", "Suspended"})
-"""Conditions that are true when something is out of the ordinary."""
 
 _PROMPT = frozenset({"LabelsSynced", "HandOverReady"})
 """Conditions that are no fault while they are Pending: what is written or looked for with each change."""
@@ -145,7 +151,7 @@ def _unhealthy(snapshot: Snapshot) -> Iterator[str]:
 
 
 def _well(condition: Condition) -> bool:
-    return condition.status is not (condition.type in _ABNORMAL)
+    return condition.status is not (condition.type in ABNORMAL)
 
 
 def _faulty(condition: Condition) -> bool:
@@ -225,14 +231,15 @@ def _plan(snapshot: Snapshot) -> Html:
     plan, names = snapshot.plan, Names(snapshot.applied, snapshot.mps)
     if plan.converged:
         return Html('<section id="plan"><h2>Plan</h2><p class="muted">Nothing to do.</p></section>')
+    refused = (f"{names.gpu(one.uuid)} stays as it is, please report it: {one.message}" for one in plan.refused)
+    waves, waits = describe_waves(plan.waves), (describe_wait(wait, names) for wait in plan.waits)
+    pending = [text for text in (*refused, waves, *waits) if text]
     return fill(
         '<section id="plan"><h2>Plan</h2>{}{}</section>',
         fill("<ol>{}</ol>", items("<li>{}</li>", ((describe_action(action, names),) for action in plan.actions)))
         if plan.actions
         else "",
-        fill("<ul>{}</ul>", items("<li>{}</li>", ((describe_wait(wait, names),) for wait in plan.waits)))
-        if plan.waits
-        else "",
+        fill("<ul>{}</ul>", items("<li>{}</li>", ((text,) for text in pending))) if pending else "",
     )
 
 
@@ -265,7 +272,7 @@ def _drift(snapshot: Snapshot, now: float) -> Html:
 def _conditions(conditions: Iterable[Condition], now: float) -> Html:
     def row(condition: Condition) -> Iterator[object]:
         well = _well(condition)
-        tone = "ok" if well else "warn" if condition.type in _ABNORMAL else "bad"
+        tone = "ok" if well else "warn" if condition.type in ABNORMAL else "bad"
         yield condition.type
         yield fill('<span class="tag {}">{} {}</span>', tone, _MARKS[tone], condition.reason)
         yield condition.message

@@ -39,12 +39,13 @@ def _card(status: GpuStatus, parts: Sequence[GpuStatus], snapshot: Snapshot, fau
     bad = any(faults.any_of(one.gpu) for one in (status, *parts)) or (daemon is not None and daemon.tone == "bad")
     facts = " · ".join(filter(None, (told(shares.counts), rule(status))))
     return fill(
-        '<article class="gpu{}"><h3>{} <span class="muted small">{}, {} GiB</span></h3>'
+        '<article class="gpu{}"><h3>{} <span class="muted small">{}, {} GiB{}</span></h3>'
         "{}<p>{}</p>{}{}{}{}{}{}{}</article>",
         " bad" if bad else "",
         gpu.name,
         gpu.model if gpu.mig is None else f"{gpu.mig.profile} of {gpu.model}",
         f"{gpu.memory / 2**30:.0f}",
+        f", index {gpu.driver_index} for the driver" if gpu.renumbered else "",
         faults.told(gpu),
         contract(status),
         daemon_line(daemon) if daemon is not None else "",

@@ -15,7 +15,7 @@ from nodeagent.model.config import Violation
 from nodeagent.model.health import XidLog, XidSource
 from nodeagent.model.inventory import Gpu, Inventory
 from nodeagent.model.mps import GpuMeans, MpsStatus
-from nodeagent.model.plan import Action, Wait
+from nodeagent.model.plan import Action, Wait, Waves
 from nodeagent.model.shares import Listing
 from nodeagent.model.snapshot import (
     Condition,
@@ -84,6 +84,8 @@ def _tail(snapshot: Snapshot) -> Json:
             "converged": snapshot.plan.converged,
             "actions": [_action(action, names) for action in snapshot.plan.actions],
             "waits": [_wait(wait, names) for wait in snapshot.plan.waits],
+            "refused": [{"uuid": one.uuid, "message": one.message} for one in snapshot.plan.refused],
+            "waves": _waves(snapshot.plan.waves),
         },
         "reloads": [_reload(reload) for reload in snapshot.reloads],
     }
@@ -145,6 +147,7 @@ def _inventory(inventory: Inventory) -> Json:
         "reason": inventory.reason.value,
         "message": inventory.message,
         "complete": inventory.complete,
+        "count": inventory.counted,
         "driverLoad": inventory.driver_load,
         "gpus": [facts_to_json(gpu) for gpu in inventory.gpus],
     }
@@ -253,6 +256,16 @@ def _wait(wait: Wait, names: Names) -> Json:
         "reason": wait.reason.value,
         "numbers": sorted(wait.numbers),
         "text": describe_wait(wait, names),
+    }
+
+
+def _waves(waves: Waves) -> Json:
+    return {
+        "devices": waves.total,
+        "changed": waves.changed,
+        "maxUnavailable": waves.limit,
+        "underWay": list(waves.under_way),
+        "waiting": list(waves.waiting),
     }
 
 

@@ -44,6 +44,7 @@ def gpu_to_json(snapshot: Snapshot, status: GpuStatus) -> Json:
     """One GPU with what is wanted of it, what is applied, and its shares."""
     return {
         **facts_to_json(status.gpu),
+        "driverIndex": status.gpu.driver_index,
         "wanted": {**_contract(status.wanted), "rule": status.rule, "shares": status.wanted_shares},
         "applied": _applied(snapshot.applied.gpus.get(status.gpu.uuid)),
         "daemon": None if status.daemon is None else _daemon(status.daemon),
@@ -89,11 +90,14 @@ def _applied(entry: AppliedGpu | None) -> Json | None:
         "maxSharesPerContainer": entry.max_shares_per_container,
         "numbers": sorted(entry.numbers),
         "fenced": sorted(entry.fences),
+        "leaving": entry.leaving,
         "fault": entry.fault or None,
         "xids": [
             {"xid": xid, "meaning": meaning(xid), "lastSeen": rfc3339(at)} for xid, at in sorted(entry.xids.items())
         ],
         "driverLoad": entry.driver_load,
+        "unseen": entry.unseen,
+        "provisional": entry.gpu.provisional,
     }
 
 

@@ -2,12 +2,13 @@
 
 A newer agent may say more than this one knows; unknown keys are passed over. What is missing or of another type raises
 ValueError with the place, since planning on a guess would be worse than not planning; but what an older agent did not
-say yet, of MIG and XIDs, is taken as not there.
+say yet, of MIG, XIDs and numbers, is taken as not there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from enum import Enum
 from typing import TypeVar
 
@@ -38,14 +39,16 @@ def applied_from_status(status: Mapping[str, object]) -> tuple[Applied, frozense
         where_applied = f"{where}.applied"
         contract = _contract(applied, where_applied)
         gpus[gpu.uuid] = AppliedGpu(
-            gpu=gpu,
+            gpu=replace(gpu, provisional=_optional(applied, "provisional", bool, where_applied) or False),
             contract=contract,
             numbers=_numbers(applied, "numbers", where_applied),
             fences=dict.fromkeys(sorted(_numbers(applied, "fenced", where_applied)), 0.0),
             max_shares_per_container=_optional(applied, "maxSharesPerContainer", int, where_applied),
+            unseen=_optional(applied, "unseen", bool, where_applied) or False,
             fault=_optional(applied, "fault", str, where_applied) or "",
             xids=_xids(applied, where_applied),
             driver_load=_optional(applied, "driverLoad", str, where_applied),
+            leaving=_optional(applied, "leaving", bool, where_applied) or False,
         )
         if contract is not None:
             for share in _member(facts, "shares", list, where):
@@ -70,6 +73,7 @@ def inventory_from_status(status: Mapping[str, object]) -> Inventory:
         message=_member(inventory, "message", str, "inventory"),
         complete=_member(inventory, "complete", bool, "inventory"),
         driver_load=_optional(inventory, "driverLoad", str, "inventory"),
+        counted=_optional(inventory, "count", int, "inventory"),
     )
 
 
@@ -160,6 +164,7 @@ def _gpu(facts: Mapping[str, object], where: str) -> Gpu:
         message=_member(facts, "message", str, where),
         mig_enabled=_optional(facts, "migEnabled", bool, where) or False,
         mig=_mig(facts, where),
+        driver_index=_optional(facts, "driverIndex", int, where),
     )
 
 

@@ -26,6 +26,7 @@ from nodeagent.model.plan import (
     Verdict,
     Wait,
     WaitReason,
+    Waves,
 )
 from nodeagent.model.shares import Applied, AppliedGpu
 
@@ -104,7 +105,15 @@ def describe_action(action: Action, names: Names) -> str:  # noqa: C901, PLR0911
             return f"register {resource} anew, since the kubelet's list still differs"
 
 
-def describe_wait(wait: Wait, names: Names) -> str:
+def describe_waves(waves: Waves) -> str:
+    """How far a change is that takes more than one wave; empty where none waits for its turn."""
+    if not waves.waiting:
+        return ""
+    told = f"{waves.changed} of {count(waves.total, 'device')} are as wanted, at most {waves.limit} change at a time"
+    return f"{told}, {len(waves.waiting)} wait for their turn"
+
+
+def describe_wait(wait: Wait, names: Names) -> str:  # noqa: PLR0911 - a table, one line per reason
     """What cannot be done yet and what has to happen first, as a sentence without a full stop."""
     gpu, numbers = names.gpu(wait.uuid), wait.numbers
     match wait.reason:
@@ -122,6 +131,10 @@ def describe_wait(wait: Wait, names: Names) -> str:
             return f"{gpu}: waiting for {f'MPS: {wait.detail}' if wait.detail else names.daemon(wait.uuid)}"
         case WaitReason.MIG:
             return f"{gpu}: waiting for what is on the list of the same GPU, whole or by MIG device, to leave it"
+        case WaitReason.WAVE:
+            return f"{gpu}: waiting for its turn: as many devices as may be unavailable at a time are on their way"
+        case WaitReason.LAST:
+            return f"{gpu}: waiting until another device offers its resource, which nothing else does"
         case WaitReason.LIST_SIZE:
             return (
                 f"{gpu}: waiting for old shares to leave the kubelet's list: it has no room for {len(numbers):,} more"

@@ -128,6 +128,11 @@ class StandInKubelet(KubeletView):
     ) -> None:
         await self.stop()
 
+    async def end_stream(self, resource: str) -> None:
+        """End the newest plugin's stream, as the kubelet does when the stream of an older one of the resource ends."""
+        if self._life is not None:
+            await self._life.registry.end(resource)
+
     # --- pods ---
 
     async def admit(
@@ -311,7 +316,7 @@ class _Life:
     """
 
     def __init__(self, registry: PluginRegistry, servers: tuple[SocketServer, ...]) -> None:
-        self._registry = registry
+        self.registry = registry
         self._servers = servers
         self.pods_known = asyncio.Event()
         self.arrival: asyncio.Task[None] | None = None
@@ -320,6 +325,6 @@ class _Life:
         if self.arrival is not None and self.arrival is not asyncio.current_task():
             self.arrival.cancel()
             await asyncio.gather(self.arrival, return_exceptions=True)
-        await self._registry.close()
+        await self.registry.close()
         await asyncio.gather(*(server.stop() for server in self._servers))
         self.pods_known.set()  # whoever waited for it looks again, and finds this life over

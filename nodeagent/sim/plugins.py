@@ -190,6 +190,11 @@ class PluginRegistry:
         )
         return grpc.method_handlers_generic_handler(names.REGISTRATION_SERVICE, {"Register": register})
 
+    async def end(self, resource: str) -> None:
+        """End the connection of whom the name stands for, as the end of an older plugin's stream does."""
+        if (current := self._clients.get(resource)) is not None:
+            await current.close()
+
     async def close(self) -> None:
         """End every connection at once, as the death of the process does: nobody is told."""
         self._over = True

@@ -59,6 +59,10 @@ class Offer:
 NOWHERE = Topology()
 """What is known of GPUs of which nothing is known."""
 
+_WAITING, _LEAVING, _ILL = 1, 2, 3
+"""How much a share is to be avoided: one that waits for something, above all for its GPU's turn to change; one that
+drains or is fenced; one that is no good to any pod."""
+
 BY_VARIABLE = HandOver()
 """How devices are handed over unless somebody says otherwise."""
 
@@ -259,12 +263,13 @@ def _free(offer: Offer, shares: Iterable[str]) -> Free:
         uuid: (not entry.healthy, rank, entry.gpu.physical if _exclusive(entry) else uuid)
         for rank, (uuid, entry) in enumerate(offer.gpus.items())
     }
-    avoid = offer.avoid
+    avoid, leaving = offer.avoid, offer.leaving
     found: dict[str, list[Candidate]] = {}
     for share in shares:
         uuid, _, number = share.partition("::")
         ill, rank, counted = known.get(uuid) or (True, len(known), uuid)
-        candidate = (ill or share in avoid, rank, int(number) if number.isdecimal() else 0, share)
+        worth = _ILL if ill else _LEAVING if share in leaving else _WAITING if share in avoid else 0
+        candidate = (worth, rank, int(number) if number.isdecimal() else 0, share)
         found.setdefault(counted, []).append(candidate)
     return found
 

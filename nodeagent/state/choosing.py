@@ -9,7 +9,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from operator import add
+from itertools import groupby
+from operator import add, itemgetter
 
 from nodeagent.model.config import Placement
 from nodeagent.model.topology import Topology
@@ -20,9 +21,10 @@ for 4 of 16 GPUs however they are joined (3,042 if every set had to be looked at
 """
 
 
-Candidate = tuple[bool, int, int, str]
-"""A share that may be chosen, the smaller the sooner: whether it is to be avoided while there are others, the rank of
-its GPU in the order of the node, its number, its id. A plain tuple, since a question may name 40,000 of them.
+Candidate = tuple[int, int, int, str]
+"""A share that may be chosen, the smaller the sooner: how much it is to be avoided while there are others (0: not at
+all), the rank of its GPU in the order of the node, its number, its id. A plain tuple, since a question may name 40,000
+of them.
 """
 
 Free = Mapping[str, list[Candidate]]
@@ -59,10 +61,10 @@ def together(
     """
     step = _step(placement)
 
-    def order(gpu: str) -> tuple[bool, bool, int, int, int, str]:
-        found = free[gpu]
-        good = sum(not avoid for avoid, *_ in found)
-        return gpu not in begun, good < size, -min(len(found), size), step * used.get(gpu, 0), found[0][1], gpu
+    def order(gpu: str) -> tuple[bool, int, int, int, int, str]:
+        found = sorted(free[gpu])
+        enough = min(len(found), size)
+        return gpu not in begun, -enough, found[enough - 1][0], step * used.get(gpu, 0), found[0][1], gpu
 
     picked: list[str] = []
     for gpu in sorted(free, key=order):
@@ -80,12 +82,12 @@ def near(free: Free, topology: Topology, begun: Sequence[str], size: int) -> lis
     """`size` whole GPUs to go with those that were `begun` with, what is to be avoided only when nothing else is
     left.
     """
+    picked: list[str] = []
     ordered = sorted(candidate for found in free.values() for candidate in found)
-    good = [share for avoid, *_, share in ordered if not avoid]
-    if size <= len(good):
-        return nearest(topology, good, begun, size)
-    others = [share for avoid, *_, share in ordered if avoid]
-    return good + nearest(topology, others, [*begun, *good], size - len(good))
+    for _, alike in groupby(ordered, key=itemgetter(0)):
+        shares = [share for *_, share in alike]
+        picked += nearest(topology, shares, [*begun, *picked], size - len(picked))
+    return picked
 
 
 def nearest(

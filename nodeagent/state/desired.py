@@ -42,9 +42,10 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """What Git wants of every GPU of this node, by uuid."""
+    """What Git wants of every GPU of this node, by uuid, and how many devices may change at a time."""
 
     wants: Mapping[str, Want] = field(default_factory=dict)
+    most_unavailable: int = 1
 
     def resources(self) -> frozenset[str]:
         return frozenset(want.contract.resource for want in self.wants.values() if want.contract is not None)
@@ -54,7 +55,9 @@ def resolve(config: SharingConfig, gpus: Iterable[Gpu]) -> Desired:
     """The first matching rule of each GPU. Same config and GPUs, same result."""
     gpus = tuple(gpus)
     whole = {gpu.uuid: gpu for gpu in gpus if gpu.mig is None}
-    return Desired({gpu.uuid: Want(gpu, config.rule_for(gpu, whole.get(gpu.physical))) for gpu in gpus})
+    wants = {gpu.uuid: Want(gpu, config.rule_for(gpu, whole.get(gpu.physical))) for gpu in gpus}
+    devices = sum(want.rule.contract is not None for want in wants.values())
+    return Desired(wants, config.max_unavailable.of(devices))
 
 
 def changed(before: Desired | None, after: Desired | None) -> frozenset[str]:

@@ -67,14 +67,14 @@ def _perform(gpus: dict[str, AppliedGpu], action: ShareAction, now: float) -> No
             _demand(entry.contract in (None, contract), f"advertise {contract}", entry)
             _demand(not numbers & entry.numbers, "advertise shares twice", entry)
             gpus[uuid] = replace(entry, contract=contract, numbers=entry.numbers | numbers)
-        case Fence(uuid, numbers):
+        case Fence(uuid, numbers, leaving):
             entry = _entry(gpus, uuid)
             _demand(numbers <= entry.numbers, "fence shares that are not on the list", entry)
-            gpus[uuid] = replace(entry, fences={**dict.fromkeys(numbers, now), **entry.fences})
+            gpus[uuid] = replace(entry, fences={**dict.fromkeys(numbers, now), **entry.fences}, leaving=leaving)
         case Restore(uuid, numbers):
             entry = _entry(gpus, uuid)
             _demand(numbers <= entry.fences.keys(), "restore shares that are not fenced", entry)
-            gpus[uuid] = replace(entry, fences=_without(entry.fences, numbers))
+            gpus[uuid] = replace(entry, fences=_without(entry.fences, numbers), leaving=False)
         case Drop(uuid, numbers):
             entry = _entry(gpus, uuid)
             _demand(numbers <= entry.fences.keys(), "drop shares that are not fenced", entry)
@@ -82,7 +82,7 @@ def _perform(gpus: dict[str, AppliedGpu], action: ShareAction, now: float) -> No
         case Release(uuid):
             entry = _entry(gpus, uuid)
             _demand(not entry.numbers, "release a GPU that has shares on the list", entry)
-            gpus[uuid] = replace(entry, contract=None, max_shares_per_container=None, fault="")
+            gpus[uuid] = replace(entry, contract=None, leaving=False, max_shares_per_container=None, fault="")
         case Limit(uuid, limit):
             gpus[uuid] = replace(_entry(gpus, uuid), max_shares_per_container=limit)
 

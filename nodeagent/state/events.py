@@ -41,6 +41,7 @@ def events(before: Snapshot | None, after: Snapshot) -> tuple[NodeEvent, ...]:
         found += _accepted(before, after)
         found += _drained(before, after)
         found += _stalled(before, after)
+        found += _refused(before, after)
         found += _applied(before, after)
         found += _health(before, after)
     return tuple(found)
@@ -181,6 +182,12 @@ def _stalled(before: Snapshot, after: Snapshot) -> Iterator[NodeEvent]:
     known, now = before.condition("Stalled"), after.condition("Stalled")
     if now is not None and now.status and not (known is not None and known.status):
         yield _event("DrainStalled", now.message, warning=True)
+
+
+def _refused(before: Snapshot, after: Snapshot) -> Iterator[NodeEvent]:
+    known, now = before.condition("PlanRefused"), after.condition("PlanRefused")
+    if now is not None and now.status and not (known is not None and known.status):
+        yield _event("PlanRefused", now.message, warning=True)
 
 
 def _health(before: Snapshot, after: Snapshot) -> Iterator[NodeEvent]:

@@ -62,13 +62,14 @@ def grant(
     """The grant of one container that gets these shares, which are of these GPUs. `client` is what MPS takes.
 
     The same shares are granted by the same answer: nothing in it is random. Raises Refused (UNHEALTHY) where a device
-    cannot be named, or a node that must be passed is not there.
+    cannot be named or its name is another GPU's, or a node that must be passed is not there.
     """
     ids = [_id(resource, gpu, handover) for gpu in gpus]
     channels = _channels(resource, handover, host)
     annotations: dict[str, str] = {}
     devices: Sequence[str] = ()
     if handover.cdi:
+        _demand_current(resource, gpus, handover, host)
         devices = cdi_devices(ids, channels, handover)
         if ListStrategy.CDI_ANNOTATIONS in handover.strategies:
             annotations[_annotation(handover, resource, shares)] = ",".join(devices)
@@ -117,12 +118,14 @@ def client(resource: str, gpu: Gpu, contract: Contract, shares: int, mps: MpsSta
 
 
 def device_id(gpu: Gpu, strategy: IdStrategy) -> str | None:
-    """What names a GPU to the container runtime. None where nothing does: a runtime counts the MIG devices of a GPU in
-    the driver's order, which is not known here.
+    """What names a GPU to the container runtime: by index the driver's number of now, since that is what it counts by.
+
+    None where nothing does: while the driver does not say which number a GPU has, and for MIG devices, which a runtime
+    counts in the driver's order, which is not known here.
     """
     if strategy is IdStrategy.UUID:
         return gpu.uuid
-    return str(gpu.index) if gpu.mig is None else None
+    return str(gpu.driver_index) if gpu.mig is None and gpu.driver_index is not None else None
 
 
 def cdi_devices(ids: Iterable[str], channels: Iterable[str], handover: HandOver) -> tuple[str, ...]:
@@ -133,6 +136,14 @@ def cdi_devices(ids: Iterable[str], channels: Iterable[str], handover: HandOver)
         *(f"{handover.cdi_vendor}/imex-channel={channel}" for channel in channels),
         *(f"{handover.cdi_vendor}/{kind}=all" for kind in kinds),
     )
+
+
+def is_outdated(gpu: Gpu, handover: HandOver, host: HostFiles) -> bool:
+    """Whether a CDI specification from before gives another GPU by the name of this one: its device node is not that of
+    this GPU. A specification that says nothing of device nodes, or is not there yet, may be right.
+    """
+    minors = host.cdi_minors.get(f"{handover.cdi_vendor}/gpu={device_id(gpu, handover.id_strategy)}")
+    return minors is not None and gpu.minor is not None and gpu.minor not in minors
 
 
 def cdi_extras(handover: HandOver) -> tuple[tuple[str, bool], ...]:
@@ -162,9 +173,17 @@ def _id(resource: str, gpu: Gpu, handover: HandOver) -> str:
     if found is None:
         raise _refused(
             resource,
-            f"{gpu.name}: a MIG device cannot be handed over by index; set the device id strategy to uuid",
+            f"{gpu.name}: a MIG device cannot be handed over by index; set the device id strategy to uuid"
+            if gpu.mig is not None
+            else f"{gpu.name} cannot be handed over by index: the driver does not report its current index",
         )
     return found
+
+
+def _demand_current(resource: str, gpus: Sequence[Gpu], handover: HandOver, host: HostFiles) -> None:
+    for gpu in gpus:
+        if is_outdated(gpu, handover, host):
+            raise _refused(resource, f"{gpu.name}: the CDI specification gives another GPU by its name; make it anew")
 
 
 def _channels(resource: str, handover: HandOver, host: HostFiles) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from nodeagent.model.handover import CONTROL_NODES, IMEX_CHANNEL, HandOver, HandOverReason, HostFiles
 from nodeagent.model.inventory import Gpu
-from nodeagent.state.grants import cdi_devices, channels_found, device_id, gpu_nodes
+from nodeagent.state.grants import cdi_devices, channels_found, device_id, gpu_nodes, is_outdated
 from nodeagent.state.naming import gpus as named
 
 _Verdict = tuple[HandOverReason, str]
@@ -20,12 +20,8 @@ _Verdict = tuple[HandOverReason, str]
 def readiness(handover: HandOver, host: HostFiles, gpus: Iterable[Gpu]) -> _Verdict:
     """Reason and message of the condition; `gpus` are those, and the MIG devices, that containers may get."""
     offered = sorted(gpus, key=lambda gpu: gpu.place)
-    by_index = [gpu for gpu in offered if device_id(gpu, handover.id_strategy) is None]
-    if by_index:
-        return HandOverReason.MIG_BY_INDEX, (
-            f"{named(by_index)}: MIG devices cannot be handed over by index, and containers that ask for them are"
-            " refused; set the device id strategy to uuid"
-        )
+    if unnamed := [gpu for gpu in offered if device_id(gpu, handover.id_strategy) is None]:
+        return _by_index(unnamed)
     if not handover.needs_files:
         return HandOverReason.NOTHING_NEEDED, ""
     if not host.looked:
@@ -35,6 +31,18 @@ def readiness(handover: HandOver, host: HostFiles, gpus: Iterable[Gpu]) -> _Verd
         or _nodes(handover, host, offered)
         or _specifications(handover, host, offered)
         or (HandOverReason.SPEC_FOUND if handover.cdi else HandOverReason.NODES_FOUND, host.problem)
+    )
+
+
+def _by_index(unnamed: Sequence[Gpu]) -> _Verdict:
+    """GPUs without an index. MIG devices never have one, and come first: that does not pass by itself."""
+    if parts := [gpu for gpu in unnamed if gpu.mig is not None]:
+        return HandOverReason.MIG_BY_INDEX, (
+            f"{named(parts)}: MIG devices cannot be handed over by index, and containers that ask for them are"
+            " refused; set the device id strategy to uuid"
+        )
+    return HandOverReason.INDEX_UNKNOWN, (
+        f"the driver does not report the current index of {named(unnamed)}, and until it does containers are refused"
     )
 
 
@@ -79,6 +87,12 @@ def _specifications(handover: HandOver, host: HostFiles, gpus: Sequence[Gpu]) ->
     if missing:
         return HandOverReason.DEVICES_MISSING, (
             f"the CDI specification of {kind} in {where} lacks {named(missing)} by {handover.id_strategy.value}{why}; "
+            f"{_make(handover, host)}"
+        )
+    if outdated := [gpu for gpu in gpus if is_outdated(gpu, handover, host)]:
+        return HandOverReason.SPEC_OUTDATED, (
+            f"the CDI specification of {kind} in {where} gives other GPUs by the names of {named(outdated)}, and"
+            f" containers that ask for them are refused: it is from before the driver's numbers changed; "
             f"{_make(handover, host)}"
         )
     others = [name for name in cdi_devices((), channels_found(handover, host), handover) if not _resolves(name, host)]

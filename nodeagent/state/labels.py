@@ -96,7 +96,8 @@ def _state(snapshot: Snapshot) -> str:
         return "rejected"
     if config.desired is None:
         return ""
-    if config.problem or config.obstacles or any(not entry.healthy for entry in snapshot.applied.gpus.values()):
+    ill = any(not entry.healthy for entry in snapshot.applied.gpus.values())
+    if config.problem or config.obstacles or ill or snapshot.plan.refused:
         return "degraded"
     if config.suspended:
         return "suspended"

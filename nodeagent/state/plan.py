@@ -1,30 +1,35 @@
 """The plan: what removes the drift, in order, and what each part still waits for.
 
-Invariants, checked on every plan by performing it on a copy, action by action (`verify`):
+Invariants, checked on every plan by performing it on a copy, action by action (`invariants.verify`):
 
 1. No share leaves the list unfenced, held, or while the kubelet can still hand it out.
 2. The contract of a GPU changes only when none of its shares is on the list: a held share keeps its contract.
 3. A GPU is on the list as a whole one, or its MIG devices are, and never both, unless pods have both.
 4. The shares of a GPU that can be handed out (Healthy, or held) never become more than the wanted number, unless pods
-already have more.
+already have more; of a contract that is not wanted, not more than are on the list.
 5. Nothing that needs an MPS daemon is advertised before that is verified; a daemon is there as long as its contract,
 which ends when the last share has left.
-6. A plan without a desired state (nothing accepted, or suspended) adds and takes away nothing, but what pods have and
-the GPUs' health.
+6. A plan without a desired state (nothing accepted, or suspended) takes nothing away, and gives only what pods have,
+what a change that was begun has fenced, and what a GPU whose old contract has ended was to become.
 7. The plan of a converged state is empty.
 8. Actions are ordered so that any prefix is a state from which planning anew converges: first what is known of the
 GPUs, then fences, then what leaves, then what comes, then what is known of the daemons, then the registrations.
+
+Each piece of silicon is planned and checked by itself. What would break an invariant there, which is a fault of ours,
+is refused: nothing changes there but what is known of it, and all others go on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from nodeagent.model.config import Contract
 from nodeagent.model.mps import MpsReason
 from nodeagent.model.plan import (
     Adopt,
     Advertise,
+    Diagnose,
     Drop,
     Fence,
     Forget,
@@ -32,6 +37,7 @@ from nodeagent.model.plan import (
     Limit,
     Plan,
     Reconnect,
+    Refusal,
     Register,
     Release,
     Remember,
@@ -45,104 +51,135 @@ from nodeagent.model.plan import (
     WaitReason,
 )
 from nodeagent.model.shares import Applied, AppliedGpu, share_id
-from nodeagent.state.daemons import fault, verified
+from nodeagent.state.daemons import fault, missing
 from nodeagent.state.desired import MAX_LIST_BYTES, Desired, device_bytes
-from nodeagent.state.effect import InvariantBroken, perform
+from nodeagent.state.effect import perform
+from nodeagent.state.families import Family, families, is_beside
 from nodeagent.state.health import diagnose
+from nodeagent.state.invariants import verify
 from nodeagent.state.nodegpus import lost
-from nodeagent.state.observed import Holdings, Observed, by_gpu, droppable, holdings
-from nodeagent.state.transition import Step, adopt, transition
+from nodeagent.state.observed import Observed
+from nodeagent.state.transition import Step, adopt, stay, transition
+from nodeagent.state.waves import Decision, Device, decide
 
-_ORDER: tuple[type[ShareAction], ...] = (Adopt, Fence, Drop, Release, Start, Restore, Advertise)
-"""Order of what `transition` gives; what is known of the GPUs comes before it, verdicts and limits after it."""
+_ORDER: tuple[type[ShareAction], ...] = (
+    Remember, Forget, Diagnose, Adopt, Fence, Drop, Release, Start, Restore, Advertise,
+)  # fmt: skip
+"""Order of what is known of the GPUs, and of what `transition` gives; verdicts and limits come after it."""
+
+_NOTHING_DECIDED = Decision()
 
 
-def plan(desired: Desired | None, observed: Observed) -> Plan:
-    """Everything that can be done now towards `desired` (None: keep what is applied), and what waits for what.
-
-    Raises InvariantBroken if the plan would break an invariant; that is a fault of ours, never of the input's.
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A family with all that is known of it taken over: by the actions, which are performed in its `applied`. `adopted`
+    are those of its members that take back shares by them. `fault` is why nothing can be planned for it.
     """
-    known = _know(observed)
-    applied = perform(observed.applied, known, observed.now)
-    diagnoses = diagnose(applied, observed.symptoms)
-    known = (*known, *diagnoses)
-    applied = perform(applied, diagnoses, observed.now)
-    found = _find(applied, observed)
-    applied = perform(applied, found, observed.now)
-    known = (*known, *found)
-    held = by_gpu(observed.held)
-    steps = [
-        _alone(_step(entry, desired, holdings(entry, held.get(entry.gpu.uuid, ())), observed), entry, applied)
-        for entry in applied.ordered()
-    ]
-    actions = sorted(
-        (action for step in steps for action in step.actions), key=lambda action: _ORDER.index(type(action))
-    )
-    fitting, crowded = _fit(applied, actions)
-    after = verify(observed, desired, (*known, *fitting))
+
+    family: Family
+    applied: Applied
+    actions: tuple[ShareAction, ...] = ()
+    adopted: frozenset[str] = frozenset()
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Course:
+    """What all families are planned by: the arguments of `plan`, and who may leave."""
+
+    desired: Desired | None
+    observed: Observed
+    unfinished: Desired | None
+    decision: Decision
+
+    @property
+    def wishes(self) -> Desired | None:
+        """What GPUs without a contract are to become."""
+        return self.desired if self.desired is not None else self.unfinished
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What a plan does to one family."""
+
+    actions: tuple[ShareAction, ...] = ()
+    waits: tuple[Wait, ...] = ()
+    fault: str = ""
+
+
+def plan(desired: Desired | None, observed: Observed, unfinished: Desired | None = None) -> Plan:
+    """Everything that can be done now towards `desired`, and what waits for what.
+
+    None: what is applied is kept, and only what a change towards `unfinished` has left without a contract is finished.
+    """
+    known = [_know(family, observed) for family in families(observed)]
+    course = _Course(desired, observed, unfinished, _decide(desired, known, observed))
+    parts = [_part(one, course) for one in known]
+    faults = {one.family.uuid: one.fault or part.fault for one, part in zip(known, parts, strict=True)}
+    learned = _sorted(action for one in known for action in one.actions)
+    steps = _sorted(action for part in parts for action in part.actions)
+    applied = Applied({uuid: entry for one in known for uuid, entry in one.applied.gpus.items()})
+    fitting, crowded = _fit(applied, steps)
+    after = perform(applied, fitting, observed.now)
     return Plan(
         actions=(
-            *known,
+            *learned,
             *fitting,
             *_judge(after, observed),
             *_limits(after, desired),
             *registrations(desired, after, observed),
         ),
-        waits=(*(wait for step in steps for wait in step.waits), *crowded),
+        waits=(*(wait for part in parts for wait in part.waits), *crowded),
+        refused=tuple(Refusal(uuid, why) for uuid, why in faults.items() if why),
+        waves=course.decision.waves,
     )
 
 
-def verify(observed: Observed, desired: Desired | None, actions: Iterable[ShareAction]) -> Applied:
-    """The applied contract after the actions. Raises InvariantBroken where one of them breaks an invariant of this
-    module.
+def _sorted(actions: Iterable[ShareAction]) -> list[ShareAction]:
+    return sorted(actions, key=lambda action: _ORDER.index(type(action)))
+
+
+def _know(family: Family, observed: Observed) -> _Known:
+    try:
+        return _learn(family, observed)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the other GPUs anything
+        return _Known(family, family.applied, fault=_words(error))
+
+
+def _learn(family: Family, observed: Observed) -> _Known:
+    """Take over the newest facts and verdicts, daemons that nothing remembers but the MPS host, and shares that pods
+    have; forget what is gone.
     """
-    applied = observed.applied
-    held = by_gpu(observed.held)
-    for action in actions:
-        before = applied
-        applied = perform(before, (action,), observed.now)
-        if isinstance(action, Drop):
-            entry = before.gpus[action.uuid]
-            if not action.numbers <= droppable(entry, holdings(entry, held.get(action.uuid, ())).own, observed):
-                raise InvariantBroken(f"cannot drop shares that may be held or handed out: {action.uuid}")
-        if isinstance(action, Advertise) and not verified(action.contract, action.uuid, observed.mps):
-            raise InvariantBroken(f"cannot advertise {action.contract}, its daemon is not verified: {action.uuid}")
-        if isinstance(action, Advertise) and _others(applied.gpus[action.uuid], applied):
-            raise InvariantBroken(f"cannot advertise a GPU beside its MIG devices: {action.uuid}")
-        if isinstance(action, Advertise | Restore):
-            entry = applied.gpus[action.uuid]
-            _demand_room(entry, action.numbers, desired, holdings(entry, held.get(action.uuid, ())))
-    return applied
+    actions = _facts(family, observed)
+    applied = perform(family.applied, actions, observed.now)
+    diagnoses = diagnose(applied, observed.symptoms)
+    applied = perform(applied, diagnoses, observed.now)
+    orphans = _find(applied, observed)
+    applied = perform(applied, orphans, observed.now)
+    adopts = [one for entry in applied.ordered() if (one := adopt(entry, family.holdings(entry))) is not None]
+    return _Known(
+        family,
+        perform(applied, adopts, observed.now),
+        (*actions, *diagnoses, *orphans, *adopts),
+        frozenset(one.uuid for one in adopts),
+    )
 
 
-def _demand_room(entry: AppliedGpu, offered: frozenset[int], desired: Desired | None, has: Holdings) -> None:
-    """What a pod has already may come back to the list at any time; a free share only where there is room for it."""
-    if offered <= has.own:
-        return
-    want = desired.wants.get(entry.gpu.uuid) if desired is not None else None
-    wanted = want.count if want is not None and want.contract == entry.contract else 0
-    out = len((entry.numbers - entry.fences.keys()) | has.own)
-    if out > wanted:
-        raise InvariantBroken(f"cannot let {out} shares be handed out where {wanted} are wanted: {entry.gpu.uuid}")
-
-
-def _know(observed: Observed) -> tuple[ShareAction, ...]:
-    """Take over the GPUs' newest facts and verdicts, and forget those that are gone."""
-    known = observed.applied.gpus
+def _facts(family: Family, observed: Observed) -> tuple[ShareAction, ...]:
+    known = family.applied.gpus
     news = [
         Remember(gpu, seen=gpu.uuid in observed.listed)
-        for gpu in observed.gpus
+        for gpu in family.gpus
         if (entry := known.get(gpu.uuid)) is None or entry.gpu != gpu or (entry.unseen and gpu.uuid in observed.listed)
     ]
-    here = {gpu.uuid for gpu in observed.gpus}
-    away = [entry for entry in observed.applied.ordered() if entry.gpu.uuid not in here]
+    here = {gpu.uuid for gpu in family.gpus}
+    away = [entry for entry in family.applied.ordered() if entry.gpu.uuid not in here]
     news += [
         Remember(lost(entry.gpu), seen=False)
         for entry in away
         if entry.contract is not None and entry.gpu != lost(entry.gpu)
     ]
-    held = {share.partition("::")[0] for _, share in observed.held}
-    gone = [Forget(entry.gpu.uuid) for entry in away if entry.contract is None and entry.gpu.uuid not in held]
+    gone = [Forget(entry.gpu.uuid) for entry in away if entry.contract is None and entry.gpu.uuid not in family.held]
     return (*news, *gone)
 
 
@@ -155,46 +192,90 @@ def _find(applied: Applied, observed: Observed) -> tuple[ShareAction, ...]:
     )
 
 
+def _decide(desired: Desired | None, known: Iterable[_Known], observed: Observed) -> Decision:
+    """Which GPUs may leave the contract that they have. What is refused, or has to be cleared up first, stays."""
+    if desired is None:
+        return _NOTHING_DECIDED
+    return decide(
+        desired,
+        [
+            _device(entry, one, desired, observed)
+            for one in known
+            for entry in one.applied.gpus.values()
+            if not one.fault
+        ],
+    )
+
+
+def _device(entry: AppliedGpu, known: _Known, desired: Desired, observed: Observed) -> Device:
+    want = desired.wants.get(entry.gpu.uuid)
+    contract = want.contract if want is not None else None
+    lacks = missing(contract, entry.gpu, observed.mps) if contract is not None else ""
+    own = known.family.holdings(entry).own if observed.readable else entry.numbers
+    waits_for_daemon = entry.contract == contract or (entry.contract is None and entry.gpu.uuid in observed.mps.daemons)
+    arriving = contract is not None and not entry.numbers and waits_for_daemon and not lacks
+    return Device(entry, want, len(own), lacks, arriving)
+
+
+def _part(known: _Known, course: _Course) -> _Part:
+    if known.fault:
+        return _Part()
+    try:
+        found = _steps(known, course)
+        verify(known.family, course.observed, course.wishes, (*known.actions, *found.actions))
+    except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the other GPUs anything
+        return _Part(fault=_words(error))
+    return found
+
+
+def _words(error: Exception) -> str:
+    return str(error) or repr(error)
+
+
+def _steps(known: _Known, course: _Course) -> _Part:
+    """The next step of each member. What has shares to take back does only that."""
+    actions: list[ShareAction] = []
+    waits: list[Wait] = []
+    taken = {uuid: entry for uuid, entry in known.applied.gpus.items() if entry.contract is not None}
+    for entry in known.applied.ordered():
+        if entry.gpu.uuid in known.adopted:
+            continue
+        step = _alone(_step(entry, known.family, course), entry, taken)
+        if any(isinstance(action, Start | Advertise) for action in step.actions):
+            taken[entry.gpu.uuid] = entry
+        actions += step.actions
+        waits += step.waits
+    return _Part(tuple(_sorted(actions)), tuple(waits))
+
+
+def _step(entry: AppliedGpu, family: Family, course: _Course) -> Step:
+    uuid, stays = entry.gpu.uuid, course.decision.stay
+    if uuid in stays:
+        return stay(entry, stays[uuid])
+    want = course.wishes.wants.get(uuid) if course.wishes is not None else None
+    contract, count = (want.contract, want.count) if want is not None else (None, 0)
+    if course.desired is None and (entry.numbers or contract is None):
+        return stay(entry)
+    return transition(entry, contract, count, family.holdings(entry), course.observed)
+
+
+def _alone(step: Step, entry: AppliedGpu, taken: dict[str, AppliedGpu]) -> Step:
+    """What a GPU as a whole one, or a MIG device, would come to while the same silicon has a contract, or takes one,
+    the other way: nothing of it is begun before that has ended.
+    """
+    coming = [action for action in step.actions if isinstance(action, Start | Advertise)]
+    if not coming or not is_beside(entry, taken):
+        return step
+    others = tuple(action for action in step.actions if action not in coming)
+    return Step(others, (*step.waits, Wait(entry.gpu.uuid, WaitReason.MIG)))
+
+
 def _judge(applied: Applied, observed: Observed) -> tuple[ShareAction, ...]:
     """Take over what is known of the daemons of the shares that are on the list then."""
     return tuple(
         Verdict(entry.gpu.uuid, told)
         for entry in applied.ordered()
         if (told := fault(entry, observed.mps, observed.applied.gpus.get(entry.gpu.uuid))) != entry.fault
-    )
-
-
-def _step(entry: AppliedGpu, desired: Desired | None, has: Holdings, observed: Observed) -> Step:
-    if desired is None:
-        recovered = adopt(entry, has)
-        return Step((recovered,)) if recovered is not None else Step()
-    want = desired.wants.get(entry.gpu.uuid)
-    if want is None:
-        return transition(entry, None, 0, has, observed)
-    return transition(entry, want.contract, want.count, has, observed)
-
-
-def _alone(step: Step, entry: AppliedGpu, applied: Applied) -> Step:
-    """What a GPU as a whole one, or a MIG device, would come to while the same silicon is still on the list the other
-    way: nothing of it is offered before that has left.
-    """
-    coming = [action for action in step.actions if isinstance(action, Start | Advertise)]
-    if not coming or not _others(entry, applied):
-        return step
-    others = tuple(action for action in step.actions if action not in coming)
-    return Step(others, (*step.waits, Wait(entry.gpu.uuid, WaitReason.MIG)))
-
-
-def _others(entry: AppliedGpu, applied: Applied) -> bool:
-    """Whether the GPU of this MIG device, or a MIG device of this GPU, is on the list."""
-    gpu = entry.gpu
-    if gpu.mig is not None:
-        parent = applied.gpus.get(gpu.mig.parent)
-        return parent is not None and bool(parent.numbers)
-    return any(
-        other.numbers
-        for other in applied.gpus.values()
-        if other.gpu.mig is not None and other.gpu.mig.parent == gpu.uuid
     )
 
 

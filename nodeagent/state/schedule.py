@@ -16,8 +16,10 @@ LOOK_WHILE_WAITING = 0.5
 
 LOOK_SELDOM = 30.0
 
-_FOR_PODS = (WaitReason.PODS, WaitReason.MIG)
-"""What is waited for until a pod has ended, which a look at PodResources shows."""
+_FOR_PODS = (WaitReason.PODS, WaitReason.MIG, WaitReason.WAVE, WaitReason.LAST)
+"""What is waited for until a pod has ended, which a look at PodResources shows; or another device, whose waits say how
+long.
+"""
 
 
 @dataclass(frozen=True, slots=True)

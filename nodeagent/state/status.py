@@ -2,7 +2,7 @@
 known.
 
 Conditions are states, stated positively: `Ready` and its like are True when all is well, `Draining`, `Stalled`,
-`ServingLastKnownGood` and `Suspended` are True when something is out of the ordinary.
+`ServingLastKnownGood`, `Suspended`, `PlanRefused` and `GpusRenumbered` are True when something is out of the ordinary.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nodeagent.model.kubelet import (
 )
 from nodeagent.model.mps import DaemonState, MpsReason, MpsStatus
 from nodeagent.model.node import NodeStatus, SyncReason
-from nodeagent.model.plan import Plan, WaitReason
+from nodeagent.model.plan import Plan, Refusal, WaitReason
 from nodeagent.model.shares import Applied
 from nodeagent.model.snapshot import (
     Condition,
@@ -96,13 +96,15 @@ class Reason(StrEnum):
     NODES_FOUND = "NodesFound"
     SPEC_FOUND = "SpecFound"
     SPEC_MISSING = "SpecMissing"
+    SPEC_OUTDATED = "SpecOutdated"
     DEVICES_MISSING = "DevicesMissing"
     CHANNEL_MISSING = "ChannelMissing"
     MIG_BY_INDEX = "MigByIndex"
+    INDEX_UNKNOWN = "IndexUnknown"
     # StateDirWritable
     WRITABLE = "Writable"
     WRITE_FAILED = "WriteFailed"
-    # Draining, Stalled, ServingLastKnownGood, Suspended
+    # Draining, Stalled, ServingLastKnownGood, Suspended, GpusRenumbered
     PODS_HOLD_SHARES = "PodsHoldShares"
     NOTHING_DRAINS = "NothingDrains"
     DRAIN_TIMEOUT = "DrainTimeout"
@@ -111,6 +113,12 @@ class Reason(StrEnum):
     DOCUMENT_ACCEPTED = "DocumentAccepted"
     CONFIG_SUSPENDS = "ConfigSuspends"
     NOT_SUSPENDED = "NotSuspended"
+    # PlanRefused
+    INVARIANT_BROKEN = "InvariantBroken"
+    NOTHING_REFUSED = "NothingRefused"
+    # GpusRenumbered
+    NUMBERS_DIFFER = "NumbersDiffer"
+    NUMBERS_AGREE = "NumbersAgree"
 
 
 _REJECTED = {
@@ -127,7 +135,8 @@ class Facts:
     `transition_timeout` in seconds.
 
     `desired` is what the config in force wants. `missing` tells a document that is not there from one
-    that cannot be read. `disk_problem` is the last failed write, None when all is written. `handover` is how devices
+    that cannot be read. `foreign` are the ids of another plugin that the kubelet shows of a resource, by their number.
+    `disk_problem` is the last failed write, None when all is written. `handover` is how devices
     are handed over by now.
     """
 
@@ -136,6 +145,7 @@ class Facts:
     inventory: Inventory
     applied: Applied = field(default_factory=Applied)
     registrations: tuple[RegistrationStatus, ...] = ()
+    foreign: Mapping[str, int] = field(default_factory=dict)
     mps: MpsStatus = field(default_factory=MpsStatus)
     pods: PodResourcesStatus = field(default_factory=PodResourcesStatus)
     plan: Plan = field(default_factory=Plan)
@@ -158,6 +168,7 @@ class Facts:
 
 def conditions(facts: Facts, before: Iterable[Condition]) -> tuple[Condition, ...]:
     """All conditions, with `since` carried over from `before` where status and reason are the same."""
+    before = tuple(before)
     config = _config_accepted(facts)
     registered = _registered(facts)
     found = (
@@ -168,7 +179,7 @@ def conditions(facts: Facts, before: Iterable[Condition]) -> tuple[Condition, ..
             "HealthWatched",
             facts.xids.reason is EventsReason.WATCHING,
             Reason(facts.xids.reason.value),
-            facts.xids.message,
+            _with_names(facts.xids.message, facts),
         ),
         registered,
         Condition(
@@ -206,6 +217,8 @@ def conditions(facts: Facts, before: Iterable[Condition]) -> tuple[Condition, ..
             Reason.CONFIG_SUSPENDS if facts.config.suspended else Reason.NOT_SUSPENDED,
             "spec.suspend is true: what is applied is kept" if facts.config.suspended else "",
         ),
+        _plan_refused(facts),
+        _renumbered(facts, before),
     )
     known = {(entry.type, entry.status, entry.reason): entry.since for entry in before}
     return tuple(
@@ -254,8 +267,15 @@ def _inventory_ready(facts: Facts) -> Condition:
         "InventoryReady",
         inventory.reason is InventoryReason.FOUND,
         Reason(inventory.reason.value),
-        inventory.message or _counted(inventory),
+        _with_names(inventory.message, facts) or _counted(inventory),
     )
+
+
+def _with_names(message: str, facts: Facts) -> str:
+    """What the driver has to say of GPUs, which it calls by their uuids, with the names that they have here."""
+    for entry in facts.applied.ordered():
+        message = message.replace(f"{entry.gpu.uuid}: ", f"{entry.gpu.name} ({entry.gpu.uuid}): ")
+    return message
 
 
 def _without_devices(facts: Facts) -> list[Gpu]:
@@ -282,6 +302,12 @@ def _registered(facts: Facts) -> Condition:
             return Condition("Registered", False, Reason.KUBELET_ABSENT, f"{names}: {facts.pods.message}")
         return Condition("Registered", False, Reason.PENDING, f"nothing is advertised yet of {names}")
     waiting = [status for status in facts.registrations if status.state is not RegistrationState.LIVE]
+    if not waiting and facts.foreign:
+        message = "; ".join(
+            f"another plugin has registered {resource} too: the kubelet shows {count} ids of it that are not ours"
+            for resource, count in sorted(facts.foreign.items())
+        )
+        return Condition("Registered", False, Reason.FOREIGN_PLUGIN, message)
     if not waiting:
         return Condition("Registered", True, Reason.ALL_REGISTERED, "")
     states = {status.state for status in waiting}
@@ -345,6 +371,37 @@ def _handover_ready(facts: Facts) -> Condition:
     offered = (entry.gpu for entry in facts.applied.gpus.values() if entry.contract is not None and entry.healthy)
     reason, message = readiness(facts.handover, facts.host_files, offered)
     return Condition("HandOverReady", reason.well, Reason(reason.value), message)
+
+
+def _plan_refused(facts: Facts) -> Condition:
+    refused = facts.plan.refused
+    if not refused:
+        return Condition("PlanRefused", False, Reason.NOTHING_REFUSED, "")
+    return Condition("PlanRefused", True, Reason.INVARIANT_BROKEN, refusals(facts.applied, refused))
+
+
+def refusals(applied: Applied, refused: Iterable[Refusal]) -> str:
+    """What is wrong on which GPU, in words; empty where nothing was refused."""
+    told = []
+    for one in refused:
+        entry = applied.gpus.get(one.uuid)
+        told.append(f"{entry.gpu.name if entry is not None else one.uuid} stays as it is: {one.message}")
+    return "; ".join(told)
+
+
+def _renumbered(facts: Facts, before: Iterable[Condition]) -> Condition:
+    """Whether the driver, and so `nvidia-smi`, calls a GPU by another number than rules and messages do. While the
+    driver does not answer it stays as it was.
+    """
+    known = next((entry for entry in before if entry.type == "GpusRenumbered"), None)
+    if known is not None and not facts.inventory.complete:
+        return known
+    found = [entry.gpu for entry in facts.applied.ordered() if entry.gpu.renumbered and entry.gpu.mig is None]
+    if not found:
+        return Condition("GpusRenumbered", False, Reason.NUMBERS_AGREE, "")
+    numbers = ", ".join(f"{gpu.name} has index {gpu.driver_index} there" for gpu in found)
+    message = f"the driver, and nvidia-smi, count the GPUs otherwise than rules and messages: {numbers}"
+    return Condition("GpusRenumbered", True, Reason.NUMBERS_DIFFER, message)
 
 
 def _drains(facts: Facts) -> tuple[Condition, Condition]:

@@ -11,6 +11,7 @@ Rules (DESIGN section 5), each a promise to a running pod or to the kubelet:
   any other.
 - Whatever takes something away needs a look at PodResources begun after the decision; what cannot be read counts as
   held.
+- A GPU that may not leave its contract yet (`waves`) stays, and what is fenced of it comes back.
 - A share that a pod has and that is not on the list comes back to it: so does the agent take over from another plugin,
   or from a lost state directory.
 - Under MPS a GPU takes its contract first, so that its daemon is started, and shares when the daemon is verified; what
@@ -24,9 +25,10 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from nodeagent.model.config import Contract, Mode
+from nodeagent.model.inventory import Gpu
 from nodeagent.model.plan import Adopt, Advertise, Drop, Fence, Release, Restore, ShareAction, Start, Wait, WaitReason
 from nodeagent.model.shares import AppliedGpu, split_share_id
-from nodeagent.state.daemons import lingering, verified
+from nodeagent.state.daemons import lingering, missing, verified
 from nodeagent.state.observed import Holdings, Observed, droppable
 
 
@@ -53,13 +55,12 @@ class Split:
 def transition(
     entry: AppliedGpu, contract: Contract | None, count: int, holdings: Holdings, observed: Observed
 ) -> Step:
-    """The next step of one GPU towards `count` shares under `contract` (None: nothing advertised)."""
+    """The next step of one GPU, of which nothing is to be taken back (`adopt`), towards `count` shares under `contract`
+    (None: nothing advertised).
+    """
     uuid = entry.gpu.uuid
-    recovered = adopt(entry, holdings)
-    if recovered is not None:
-        return Step((recovered,))
     if entry.contract is None:
-        return _begin(uuid, contract, count, observed)
+        return _begin(entry.gpu, contract, count, observed)
 
     held = holdings.own if observed.readable else entry.numbers
     # In use under another contract, and by nobody under this one: this one was begun without knowing, and makes room.
@@ -71,12 +72,12 @@ def transition(
     fence = split.fence if observed.fresh else frozenset[int]()
     pressed = frozenset(number for number in split.drain - entry.fences.keys() if _pressed(entry, number, observed))
     if fence | pressed:
-        actions.append(Fence(uuid, fence | pressed))
+        actions.append(Fence(uuid, fence | pressed, leaving=not same))
     restore = split.keep & entry.fences.keys()
     if split.drain and not observed.readable:
         # Blind, with too many on the list: a pod may have any of the others, so a free one is not offered in its place.
         restore &= holdings.own
-    if restore:
+    if restore or (same and entry.leaving):
         actions.append(Restore(uuid, restore))
     if drop := split.leaving & droppable(entry, held, observed):
         actions.append(Drop(uuid, drop))
@@ -98,6 +99,13 @@ def transition(
     return Step(tuple(actions), tuple(waits))
 
 
+def stay(entry: AppliedGpu, *waits: Wait) -> Step:
+    """The next step of a GPU that keeps what it has for now, whatever is wanted of it: fenced shares come back."""
+    if entry.fences or entry.leaving:
+        return Step((Restore(entry.gpu.uuid, frozenset(entry.fences)),), waits)
+    return Step((), waits)
+
+
 def _end(entry: AppliedGpu, contract: Contract | None, count: int, holdings: Holdings, observed: Observed) -> Step:
     """End the contract of a GPU whose last share has left, or leaves now, and begin what is wanted in its place."""
     uuid = entry.gpu.uuid
@@ -110,7 +118,7 @@ def _end(entry: AppliedGpu, contract: Contract | None, count: int, holdings: Hol
     # The daemon of this contract is still there, whatever is told of it: it leaves when the contract has ended.
     under_mps = entry.contract is not None and entry.contract.limits is not None
     why = "its MPS daemon has not left yet" if under_mps else lingering(contract, uuid, observed.mps)
-    then = _take(uuid, contract, count, lingers=why)
+    then = _take(entry.gpu, contract, count, observed, lingers=why)
     return Step((Release(uuid), *then.actions), then.waits)
 
 
@@ -160,17 +168,21 @@ def lowest_unused(numbers: AbstractSet[int], count: int) -> frozenset[int]:
     return frozenset(_first(count, (number for number in range(len(numbers) + max(count, 0)) if number not in numbers)))
 
 
-def _begin(uuid: str, contract: Contract | None, count: int, observed: Observed) -> Step:
+def _begin(gpu: Gpu, contract: Contract | None, count: int, observed: Observed) -> Step:
     if contract is None:
         return Step()
     if not observed.looked:
-        return Step((), (Wait(uuid, WaitReason.FRESH_LIST),))
-    return _take(uuid, contract, count, lingers=lingering(contract, uuid, observed.mps))
+        return Step((), (Wait(gpu.uuid, WaitReason.FRESH_LIST),))
+    return _take(gpu, contract, count, observed, lingers=lingering(contract, gpu.uuid, observed.mps))
 
 
-def _take(uuid: str, contract: Contract, count: int, *, lingers: str) -> Step:
-    """Give a contract to a GPU that has none; `lingers` says what of an earlier daemon is left, if anything is."""
-    numbers = frozenset(range(count))
+def _take(gpu: Gpu, contract: Contract, count: int, observed: Observed, *, lingers: str) -> Step:
+    """Give a contract to a GPU that has none, once all that it needs can be had; `lingers` says what is left of an
+    earlier daemon, if anything is.
+    """
+    uuid, numbers = gpu.uuid, frozenset(range(count))
+    if lacks := missing(contract, gpu, observed.mps):
+        return Step((), (Wait(uuid, WaitReason.DAEMON, numbers, lacks),))
     if contract.limits is not None:
         return Step((Start(uuid, contract),), (Wait(uuid, WaitReason.DAEMON, numbers),))
     if lingers:

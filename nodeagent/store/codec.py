@@ -2,6 +2,9 @@
 
 Decoding is as strict as the model: what `save` could not have written is `Untrusted`, never repaired. The applied
 contract decides which ids the kubelet is told of after a restart; a guess could withdraw a share that a pod holds.
+
+What the driver calls a GPU at the moment, its index and the minor number of its device node, is not among it: the next
+agent may find another GPU under it.
 """
 
 from __future__ import annotations
@@ -38,7 +41,6 @@ def _encode_gpu(entry: AppliedGpu) -> dict[str, object]:
         "model": gpu.model,
         "memory": gpu.memory,
         "computeCapability": gpu.compute_capability,
-        "minor": gpu.minor,
         "pciBusId": gpu.pci_bus_id,
         "numaNode": gpu.numa_node,
         "health": gpu.health.value,
@@ -46,6 +48,7 @@ def _encode_gpu(entry: AppliedGpu) -> dict[str, object]:
         "contract": None if contract is None else encode_contract(contract),
         "numbers": pack(entry.numbers),
         "fenced": pack(entry.fences),
+        "leaving": entry.leaving,
         "maxSharesPerContainer": entry.max_shares_per_container,
         "unseen": entry.unseen,
         "fault": entry.fault,
@@ -53,6 +56,7 @@ def _encode_gpu(entry: AppliedGpu) -> dict[str, object]:
         "mig": None if gpu.mig is None else _encode_mig(gpu.mig),
         "migCapable": gpu.mig_capable,
         "pciClass": gpu.pci_class,
+        "provisional": gpu.provisional,
         "xids": {str(xid): at for xid, at in entry.xids.items()},
         "driverLoad": entry.driver_load,
     }
@@ -87,7 +91,6 @@ def _decode_gpu(item: Mapping[str, object], now: float) -> AppliedGpu:
         model=member(item, "model", str),
         memory=member(item, "memory", int),
         compute_capability=_capability(optional(item, "computeCapability", list)),
-        minor=optional(item, "minor", int),
         pci_bus_id=optional(item, "pciBusId", str),
         numa_node=optional(item, "numaNode", int),
         health=decode_enum(GpuHealth, member(item, "health", str)),
@@ -98,12 +101,15 @@ def _decode_gpu(item: Mapping[str, object], now: float) -> AppliedGpu:
         # An agent from before labels wrote nothing of these.
         mig_capable=optional(item, "migCapable", bool) or False,
         pci_class=optional(item, "pciClass", str),
+        # An agent from before it wrote nothing of this: its numbers stay as they are.
+        provisional=optional(item, "provisional", bool) or False,
     )
     entry = AppliedGpu(
         gpu=gpu,
         contract=_contract(optional(item, "contract", dict)),
         numbers=unpack(member(item, "numbers", str)),
         fences=dict.fromkeys(sorted(unpack(member(item, "fenced", str))), now),
+        leaving=optional(item, "leaving", bool) or False,  # an agent from before waves wrote none
         max_shares_per_container=optional(item, "maxSharesPerContainer", int),
         unseen=member(item, "unseen", bool),
         fault=optional(item, "fault", str) or "",  # an agent from before MPS wrote none

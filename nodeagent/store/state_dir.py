@@ -30,6 +30,30 @@ from nodeagent.store import codec
 
 T = TypeVar("T")
 
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_APPLIED = "applied.json"
+
+
+def boot_id() -> str:
+    """What tells this boot of the machine from every other; empty where the kernel does not say."""
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def look_at_applied(path: Path, boot_id: str) -> tuple[Applied, bool] | None:
+    """The applied contract in the state directory `path`, and whether it is of this boot; None where there is none.
+    For those who only look: no lock is needed, and nothing is set aside. Raises OSError and Untrusted.
+    """
+    data = atomic.read(path / _APPLIED)
+    return None if data is None else _decode_applied(data, boot_id, now=0.0)
+
+
+def _decode_applied(data: bytes, boot_id: str, now: float) -> tuple[Applied, bool]:
+    header, body = unseal("applied", data)
+    return codec.decode_applied(body, now), member(header, "bootId", str) == boot_id
+
 
 class StateDir:
     """One directory, mode 0700, of which at most one agent is the owner.
@@ -44,7 +68,7 @@ class StateDir:
         self._identity = identity
         self._boot_id = boot_id
         self._lock = FileLock(path / "lock")
-        self._applied = path / "applied.json"
+        self._applied = path / _APPLIED
         self._holds = path / "holds.json"
         self._last_known_good = path / "last-known-good"
         self._selection = path / "config-selection"
@@ -72,12 +96,8 @@ class StateDir:
 
     def load_applied(self, now: float) -> Applied | None:
         """The applied contract of this node, from whatever boot, pool or config; fences count from `now`, monotonic."""
-
-        def decode(data: bytes) -> tuple[Applied, bool]:
-            header, body = unseal("applied", data)
-            return codec.decode_applied(body, now), member(header, "bootId", str) == self._boot_id
-
-        applied, self.same_boot = self._load(self._applied, decode) or (None, False)
+        found = self._load(self._applied, lambda data: _decode_applied(data, self._boot_id, now))
+        applied, self.same_boot = found or (None, False)
         return applied
 
     def save_holds(self, holds: Holds) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
+import yaml
 
-from nodeagent.model.inventory import GpuHealth
+from nodeagent.model.inventory import Gpu, GpuHealth
+from nodeagent.sim.plugins import PluginError
 from tests.agent.documents import GPU, SHARED, exclusive, shares, sharing, time_sliced
 from tests.agent.harness import Node, Process
+from tests.agent.test_allocate import client
 from tests.devices.worlds import gpu
 from tests.fakes.nvml.library import Controls, build, connected, partitioned
 from tests.waiting import eventually
@@ -93,6 +98,101 @@ async def test_one_is_lost_and_then_a_reload(node: Node, nvml: Controls, library
     assert [(one["index"], one["health"]) for one in found] == [
         (index, "lost" if index == 1 else "ok") for index in range(8)
     ]
+
+
+def by_index() -> bytes:
+    """NVIDIA's file: whole GPUs, handed over by index in every way there is, with their device nodes."""
+    ways = ["envvar", "cdi-annotations", "cdi-cri"]
+    plugin = {"deviceIDStrategy": "index", "deviceListStrategy": ways, "passDeviceSpecs": True}
+    return yaml.safe_dump({"version": "v1", "flags": {"plugin": plugin}}).encode()
+
+
+async def given(node: Node, one: Gpu) -> tuple[str, ...]:
+    """By what a container with this GPU is told of it."""
+    plugin = client(node, GPU)
+    try:
+        answer = await plugin.allocate([one.uuid])
+    except PluginError as error:
+        return (str(error),)
+    finally:
+        await plugin.close()
+    cdi = [device.name for device in answer.cdi_devices]
+    assert list(answer.annotations.values()) == cdi
+    return (answer.envs["NVIDIA_VISIBLE_DEVICES"], *cdi, *(device.host_path for device in answer.devices))
+
+
+async def is_renumbered(agent: Process) -> bool:
+    """Whether the driver calls a GPU by another number than the agent."""
+    return (await agent.condition("GpusRenumbered"))[0]
+
+
+def reboot(node: Node) -> None:
+    """Have what is on disk be of another boot."""
+    path = node.directory / "state" / "applied.json"
+    header, _, body = path.read_bytes().partition(b"\n")
+    node.write(path, json.dumps({**json.loads(header), "bootId": "another"}).encode() + b"\n" + body)
+
+
+async def test_by_index_a_container_gets_what_the_driver_calls_it(node: Node, nvml: Controls, library: Path) -> None:
+    """GPU 0 drops out: for the driver each of the others has one less, which is handed over, by the next agent too;
+    device nodes stay. Rules and names keep the numbers. A condition says so, and the status of each GPU.
+    """
+    nvml.answer(GPUS[:4])
+    node.commit(by_index())
+    agent = await started(node, library)
+    await node.advertises({GPU: 4})
+    assert await given(node, GPUS[3]) == ("3", "nvidia.com/gpu=3", f"/dev/nvidia{GPUS[3].minor}")
+    assert await agent.condition("GpusRenumbered") == (False, "NumbersAgree", "")
+
+    nvml.answer(GPUS[1:4])
+    await node.allocatable(3, GPU, within=30.0)
+    for _ in range(2):
+        for index in (1, 2, 3):
+            told = f"{index - 1}"
+            assert await given(node, GPUS[index]) == (told, f"nvidia.com/gpu={told}", f"/dev/nvidia{GPUS[index].minor}")
+        status, reason, message = await agent.condition("GpusRenumbered")
+        assert (status, reason) == (True, "NumbersDiffer")
+        assert message.endswith(": GPU 1 has index 0 there, GPU 2 has index 1 there, GPU 3 has index 2 there")
+        gpus = (await agent.status())["gpus"]
+        assert [(one["index"], one["driverIndex"]) for one in gpus] == [(0, None), (1, 0), (2, 1), (3, 2)]
+        await agent.stop()
+        agent = await started(node, library)
+        await node.allocatable(3, GPU, within=30.0)
+        await eventually(partial(is_renumbered, agent))
+
+    nvml.answer(GPUS[:4])
+    await node.allocatable(4, GPU, within=30.0)
+    assert await given(node, GPUS[1]) == ("1", "nvidia.com/gpu=1", f"/dev/nvidia{GPUS[1].minor}")
+    assert await agent.condition("GpusRenumbered") == (False, "NumbersAgree", "")
+
+
+async def test_a_gpu_that_was_replaced_while_another_one_hangs(node: Node, nvml: Controls, library: Path) -> None:
+    """After the reboot the new GPU has a number of its own, and is handed over by the driver's; when the other one
+    answers it gets the number of the one that is gone.
+    """
+    nvml.answer(GPUS[:4])
+    node.commit(by_index())
+    agent = await started(node, library)
+    await node.advertises({GPU: 4})
+    await agent.stop()
+    reboot(node)
+
+    new = replace(GPUS[7], minor=3)
+    nvml.answer((*GPUS[:2], replace(GPUS[2], health=GpuHealth.HANG), new))
+    agent = await started(node, library)
+    await node.allocatable(3, GPU, within=30.0)
+
+    async def numbers() -> dict[str, tuple[int, int | None]]:
+        return {one["uuid"]: (one["index"], one["driverIndex"]) for one in (await agent.status())["gpus"]}
+
+    assert (await numbers())[new.uuid] == (4, 3)
+    assert await given(node, new) == ("3", "nvidia.com/gpu=3", "/dev/nvidia3")
+    assert await is_renumbered(agent)
+
+    nvml.answer((*GPUS[:3], new))
+    await node.advertises({GPU: 4}, within=30.0)
+    assert await numbers() == {one.uuid: (index, index) for index, one in enumerate((*GPUS[:3], new))}
+    assert not await is_renumbered(agent)
 
 
 async def test_a_burst_of_events(node: Node, nvml: Controls, library: Path) -> None:

@@ -15,12 +15,15 @@ from nodeagent.cli import main
 from nodeagent.commands.preview import GpuPreview, Terms, preview
 from nodeagent.commands.rehearsal import Node
 from nodeagent.model.config import MIB, Contract, Document, Match, MpsTerms, Rule, SharingConfig
+from nodeagent.model.inventory import Gpu
 from nodeagent.model.mps import DaemonState, MpsDaemon, MpsReason, MpsStatus
 from nodeagent.model.shares import Applied, AppliedGpu, share_id
 from nodeagent.model.snapshot import ChangeClass
 from nodeagent.report.status import to_json
 from nodeagent.state.desired import resolve
+from nodeagent.store.state_dir import StateDir, boot_id
 from tests.commands.conftest import H100X8, NVIDIAS, SHARED_BY_TEN, WRONG_TWICE, Serve, config_map, nodeagent
+from tests.fakes.nvml.library import Controls, build
 from tests.report import builders
 from tests.report.builders import MPS, SHARED, SMALL, WHOLE, gpu, gpu_status, mps_daemon, under_mps
 
@@ -241,6 +244,130 @@ def test_a_node_without_an_agent(tmp_path: Path) -> None:
     assert "    + 10 added (::0 to ::9)" in done.stdout
     assert "registers nvidia.com/gpu.shared" in done.stdout
     assert "8 of 8 GPUs change; shares: 80 added, 0 removed, 0 draining\nclass live" in done.stdout
+
+
+BY_INDEX = """\
+apiVersion: nodeagent.io/v1alpha1
+kind: SharingConfig
+metadata: {name: by-index}
+spec:
+  rules:
+    - {name: second, match: {indices: [1]}, resource: nvidia.com/gpu.shared, timeSlicing: {replicas: 4}}
+"""
+UUIDS = [f"GPU-{number:08x}-0000-4000-8000-000000000000" for number in range(3)]
+
+
+def simulation(tmp_path: Path, *uuids: str) -> str:
+    """A driver that lists these GPUs, in this order."""
+    path = tmp_path / "node.yaml"
+    gpus = "".join(f"  - {{model: NVIDIA H100 80GB HBM3, memory: 80Gi, uuid: {uuid}}}\n" for uuid in uuids)
+    path.write_text(f"apiVersion: nodeagent.io/v1alpha1\nkind: SimulatedNode\ngpus:\n{gpus}", encoding="utf-8")
+    return f"simulated:{path}"
+
+
+def state_of(tmp_path: Path, boot: str, *uuids: str) -> Path:
+    """The state directory of an agent that knew these GPUs, in this order."""
+    state = StateDir(tmp_path / "state", identity="", boot_id=boot)
+    assert state.acquire()
+    known = [Gpu(uuid, index, "NVIDIA H100 80GB HBM3", 80 << 30) for index, uuid in enumerate(uuids)]
+    state.save_applied(Applied({one.uuid: AppliedGpu(one, WHOLE, frozenset({0})) for one in known}))
+    state.release()
+    return tmp_path / "state"
+
+
+def test_a_driver_without_its_agents_numbers_has_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A rule by index means the GPU that the agent of the state directory would take: the one that was the second of
+    three. The driver calls it by 0 now, which is told.
+    """
+    config = tmp_path / "by-index.yaml"
+    config.write_text(BY_INDEX, encoding="utf-8")
+    plan = ["plan", "--config", str(config), "--driver", simulation(tmp_path, *UUIDS[1:])]
+    assert main([*plan, "-o", "json"]) == 2
+    alone = {one["uuid"]: (one["index"], one["after"]["mode"]) for one in json.loads(capsys.readouterr().out)["gpus"]}
+    assert alone == {UUIDS[1]: (0, "exclusive"), UUIDS[2]: (1, "time-sliced")}
+    plan += ["--state-dir", str(state_of(tmp_path, boot_id(), *UUIDS))]
+    assert main([*plan, "-o", "json"]) == 2
+    found = [
+        (one["uuid"], one["index"], one["driverIndex"], one["after"]["mode"])
+        for one in json.loads(capsys.readouterr().out)["gpus"]
+    ]
+    assert found[1:] == [(UUIDS[1], 1, 0, "time-sliced"), (UUIDS[2], 2, 1, "exclusive")]
+    assert found[0][:3] == (UUIDS[0], 0, None), "it is lost: the node still has it"
+    assert main(plan) == 2
+    text = capsys.readouterr().out
+    assert "; for the driver GPU 1 has index 0, GPU 2 has index 1 " in " ".join(text.split())
+    assert "GPU 1: not advertised -> time-sliced nvidia.com/gpu.shared x4\n" in text
+
+
+def test_a_state_directory_of_another_boot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """After a reboot what is not listed was taken out, as for the agent; the others keep their numbers."""
+    config = tmp_path / "by-index.yaml"
+    config.write_text(BY_INDEX, encoding="utf-8")
+    state = state_of(tmp_path, "another", *UUIDS)
+    plan = ["plan", "--config", str(config), "--driver", simulation(tmp_path, *UUIDS[1:]), "--state-dir", str(state)]
+    assert main([*plan, "-o", "json"]) == 2
+    assert [one["index"] for one in json.loads(capsys.readouterr().out)["gpus"]] == [1, 2]
+    before = (state / "applied.json").read_bytes()
+    (state / "applied.json").write_bytes(before[:-1])
+    assert main(plan) == 1
+    assert "cannot read what the agent of" in capsys.readouterr().err
+    assert (state / "applied.json").read_bytes() == before[:-1], "what is damaged is the agent's to set aside"
+
+
+def test_a_state_directory_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A directory that is named must be there, and belongs to a driver."""
+    config = tmp_path / "by-index.yaml"
+    config.write_text(BY_INDEX, encoding="utf-8")
+    plan, absent = ["plan", "--config", str(config)], ["--state-dir", str(tmp_path / "absent")]
+    assert main([*plan, "--driver", simulation(tmp_path, *UUIDS), *absent]) == 1
+    assert f"cannot read {tmp_path}/absent: expected the state directory of an agent" in capsys.readouterr().err
+    assert main([*plan, *absent]) == 64
+    assert "--state-dir goes with --driver" in capsys.readouterr().err
+
+
+def test_this_machines_gpus_have_the_numbers_of_its_agent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, gcc: Path
+) -> None:
+    """With `nvml` the agent of this machine is meant; where its memory cannot be read that is said, and the numbers are
+    the driver's.
+    """
+    config = tmp_path / "by-index.yaml"
+    config.write_text(BY_INDEX, encoding="utf-8")
+    controls = Controls(tmp_path / "nvml.conf", tmp_path / "calls", tmp_path / "sys")
+    controls.answer(tuple(Gpu(uuid, 0, "NVIDIA H100 80GB HBM3", 80 << 30) for uuid in UUIDS[1:]))
+    library = build(gcc, tmp_path)
+    state = state_of(tmp_path, boot_id(), *UUIDS)
+    environment = {
+        "FAKE_NVML": str(controls.path),
+        "NODEAGENT_NVML_LIBRARY": str(library),
+        "NODEAGENT_STATE_DIR": str(state),
+    }
+    done = nodeagent("plan", "--config", config, "--driver", "nvml", **environment)
+    assert "GPU 1: not advertised -> time-sliced" in done.stdout, done.stderr
+    assert "GPU 1 has index 0" in done.stdout
+    assert done.stderr == ""
+    (state / "applied.json").write_bytes(b"{}")
+    done = nodeagent("plan", "--config", config, "--driver", "nvml", **environment)
+    assert "GPU 1: not advertised -> time-sliced" in done.stdout
+    assert "index 0" not in done.stdout
+    assert done.stderr == (
+        "nodeagent plan: the GPUs have the driver's numbers, which the agent may count otherwise: cannot read"
+        f" {state}: it has no header\n"
+    )
+
+
+def test_an_agent_is_asked_for_its_numbers(tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    """A rule by index means the agent's GPU, and the plan says by what the driver calls it."""
+    config = tmp_path / "by-index.yaml"
+    config.write_text(BY_INDEX, encoding="utf-8")
+    where = ["--agent", serve(builders.renumbered()).address, "-o", "json"]
+    assert main(["plan", "--config", str(config), *where]) == 2
+    found = json.loads(capsys.readouterr().out)["gpus"]
+    assert [(one["index"], one["driverIndex"], one["after"]["mode"]) for one in found] == [
+        (0, None, "exclusive"),
+        (1, 0, "time-sliced"),
+        (9, 1, "exclusive"),
+    ]
 
 
 def test_a_node_that_runs_something(tmp_path: Path, serve: Serve) -> None:

@@ -245,12 +245,28 @@ def test_mig_devices_wait_and_differ_by_their_names() -> None:
     assert "  MIG devices 1:7-9 each: waiting for the pods on 1 share that Git no longer\n" in text
 
 
+def test_gpus_that_the_driver_calls_otherwise_are_told_with_both_numbers() -> None:
+    """A column more, only where a number differs; and what that means."""
+    text = told(builders.renumbered())
+    assert (
+        """\
+  GPU  DRIVER  MODEL           MODE         RESOURCE           FREE  HELD  FAULT
+    0       -  H100 80GB HBM3  time-sliced  …a.com/gpu.shared     -     -     10
+    1       0  H100 80GB HBM3  time-sliced  …a.com/gpu.shared    10     -      -
+    9       1  H100 80GB HBM3  time-sliced  …a.com/gpu.shared    10     -      -
+"""
+        in text
+    )
+    assert "  GpusRenumbered, NumbersDiffer, for 65s: the driver, and nvidia-smi, count the" in text
+    assert "DRIVER" not in told(builders.snapshot())
+
+
 def test_an_older_agent_is_understood() -> None:
     """One that says nothing of MIG and XIDs yet."""
     status: Any = json.loads(json.dumps(to_json(builders.troubled())))
     del status["xids"]
     for facts in status["gpus"]:
-        del facts["label"], facts["mig"], facts["migEnabled"], facts["applied"]["xids"]
+        del facts["label"], facts["mig"], facts["migEnabled"], facts["driverIndex"], facts["applied"]["xids"]
     text = "\n".join(status_report.text(status, "http://127.0.0.1:9400", Terminal(), NOW)) + "\n"
     assert text == told(builders.troubled())
 

@@ -23,6 +23,7 @@ import yaml
 
 from nodeagent.config.load import load
 from nodeagent.devices.simulated import load_inventory
+from nodeagent.executor import share_actions
 from nodeagent.model.config import Document, SharingConfig, Violation
 from nodeagent.model.inventory import Gpu, Inventory
 from nodeagent.model.plan import Register, Retire
@@ -34,7 +35,6 @@ from nodeagent.state.nodegpus import node_gpus
 from nodeagent.state.observed import Observed
 from nodeagent.state.plan import plan
 from tests.state import make, words
-from tests.state.model_agent import share_actions
 
 FOLDER = Path(__file__).parents[1] / "data" / "mig"
 FILES = sorted(FOLDER.glob("*.yaml"))

@@ -102,6 +102,38 @@ def test_nodes_are_those_below_the_driver_root(host: Host) -> None:
     assert (found.looked, found.dev, found.problem) == (True, f"{host.root}/dev", "")
 
 
+def test_which_gpu_a_cdi_device_is(host: Host) -> None:
+    """Its device nodes tell, those on the host where they are elsewhere there; the directory that comes last decides.
+    What says nothing of nodes, or nonsense, tells nothing.
+    """
+    host.put(
+        "nvidia.yaml",
+        """\
+cdiVersion: 0.5.0
+kind: nvidia.com/gpu
+devices:
+  - {name: "0", containerEdits: {deviceNodes: [{path: /dev/nvidia1}, {path: /dev/nvidia-caps/nvidia-cap1}]}}
+  - {name: "1", containerEdits: {deviceNodes: [{path: /dev/nvidia0, hostPath: /run/driver/dev/nvidia2}]}}
+  - {name: all, containerEdits: {deviceNodes: [{path: /dev/nvidia1}, {path: /dev/nvidia2}]}}
+  - {name: "2", containerEdits: {env: [A=B]}}
+  - {name: "3", containerEdits: {deviceNodes: [7, {path: [1]}, {}]}}
+  - {name: "4", containerEdits: 5}
+  - {name: "5"}
+  - {name: [6]}
+""",
+    )
+    found = host.found()
+    assert found.cdi == {"nvidia.com/gpu": frozenset({"0", "1", "2", "3", "4", "5", "all"})}
+    assert found.cdi_minors == {
+        "nvidia.com/gpu=0": frozenset({1}),
+        "nvidia.com/gpu=1": frozenset({2}),
+        "nvidia.com/gpu=all": frozenset({1, 2}),
+    }
+    newer = {"name": "0", "containerEdits": {"deviceNodes": [{"path": "/dev/nvidia9"}]}}
+    host.put("newer.json", json.dumps({"cdiVersion": "0.5.0", "kind": "nvidia.com/gpu", "devices": [newer]}), 1)
+    assert host.found().cdi_minors["nvidia.com/gpu=0"] == {9}
+
+
 def test_without_nodes_below_the_driver_root_the_own_ones_count(host: Host) -> None:
     """A driver root of single files has no `dev`: the nodes are those that the agent sees itself."""
     found = host.found()

@@ -42,7 +42,7 @@ def test_fault_of_a_known_gpu() -> None:
     ]
     moved = assemble([gpu(0, "1")], [fault], known=known)
     assert [one.uuid for one in moved.gpus] == [gpu(1).uuid]
-    assert (moved.reason, moved.message) == (InventoryReason.GPU_LOST, "GPU 1: gone")
+    assert (moved.reason, moved.message) == (InventoryReason.GPU_LOST, "the driver's GPU 1: gone")
 
 
 def test_fault_of_a_gpu_with_mig_devices() -> None:
@@ -59,7 +59,32 @@ def test_fault_of_a_gpu_with_mig_devices() -> None:
         (gpu(1).uuid, GpuHealth.LOST),
         ("MIG-1", GpuHealth.LOST),
     ]
-    assert inventory.message == f"GPU 1 ({gpu(1).uuid}): gone"
+    assert inventory.message == f"{gpu(1).uuid}: gone"
+
+
+def test_every_gpu_that_has_an_index_is_counted() -> None:
+    """An inventory is whole when each GPU that the driver counts has answered: one that cannot be named counts, and one
+    of which only the MIG devices are not told has answered.
+    """
+    assert assemble([gpu(0), gpu(1)]).whole
+    fault = Fault(1, GpuHealth.HANG, "no answer")
+    unnamed = assemble([gpu(0), gpu(2)], [fault])
+    assert (unnamed.counted, unnamed.whole) == (3, False)
+    named = assemble([gpu(0), gpu(2)], [fault], known=[gpu(1)])
+    assert (named.counted, named.whole) == (3, False)
+    secretive = replace(gpu(0), mig_enabled=True, message="it takes privilege")
+    part = replace(gpu(0), uuid="MIG-0", mig=MigDevice(gpu(0).uuid, "1g.5gb", 7, 0))
+    untold = assemble([secretive], known=[gpu(0), part])
+    assert (untold.reason, untold.whole) == (InventoryReason.GPU_LOST, True)
+    assert not assemble([gpu(0), replace(gpu(0), index=1)]).whole, "one GPU answers at two indices: they are changing"
+
+
+def test_mig_devices_that_are_not_told_go_where_their_gpu_goes() -> None:
+    """They have its index, also where that is another than when they were seen."""
+    part = replace(gpu(1), uuid="MIG-1", mig=MigDevice(gpu(1).uuid, "1g.5gb", 7, 0))
+    moved = replace(gpu(1), index=0, mig_enabled=True, message="it takes privilege")
+    inventory = assemble([moved], known=[gpu(1), part])
+    assert [(one.uuid, one.index) for one in inventory.gpus] == [(gpu(1).uuid, 0), ("MIG-1", 0)]
 
 
 async def test_look_is_not_its_callers() -> None:

@@ -285,7 +285,7 @@ async def test_cannot_register(nvml: NvmlWorld) -> None:
     nvml.install()
     await nvml.start()
     log = await nvml.xids(failed)
-    assert log.message.startswith("GPU 1: cannot listen for its XIDs: ")
+    assert log.message.startswith(f"{gpu(1).uuid}: cannot listen for its XIDs: ")
     assert nvml.seen[-1].reason is InventoryReason.FOUND
     nvml.has(gpu(0), gpu(1))
     await nvml.xids(watching)
@@ -299,7 +299,7 @@ async def test_no_sets(nvml: NvmlWorld) -> None:
     nvml.controls.answer((gpu(0),), **{f"error__{CREATE}": UNKNOWN})
     nvml.install()
     await nvml.start()
-    assert (await nvml.xids(failed)).message.startswith("GPU 0: cannot listen for its XIDs: ")
+    assert (await nvml.xids(failed)).message.startswith(f"{gpu(0).uuid}: cannot listen for its XIDs: ")
     assert nvml.seen[-1].gpus == (gpu(0),)
     nvml.has(gpu(0))
     await nvml.xids(watching)
@@ -312,7 +312,7 @@ async def test_types_are_not_told(nvml: NvmlWorld) -> None:
     nvml.install()
     await nvml.start()
     log = await nvml.xids(lambda log: log.reason is EventsReason.NOT_SUPPORTED)
-    assert log.message == "GPU 0: this GPU does not report XIDs"
+    assert log.message == f"{gpu(0).uuid}: this GPU does not report XIDs"
     assert nvml.controls.calls(WAIT, -1) == 0
 
 
@@ -324,7 +324,7 @@ async def test_old_library(nvml: NvmlWorld, gcc: Path, tmp_path: Path) -> None:
     nvml.has(gpu(0), mig={gpu(0).uuid: ["1g.10gb"]})
     await nvml.start()
     log = await nvml.xids(lambda log: log.reason is EventsReason.NOT_SUPPORTED)
-    assert log.message == "GPU 0: the installed driver does not report XIDs"
+    assert log.message == f"{gpu(0).uuid}: the installed driver does not report XIDs"
     assert len(nvml.seen[-1].gpus) == 1
 
 

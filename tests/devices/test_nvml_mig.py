@@ -173,7 +173,7 @@ async def test_privilege_is_taken_away(nvml: NvmlWorld, code: int) -> None:
         (GpuHealth.LOST, MIG_REFUSED),
         (GpuHealth.LOST, MIG_REFUSED),
     ]
-    assert inventory.message == f"GPU 0 ({gpu(0).uuid}): {MIG_REFUSED}"
+    assert inventory.message == f"{gpu(0).uuid}: {MIG_REFUSED}"
     nvml.controls.answer((gpu(0),), **lines)
     assert len((await nvml.inventory(found)).gpus) == 3
 

@@ -101,12 +101,13 @@ async def test_of_a_broken_gpu(looked: Looked, health: GpuHealth) -> None:
 
 
 async def test_not_supported(looked: Looked) -> None:
-    """A GPU without events is told, by its index, and those of the others are reported."""
+    """A GPU without events is told, by its uuid, and those of the others are reported."""
     silent, well = f"- {{{A100}, events: false}}\n", "- {{{}, events: true, xids: [{}]}}\n"
     await looked.look(f"gpus:\n{silent}{well.format(A100, '')}{silent}")
     log = looked.driver.xids
     assert log.reason is EventsReason.NOT_SUPPORTED
-    assert log.message == "GPU 0: this GPU does not report XIDs; GPU 2: this GPU does not report XIDs"
+    silenced = (looked.driver.inventory.gpus[index].uuid for index in (0, 2))
+    assert log.message == "; ".join(f"{uuid}: this GPU does not report XIDs" for uuid in silenced)
     gpus = (await looked.look(f"gpus:\n{silent}{well.format(A100, '{code: 48, seq: 1}')}{silent}")).gpus
     assert counts(looked) == {XidSource(gpus[1].uuid, 48): 1}
     await looked.look(f"gpus:\n- {{{A100}, count: 3}}\n")

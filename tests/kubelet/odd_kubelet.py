@@ -52,6 +52,7 @@ class OddKubelet:
         await asyncio.gather(*self._streams, return_exceptions=True)
         if self._server is not None:
             await self._server.stop(0)
+            self._server = None  # gRPC's server ends badly where it is collected after its loop
 
     async def _register(self, request: pb.RegisterRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.Empty:
         self.registers.append(request.endpoint)

@@ -14,6 +14,8 @@ from nodeagent.kubelet import names
 from nodeagent.kubelet.plugins import Plugins
 from nodeagent.kubelet.proto import deviceplugin_pb2 as pb
 from nodeagent.kubelet.registration import Timing
+from nodeagent.kubelet.rival import RivalTiming
+from nodeagent.kubelet.shown import ShownIds
 from nodeagent.kubelet.sockets import LOCAL_CHANNEL, target
 from nodeagent.model.allocation import ContainerGrant, PreferenceRequest, RefusalReason, Refused
 from nodeagent.model.kubelet import RegistrationState, RegistrationStatus
@@ -23,7 +25,15 @@ from tests.waiting import eventually
 GPU = "nvidia.com/gpu"
 SHARED = "nvidia.com/gpu.shared"
 
-HASTY = Timing(connect=1.0, register=1.0, stream=0.5, backoff=(0.02, 0.2), foreign=(0.3,), grace=0.2)
+HASTY = Timing(
+    connect=1.0,
+    register=1.0,
+    stream=0.5,
+    backoff=(0.02, 0.2),
+    soon=0.2,
+    grace=0.2,
+    rival=RivalTiming(waits=(60.0,), look=0.05, unanswered=0.3),
+)
 """Short waits, so that what would take minutes is seen in a test."""
 
 
@@ -165,7 +175,7 @@ class Running:
 
 @asynccontextmanager
 async def running(directory: Path, *, timing: Timing = HASTY) -> AsyncIterator[Running]:
-    """Plugins that serve GPU and work until the end of the block."""
+    """Plugins that serve GPU and work until the end of the block. They ask the PodResources beside the directory."""
     desk, events = TableDesk(), Events()
     desk.put(GPU, "GPU-0", "GPU-1")
     counted: list[tuple[str, str]] = []
@@ -179,6 +189,7 @@ async def running(directory: Path, *, timing: Timing = HASTY) -> AsyncIterator[R
         subscribe=events.subscribe,
         wake=wake,
         on_allocate=lambda resource, result, _seconds: counted.append((resource, result)),
+        shown=ShownIds(directory.parent / "pod-resources" / names.KUBELET_SOCKET),
         timing=timing,
     )
     world = Running(plugins, desk, events, directory, counted)

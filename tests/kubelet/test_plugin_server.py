@@ -46,9 +46,10 @@ class Served:
 
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
-    """A server with three shares, one of them unhealthy."""
+    """A server with three shares, one of them unhealthy, whose Register is under way."""
     world = Served()
     world.path = await world.server.serve(tmp_path)
+    world.server.streams.expect()
     world.client = Client(world.path)
     yield world
     await world.client.channel.close(None)
@@ -67,8 +68,8 @@ async def test_a_change_comes_on_the_open_stream(served: Served) -> None:
     await anext(lists)
     served.put("GPU-0")
     assert await anext(lists) == {"GPU-0": "Healthy"}
-    await eventually(lambda: served.server.sent_revision == served.desk.listing(GPU).revision)
-    assert served.server.streams == 1
+    await eventually(lambda: served.server.streams.sent_revision == served.desk.listing(GPU).revision)
+    assert served.server.streams.live
 
 
 async def test_nothing_is_sent_when_nothing_has_changed(served: Served) -> None:
@@ -97,7 +98,7 @@ async def test_a_slow_reader_delays_nobody_and_gets_only_the_newest_list(served:
     many = [f"GPU-{number:036d}::{share}" for number in range(8) for share in range(2000)]
     served.put(*many)
     slow = served.client.watch(pb.Empty())
-    await eventually(lambda: served.server.streams == 1)
+    await eventually(lambda: served.server.streams.live)
     quick_client = Client(served.path)
     quick = quick_client.lists()
     await anext(quick)
@@ -121,7 +122,7 @@ async def test_streams_end_cleanly_and_soon_when_the_server_stops(served: Served
     assert await stream.read() is grpc.aio.EOF
     assert await stream.code() is grpc.StatusCode.OK
     assert identity(served.path) is None
-    assert served.server.streams == 0
+    assert not served.server.streams.live
 
 
 async def test_the_newest_list_is_sent_before_the_stream_ends(served: Served) -> None:
@@ -140,10 +141,10 @@ async def test_a_slow_reader_does_not_hold_up_the_stop(served: Served) -> None:
     """A stream that nobody reads is cut off when the grace is over."""
     served.put(*(f"GPU-{number:036d}::{share}" for number in range(8) for share in range(5000)))
     stream = served.client.watch(pb.Empty())
-    await eventually(lambda: served.server.streams == 1)
+    await eventually(lambda: served.server.streams.live)
     async with asyncio.timeout(5):
         await served.server.stop(0.1)
-    assert served.server.streams == 0
+    assert not served.server.streams.live
     stream.cancel()
 
 
@@ -152,7 +153,7 @@ async def test_a_client_that_goes_away_ends_its_stream(served: Served) -> None:
     await anext(served.client.lists())
     changes = served.changes
     await served.client.channel.close(None)
-    await eventually(lambda: served.server.streams == 0)
+    await eventually(lambda: not served.server.streams.live)
     assert served.changes > changes
 
 

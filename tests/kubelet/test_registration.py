@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from nodeagent.kubelet import names
-from nodeagent.kubelet.plugins import Plugins
+from nodeagent.kubelet.plugins import Plugins, keep_running
 from nodeagent.kubelet.registration import Timing
 from nodeagent.model.kubelet import RegistrationState
 from nodeagent.sim.kubelet import StandInKubelet
@@ -48,6 +49,11 @@ def plugins_dir(tmp_path: Path) -> Path:
     directory = tmp_path / "device-plugins"
     directory.mkdir()
     return directory
+
+
+async def unanswered(_resource: str) -> frozenset[str] | None:
+    """A kubelet that does not say what it shows."""
+    return None
 
 
 def registered_once_each(kubelet: StandInKubelet, times: int) -> None:
@@ -240,6 +246,7 @@ async def test_a_bug_in_one_task_restarts_that_task(kubelet: StandInKubelet, cap
         subscribe=Events().subscribe,
         wake=wake,
         on_allocate=lambda *_: None,
+        shown=unanswered,
         timing=HASTY,
     )
     plugins.register(GPU)
@@ -248,6 +255,45 @@ async def test_a_bug_in_one_task_restarts_that_task(kubelet: StandInKubelet, cap
     assert len([record for record in caplog.records if record.exc_info]) == 1
     await plugins.stop(1.0)
     await task
+
+
+async def test_a_task_that_has_run_well_begins_its_waits_anew(caplog: pytest.LogCaptureFixture) -> None:
+    """Bugs in a row are waited for longer and longer and logged once; one after a good while is like the first."""
+    now, lives, slept = 0.0, iter([0.0, 0.0, 59.0, 0.0, 61.0, 0.0]), list[float]()
+
+    async def run() -> None:
+        nonlocal now
+        now += next(lives)
+        raise RuntimeError("a bug")
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 6:
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await keep_running(run, GPU, clock=lambda: now, sleep=sleep)
+    assert slept == [1, 2, 4, 8, 1, 2]
+    assert len(caplog.records) == 2
+
+
+def registered(odd: OddKubelet, times: int) -> bool:
+    """Whether it has been registered with so often."""
+    return len(odd.registers) >= times
+
+
+async def test_a_list_that_cannot_be_made_is_tried_more_and_more_slowly(plugins_dir: Path) -> None:
+    """A stream that ends at once by our own fault is a try that failed, though the kubelet had opened it."""
+    timing = replace(HASTY, backoff=(0.05, 60.0))
+    async with OddKubelet(plugins_dir, Manner.KEEP) as odd, running(plugins_dir, timing=timing) as agent:
+        await agent.reaches(LIVE)
+        agent.desk.broken[GPU] = RuntimeError("lost the books")
+        agent.plugins.resend(GPU)
+        at = [time.monotonic()]
+        for tries in range(2, 7):
+            await eventually(partial(registered, odd, tries))
+            at.append(time.monotonic())
+        assert at[-1] - at[-2] > 4 * (at[2] - at[1])
 
 
 async def test_a_kubelet_that_refuses_is_tried_again_and_its_words_are_told(plugins_dir: Path) -> None:
@@ -305,42 +351,6 @@ async def test_nothing_registers_while_the_stream_is_awaited(plugins_dir: Path) 
         await agent.reaches(LIVE)
 
 
-async def test_a_plugin_that_keeps_taking_the_resource_is_not_fought(
-    plugins_dir: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A stream that ends again and again under one kubelet is a condition with slow retries, and it heals."""
-    async with OddKubelet(plugins_dir, Manner.DROP) as odd:
-        with caplog.at_level(logging.WARNING):
-            async with running(plugins_dir, timing=replace(HASTY, foreign=(1.0,))) as agent:
-                await agent.reaches(FOREIGN)
-                assert "another plugin" in agent.status().message
-                assert len(odd.registers) == HASTY.losses
-                assert agent.sockets() == []
-                odd.manner = Manner.KEEP
-                await agent.reaches(LIVE, registrations=HASTY.losses + 1)
-
-
-async def test_a_view_that_has_to_be_mended_again_and_again_is_not_fought(kubelet: StandInKubelet) -> None:
-    """Streams that we end shortly after they opened, since the kubelet shows another's list, count as lost to it."""
-    await kubelet.start()
-    async with running(kubelet.device_plugins, timing=replace(HASTY, foreign=(60.0,))) as agent:
-        for number in range(HASTY.losses):
-            await agent.reaches(LIVE, registrations=number + 1)
-            agent.plugins.reconnect(GPU)
-        await agent.reaches(FOREIGN)
-        assert "another plugin" in agent.status().message
-
-
-async def test_a_new_kubelet_ends_the_wait_for_a_foreign_plugin(kubelet: StandInKubelet) -> None:
-    """Who took the resource under the old kubelet has lost it too: the new one is registered with at once."""
-    async with running(kubelet.device_plugins, timing=replace(HASTY, foreign=(60.0,))) as agent:
-        async with OddKubelet(kubelet.device_plugins, Manner.DROP):
-            await agent.reaches(FOREIGN)
-        await kubelet.start()
-        await agent.reaches(LIVE)
-        registered_once_each(kubelet, 1)
-
-
 async def test_an_ended_stream_is_registered_anew_at_once(kubelet: StandInKubelet) -> None:
     """When the end of an older plugin takes our stream along, as it does in the kubelet, we register again."""
     await kubelet.start()
@@ -364,6 +374,7 @@ def test_a_directory_too_deep_for_sockets_is_refused(tmp_path: Path) -> None:
             subscribe=Events().subscribe,
             wake=lambda: None,
             on_allocate=lambda *_: None,
+            shown=unanswered,
         )
 
 

@@ -291,6 +291,8 @@ def conditions(**reasons: tuple[bool, str, str]) -> tuple[Condition, ...]:
         "Stalled": (False, "InTime", ""),
         "ServingLastKnownGood": (False, "DocumentAccepted", ""),
         "Suspended": (False, "NotSuspended", ""),
+        "PlanRefused": (False, "NothingRefused", ""),
+        "GpusRenumbered": (False, "NumbersAgree", ""),
     }
     return tuple(Condition(type_, *facts, since=AT - 60.5) for type_, facts in {**well, **reasons}.items())
 
@@ -487,6 +489,20 @@ def partitioned() -> Snapshot:
         ),
     )
     return unwell(base, {a100(3).uuid: off_the_bus, mig(2, 1).uuid: sick})
+
+
+def renumbered() -> Snapshot:
+    """A node whose GPU 0 has dropped out, so that the driver calls GPU 1 by 0; the number of GPU 9 may not stay."""
+    lost = gpu_status(gpu(0, health=GpuHealth.LOST, message="the driver no longer lists it"), "u" * 10)
+    here = [replace(gpu(1), driver_index=0), replace(gpu(9), driver_index=1, provisional=True)]
+    told = "the driver, and nvidia-smi, count the GPUs otherwise than rules and messages: GPU 1 has index 0 there"
+    listed = tuple(replace(one, index=index, driver_index=None, provisional=False) for index, one in enumerate(here))
+    base = snapshot(
+        lost,
+        *(gpu_status(one, "f" * 10) for one in here),
+        conditions=conditions(GpusRenumbered=(True, "NumbersDiffer", told)),
+    )
+    return replace(base, inventory=replace(base.inventory, gpus=listed, counted=2))
 
 
 def every_action() -> Plan:

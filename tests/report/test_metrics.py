@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from nodeagent.model.allocation import RefusalReason
 from nodeagent.model.health import EventsReason, XidLog, XidSource, XidTally
 from nodeagent.model.inventory import GpuHealth, Inventory
+from nodeagent.model.plan import Plan, Refusal, Waves
 from nodeagent.model.snapshot import ChangeClass, ConfigState, GpuStatus, ReloadResult, Snapshot
 from nodeagent.report.metrics import Metrics
 from tests.report import builders
@@ -141,6 +142,25 @@ def test_a_failed_action_is_no_success_until_it_went_through() -> None:
     assert node.value("config_last_reload_success_timestamp_seconds") == builders.AT
     node.snapshot = waiting
     assert node.value("config_last_reload_successful") == 1
+
+
+def test_a_gpu_without_a_plan_is_no_success() -> None:
+    """As long as it is so, whatever the last reload came to; the GPU has a series of its own."""
+    node = Node(builders.snapshot(plan=Plan(refused=(Refusal(builders.gpu(0).uuid, "broken"),)), in_sync=False))
+    node.metrics.reload(ReloadResult.ACCEPTED, None, ChangeClass.LIVE, 0.05)
+    assert node.value("config_last_reload_successful") == 0
+    assert node.value("gpu_plan_refused", uuid=builders.gpu(0).uuid) == 1
+    assert node.value("gpu_plan_refused", uuid=builders.gpu(1).uuid) == 0
+    node.snapshot = builders.snapshot()
+    assert node.value("config_last_reload_successful") == 1
+    assert node.value("gpu_plan_refused", uuid=builders.gpu(0).uuid) == 0
+
+
+def test_the_devices_of_a_change_are_counted() -> None:
+    """Those that are as wanted, on their way, and waiting for their turn."""
+    node = Node(builders.snapshot(plan=Plan(waves=Waves(8, 3, 2, ("a", "b"), ("c", "d", "e")))))
+    counts = {state: node.value("transition_devices", state=state) for state in ("changed", "under_way", "waiting")}
+    assert counts == {"changed": 3, "under_way": 2, "waiting": 3}
 
 
 def test_a_drain_is_no_failure() -> None:

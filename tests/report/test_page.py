@@ -244,6 +244,14 @@ def test_mig_devices_are_in_the_card_of_their_gpu() -> None:
     assert "(mig)" not in reader.text
 
 
+def test_a_gpu_that_the_driver_calls_otherwise_has_both_numbers() -> None:
+    """So that nobody resets the wrong one; the verdict says so too."""
+    reader = Reader(page(builders.renumbered(), NOW))
+    assert "GPU 1 NVIDIA H100 80GB HBM3, 80 GiB, index 0 for the driver time-sliced" in reader.text
+    assert "GPU 0 NVIDIA H100 80GB HBM3, 80 GiB lost" in reader.text
+    assert "In sync, with a fault the driver, and nvidia-smi, count the GPUs otherwise" in reader.text
+
+
 def test_an_unhealthy_gpu_has_a_badge_and_its_xids() -> None:
     """With when they came and what to do once; a MIG device has its own, and not those of its GPU again."""
     reader = Reader(page(builders.partitioned(), NOW))

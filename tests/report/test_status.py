@@ -198,6 +198,8 @@ GPUS = st.builds(
     message=st.text(max_size=9),
     mig_enabled=st.booleans(),
     mig=st.none() | MIG,
+    driver_index=st.none() | COUNTS,
+    provisional=st.booleans(),
 )
 XIDS = st.dictionaries(st.integers(0, 200), st.integers(0, 2**41).map(lambda milliseconds: milliseconds / 1000))
 LOADS = st.none() | st.text(max_size=9)
@@ -207,10 +209,11 @@ LOADS = st.none() | st.text(max_size=9)
 def test_whatever_is_known_of_gpus_comes_back(
     found: list[tuple[Gpu, dict[int, float], str | None]], load: str | None
 ) -> None:
-    """MIG devices, XIDs with their times, the loading of the driver: as the schema says, and to the bit."""
+    """MIG devices, both numbers, XIDs with their times, the driver's loading: as the schema says, and to the bit."""
     statuses = [builders.gpu_status(one, "", contract=None) for one, _, _ in found]
     applied = Applied({one.uuid: AppliedGpu(one, xids=xids, driver_load=when) for one, xids, when in found})
-    inventory = Inventory(tuple(one for one, _, _ in found), driver_load=load)
+    listed = tuple(replace(one, driver_index=None, provisional=False) for one, _, _ in found)
+    inventory = Inventory(listed, driver_load=load, counted=len(found))
     told = read_back(builders.snapshot(gpus=tuple(statuses), applied=applied, inventory=inventory))
     assert [error.message for error in Draft202012Validator(SCHEMA).iter_errors(told)] == []
     assert applied_from_status(told)[0] == applied
@@ -250,13 +253,16 @@ def test_an_unhealthy_gpu_says_why() -> None:
 
 
 def test_an_older_agent_says_less() -> None:
-    """What an agent without MIG and XIDs does not say is taken as not there: its node can be planned for."""
+    """What an agent without MIG, XIDs and the driver's numbers does not say is taken as not there: its node can be
+    planned for.
+    """
     status = json.loads(json.dumps(to_json(builders.snapshot())))
-    del status["xids"], status["inventory"]["driverLoad"]
+    del status["xids"], status["inventory"]["driverLoad"], status["inventory"]["count"]
     for facts in (*status["gpus"], *status["inventory"]["gpus"]):
         del facts["label"], facts["mig"], facts["migEnabled"]
     for facts in status["gpus"]:
-        del facts["applied"]["xids"], facts["applied"]["driverLoad"]
+        del facts["applied"]["xids"], facts["applied"]["driverLoad"], facts["driverIndex"]
+        del facts["applied"]["unseen"], facts["applied"]["provisional"]
     base = builders.snapshot()
     assert applied_from_status(status)[0] == base.applied
     assert inventory_from_status(status) == replace(base.inventory, driver_load=None)
@@ -372,7 +378,9 @@ def test_every_action_and_wait_has_words() -> None:
     assert "hold no XID against GPU 0 any more" in texts
     assert "take note of MIG device 1:7 (1g.5gb of NVIDIA A100-SXM4-40GB, ok)" in texts
     assert not [text for text in texts if "frozenset" in text or "{" in text]
-    assert to_json(builders.snapshot())["plan"] == {"converged": True, "actions": [], "waits": []}
+    nothing = {"devices": 0, "changed": 0, "maxUnavailable": 0, "underWay": [], "waiting": []}
+    expected = {"converged": True, "actions": [], "waits": [], "refused": [], "waves": nothing}
+    assert to_json(builders.snapshot())["plan"] == expected
 
 
 def test_a_wait_for_a_daemon_says_why() -> None:

@@ -49,9 +49,11 @@ def uuid_of(index: int) -> str:
 
 
 def gpu(index: int, *, health: GpuHealth = GpuHealth.OK, model: str = "NVIDIA H100", memory: int = 80 * GIB) -> Gpu:
-    """A GPU whose uuid tells its index."""
-    message = "" if health is GpuHealth.OK else f"it is {health.value}"
-    return Gpu(uuid_of(index), index, model, memory, health=health, message=message)
+    """A GPU whose uuid tells its index, which the driver calls it by as well while it is well."""
+    well = health is GpuHealth.OK
+    message = "" if well else f"it is {health.value}"
+    driver_index = index if well else None
+    return Gpu(uuid_of(index), index, model, memory, health=health, message=message, driver_index=driver_index)
 
 
 def with_mig(index: int, *, health: GpuHealth = GpuHealth.OK) -> Gpu:
@@ -119,9 +121,11 @@ def entry(
     health: GpuHealth = GpuHealth.OK,
     most: int | None = None,
     fault: str = "",
+    leaving: bool = False,
 ) -> AppliedGpu:
     """What is applied of one GPU."""
-    return AppliedGpu(gpu(index, health=health), contract, frozenset(numbers), fences or {}, most, fault=fault)
+    facts = gpu(index, health=health)
+    return AppliedGpu(facts, contract, frozenset(numbers), fences or {}, most, fault=fault, leaving=leaving)
 
 
 def daemon(

@@ -323,6 +323,13 @@ def test_a_drain_that_lasts_too_long_is_a_warning() -> None:
     assert told(late, replace(late, revision=8)) == told(late, snapshot(ACCEPTED)) == []
 
 
+def test_a_gpu_without_a_plan_is_a_warning() -> None:
+    """Once, in the words of the condition."""
+    refused = snapshot(ACCEPTED, conditions=conditions(PlanRefused=(True, "InvariantBroken", "GPU 0 stays as it is")))
+    assert events(snapshot(ACCEPTED), refused) == (NodeEvent("PlanRefused", "GPU 0 stays as it is", warning=True),)
+    assert told(refused, replace(refused, revision=8)) == told(refused, snapshot(ACCEPTED)) == []
+
+
 # --- health ---------------------------------------------------------------------------------------------------------
 
 

@@ -36,6 +36,7 @@ import pytest
 import yaml
 
 from nodeagent.config.load import load
+from nodeagent.executor import share_actions
 from nodeagent.model.config import Contract, Document, Mode, MpsLimits, SharingConfig
 from nodeagent.model.holds import ShareKey
 from nodeagent.model.inventory import GpuHealth
@@ -50,7 +51,6 @@ from nodeagent.state.nodegpus import node_gpus
 from nodeagent.state.observed import Observed
 from nodeagent.state.plan import plan
 from tests.state import make, words
-from tests.state.model_agent import share_actions
 
 FOLDER = Path(__file__).parent / "golden"
 FILES = sorted(FOLDER.glob("*.yaml"))

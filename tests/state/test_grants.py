@@ -191,6 +191,23 @@ def test_strategies_add_up(handover: HandOver, share: tuple[str, str]) -> None:
     assert ("env", "CUDA_MPS_PIPE_DIRECTORY", "/mps/pipe") in parts(handover) or resource != make.MPS
 
 
+@pytest.mark.parametrize("strategy", [ListStrategy.CDI_ANNOTATIONS, ListStrategy.CDI_CRI])
+def test_a_name_that_is_another_gpus_is_not_handed_over(strategy: ListStrategy) -> None:
+    """A CDI specification that brings the device node of another GPU by this name would give that one. Who is told of
+    its GPU by a variable does not ask the specification.
+    """
+    handover = HandOver(strategies=frozenset({strategy}))
+    outdated = replace(
+        HOST, cdi_minors={"nvidia.com/gpu=GPU-0": frozenset({1}), "nvidia.com/gpu=GPU-1": frozenset({1})}
+    )
+    with pytest.raises(
+        Refused, match=r"^cannot allocate nvidia.com/gpu: GPU 0: the CDI specification gives another GPU"
+    ):
+        allocate(offer("nvidia.com/gpu", handover, outdated), [["GPU-0"]])
+    assert allocate(offer("nvidia.com/gpu", handover, outdated), [["GPU-1"]])
+    assert allocate(offer("nvidia.com/gpu", HandOver(), outdated), [["GPU-0"]])
+
+
 def test_the_key_of_an_annotation_tells_allocations_apart() -> None:
     """A container may have shares of several resources: each gets a key of its own, which a runtime takes, and the same
     shares in another order the same.

@@ -162,6 +162,23 @@ def test_what_is_missing(handover: HandOver, host: HostFiles, reason: HandOverRe
     assert not reason.well
 
 
+@pytest.mark.parametrize("strategy", list(IdStrategy))
+def test_a_specification_that_gives_another_gpu_is_told(strategy: IdStrategy) -> None:
+    """Made before the driver's numbers changed, it brings the device node of another GPU by the name of this one."""
+    handover = replace(CDI, id_strategy=strategy)
+    names = {IdStrategy.UUID: ("GPU-0", "GPU-1"), IdStrategy.INDEX: ("0", "1")}[strategy]
+    right = replace(HOST, cdi_minors={f"nvidia.com/gpu={name}": frozenset({minor}) for minor, name in enumerate(names)})
+    assert readiness(handover, right, GPUS)[0] is HandOverReason.SPEC_FOUND
+    turned = replace(HOST, cdi_minors={f"nvidia.com/gpu={name}": frozenset({1 - at}) for at, name in enumerate(names)})
+    reason, message = readiness(handover, turned, GPUS)
+    assert reason is HandOverReason.SPEC_OUTDATED
+    assert not reason.well
+    assert "gives other GPUs by the names of GPUs 0-1, and containers that ask for them are refused" in message
+    assert message.endswith(f"--device-name-strategy={strategy.value}`")
+    unknown = tuple(replace(one, minor=None) for one in GPUS)
+    assert readiness(handover, turned, unknown)[0] is HandOverReason.SPEC_FOUND
+
+
 def test_by_index_the_specification_must_have_indices() -> None:
     """The same specification may do for one way to name GPUs and not for the other."""
     by_index = replace(CDI, id_strategy=IdStrategy.INDEX)

@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from nodeagent.model.shares import Device, Listing
 from nodeagent.state.kubelet_view import (
     COMPARE_SECONDS,
+    OURS_FOR_SECONDS,
     SETTLE_SECONDS,
     Comparison,
     Published,
     View,
     compare,
     due_at,
+    foreign,
     next_due,
+    publish,
 )
 from tests.state import make
 
@@ -94,3 +97,54 @@ def test_resources_that_are_not_live_are_forgotten() -> None:
     views = look(110, frozenset()).views
     assert compare(views, {}, make.look(120)).views == {}
     assert compare(views, LIVE, None).views == views
+
+
+def listing(revision: int, *ids: str) -> Listing:
+    """A list of healthy devices."""
+    return Listing(GPU, revision, tuple(Device(id_, healthy=True) for id_ in ids))
+
+
+def test_ids_that_were_never_ours_are_another_plugins() -> None:
+    """Seen twice they are told and end our stream at once: sending our list again would help for a moment only."""
+    theirs = SAME | {"x", "y"}
+    first = look(110, theirs)
+    assert first.views[GPU].foreign == 2
+    assert not foreign(first.views)
+    assert not first.reconnect()
+    second = look(112, theirs, first.views)
+    assert foreign(second.views) == {GPU: 2}
+    assert not second.resend()
+    assert second.reconnect() == {GPU}
+    assert foreign(look(114, SAME, second.views).views) == {}
+
+
+def test_ids_of_ours_are_never_another_plugins() -> None:
+    """Those that are missing, or that we send as Unhealthy, are drift and no proof."""
+    for theirs in (frozenset(), frozenset({"a"}), SAME | {"c"}):
+        second = look(112, theirs, look(110, theirs).views)
+        assert not foreign(second.views)
+        assert second.resend() == {GPU}
+
+
+def test_ids_that_were_ours_a_moment_ago_are_ours() -> None:
+    """A change of ours may be under way in the kubelet; after a while an id that has left the list is not ours."""
+    before = publish(None, listing(1, "a", "b"), 100.0)
+    after = publish(before, listing(2, "b", "c"), 110.0)
+    assert (after.at, dict(after.left)) == (110.0, {"a": 110.0})
+    assert publish(after, after.listing, 120.0) is after
+    late = 110.0 + OURS_FOR_SECONDS
+    found = [
+        compare({}, {GPU: after}, make.look(at, (), {GPU: frozenset({"a", "b"})})).views[GPU].foreign
+        for at in (late - 1, late)
+    ]
+    assert found == [0, 1]
+    assert publish(after, listing(3, "a", "c"), 120.0).left == {"b": 120.0}
+    assert publish(after, listing(3, "c"), late).left == {"b": late}
+
+
+def test_a_look_from_before_our_stream_opened_says_nothing_of_our_list() -> None:
+    """It shows whoever had the resource before us."""
+    assert compare({}, LIVE, make.look(110, (), {GPU: frozenset({"x"})}), 109.0).compared == frozenset()
+    first = compare({}, LIVE, make.look(110, (), {GPU: SAME}), 108.0)
+    assert first.compared == {GPU}
+    assert compare(first.views, LIVE, make.look(150, (), {GPU: SAME}), 150.0).views[GPU].since == 108.0

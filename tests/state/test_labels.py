@@ -26,11 +26,12 @@ import yaml
 
 from nodeagent.config.load import load
 from nodeagent.devices.simulated import load_inventory
+from nodeagent.executor import share_actions
 from nodeagent.model.config import Document, LabelTerms, SharingConfig
 from nodeagent.model.holds import ShareKey
 from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason
 from nodeagent.model.mps import DaemonState, MpsDaemon
-from nodeagent.model.plan import Plan, Register, Retire
+from nodeagent.model.plan import Plan, Refusal, Register, Retire
 from nodeagent.model.shares import Applied
 from nodeagent.model.snapshot import ConfigState, Snapshot
 from nodeagent.state.acceptance import info
@@ -44,7 +45,6 @@ from nodeagent.state.observed import Observed
 from nodeagent.state.plan import plan
 from tests.conftest import ROOT
 from tests.state import make
-from tests.state.model_agent import share_actions
 
 FOLDER = ROOT / "tests" / "data" / "labels"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -279,6 +279,11 @@ class TestState:
         told = one_gpu()
         told.config = replace(told.config, **changes)
         assert labels(told.snapshot()).get("nodeagent.io/config.state") == state
+
+    def test_a_gpu_without_a_plan(self) -> None:
+        """What cannot be planned is not applied, whatever was applied before."""
+        refused = replace(one_gpu().snapshot(), plan=Plan(refused=(Refusal("GPU-0", "broken"),)))
+        assert labels(refused)["nodeagent.io/config.state"] == "degraded"
 
     def test_hardware(self) -> None:
         """A GPU that is not healthy degrades the node."""

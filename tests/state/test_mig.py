@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from nodeagent.executor import share_actions
 from nodeagent.model.config import (
     MIG_RESOURCES,
     THROUGH_MIG,
@@ -27,7 +28,6 @@ from nodeagent.state.nodegpus import DESTROYED, node_gpus
 from nodeagent.state.observed import Observed
 from nodeagent.state.plan import plan
 from tests.state import make
-from tests.state.model_agent import share_actions
 
 SMALL = "nvidia.com/mig-1g.10gb"
 LARGE = "nvidia.com/mig-3g.40gb"

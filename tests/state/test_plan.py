@@ -21,9 +21,13 @@ from nodeagent.model.plan import (
     Wait,
     WaitReason,
 )
-from nodeagent.model.shares import AppliedGpu
+from nodeagent.model.shares import Applied, AppliedGpu
+from nodeagent.state.desired import Desired
 from nodeagent.state.effect import InvariantBroken
-from nodeagent.state.plan import plan, verify
+from nodeagent.state.families import families
+from nodeagent.state.invariants import verify
+from nodeagent.state.observed import Observed
+from nodeagent.state.plan import plan
 from tests.state import make, words
 
 GPUS = [make.gpu(0), make.gpu(1), make.gpu(2)]
@@ -57,8 +61,8 @@ def test_what_leaves_comes_before_what_comes() -> None:
 def test_daemons_are_asked_for_before_shares_come_and_judged_after() -> None:
     """Of all GPUs: what ends, what is started, what comes; then what is known of the daemons of what is there."""
     have = make.applied(
-        make.entry(0, make.QUARTER, range(2), {0: 90.0, 1: 90.0}),
-        make.entry(1, make.SLICED, range(2), {0: 90.0, 1: 90.0}),
+        make.entry(0, make.QUARTER, range(2), {0: 90.0, 1: 90.0}, leaving=True),
+        make.entry(1, make.SLICED, range(2), {0: 90.0, 1: 90.0}, leaving=True),
         make.entry(2, make.QUARTER, range(2)),
     )
     desired = make.wanted(GPUS, make.sliced(1, 0), make.mps(2))
@@ -198,6 +202,12 @@ def test_a_plan_says_when_it_is_converged() -> None:
 HAVE = make.entry(0, make.SLICED, range(4), {2: 90.0, 3: 99.9})
 
 
+def checked(view: Observed, desired: Desired, actions: list[ShareAction]) -> Applied:
+    """What is applied after the actions, if they break no invariant."""
+    (family,) = families(view)
+    return verify(family, view, desired, actions)
+
+
 @pytest.mark.parametrize(
     ("entry", "action"),
     [
@@ -213,7 +223,7 @@ def test_a_plan_that_breaks_an_invariant_is_never_made(entry: AppliedGpu, action
     """Every plan is performed on a copy, action by action, and held against the invariants."""
     desired = make.wanted([make.gpu(0)], make.sliced(2))
     with pytest.raises(InvariantBroken, match=r"^cannot "):
-        verify(make.seen(make.applied(entry)), desired, [action])
+        checked(make.seen(make.applied(entry)), desired, [action])
 
 
 @pytest.mark.parametrize(
@@ -229,9 +239,9 @@ def test_a_plan_that_advertises_without_a_daemon_is_never_made(mps: MpsStatus) -
         Advertise("GPU-0", make.QUARTER, frozenset({0, 1})),
     ]
     with pytest.raises(InvariantBroken, match=r"^cannot advertise .* its daemon is not verified: GPU-0$"):
-        verify(make.seen(make.applied(make.entry(0)), mps=mps), desired, actions)
+        checked(make.seen(make.applied(make.entry(0)), mps=mps), desired, actions)
     ready = make.seen(make.applied(make.entry(0)), mps=make.host(make.daemon(0)))
-    assert verify(ready, desired, actions).gpus["GPU-0"].numbers == {0, 1}
+    assert checked(ready, desired, actions).gpus["GPU-0"].numbers == {0, 1}
 
 
 def test_what_pods_have_may_always_come_back() -> None:
@@ -240,4 +250,4 @@ def test_what_pods_have_may_always_come_back() -> None:
     desired = make.wanted([make.gpu(0)], make.withheld())
     have = make.seen(make.applied(HAVE), held=held)
     actions: list[ShareAction] = [Restore("GPU-0", frozenset({2})), Advertise("GPU-0", make.SLICED, frozenset({7}))]
-    assert verify(have, desired, actions).gpus["GPU-0"].numbers == {0, 1, 2, 3, 7}
+    assert checked(have, desired, actions).gpus["GPU-0"].numbers == {0, 1, 2, 3, 7}

@@ -11,7 +11,7 @@ from nodeagent.model.health import EventsReason, XidLog
 from nodeagent.model.inventory import ComputeMode, GpuHealth, Inventory, InventoryReason
 from nodeagent.model.kubelet import PodResourcesReason, PodResourcesStatus, RegistrationState, RegistrationStatus
 from nodeagent.model.mps import DaemonState, MpsReason, MpsStatus
-from nodeagent.model.plan import Plan, Wait, WaitReason
+from nodeagent.model.plan import Plan, Refusal, Wait, WaitReason
 from nodeagent.model.shares import AppliedGpu, ShareState
 from nodeagent.model.snapshot import Condition, ConfigState, DocumentInfo, GpuStatus
 from nodeagent.state.overview import draining_since, gpu_statuses, resource_statuses
@@ -60,7 +60,7 @@ def test_all_is_well() -> None:
     """Normal-true conditions are true, the others false; each is there exactly once, with a known reason."""
     found = conditions(WELL, ())
     assert {one.type for one in found if one.status} == NORMAL_TRUE
-    assert len({one.type for one in found}) == len(found) == 14
+    assert len({one.type for one in found}) == len(found) == 16
     assert all(one.reason in set(Reason) for one in found)
 
 
@@ -94,6 +94,34 @@ def test_what_is_wrong_is_told_by_its_condition(type_: str, facts: Facts, reason
     assert (found.status, found.reason) == (False, reason)
 
 
+def test_gpus_that_the_driver_calls_otherwise_are_named() -> None:
+    """With the driver's numbers; a lost one has none, a MIG device those of its GPU. While the driver does not answer
+    the condition stays; it ends when the numbers agree.
+    """
+    moved = replace(make.gpu(1), driver_index=0)
+    part = replace(make.mig(1, 7), driver_index=0)
+    entries = [make.entry(0, health=GpuHealth.LOST), AppliedGpu(moved), AppliedGpu(part), make.entry(2)]
+    facts = replace(WELL, applied=make.applied(*entries))
+    found = condition(facts, "GpusRenumbered")
+    assert (found.status, found.reason) == (True, Reason.NUMBERS_DIFFER)
+    assert found.message == (
+        "the driver, and nvidia-smi, count the GPUs otherwise than rules and messages: GPU 1 has index 0 there"
+    )
+    silent = replace(WELL, inventory=replace(WELL.inventory, complete=False), applied=make.applied(make.entry(1)))
+    assert next(one for one in conditions(silent, [found]) if one.type == "GpusRenumbered") == found
+    (after,) = (one for one in conditions(WELL, [found]) if one.type == "GpusRenumbered")
+    assert (after.status, after.reason, after.message) == (False, Reason.NUMBERS_AGREE, "")
+
+
+def test_what_the_driver_says_of_a_gpu_is_told_by_its_name_here() -> None:
+    """Drivers name GPUs by uuid, since their numbers may be others; one without a name is the driver's."""
+    message = "GPU-1: no answer; the driver's GPU 3: no answer"
+    inventory = Inventory(reason=InventoryReason.GPU_HANGS, message=message)
+    facts = replace(WELL, inventory=inventory, applied=make.applied(make.entry(1)), xids=XidLog(message=message))
+    for type_ in ("InventoryReady", "HealthWatched"):
+        assert condition(facts, type_).message == "GPU 1 (GPU-1): no answer; the driver's GPU 3: no answer"
+
+
 @pytest.mark.parametrize("reason", list(InventoryReason))
 def test_every_reason_of_an_inventory_has_a_condition(reason: InventoryReason) -> None:
     """Whatever a driver says can be told."""
@@ -122,6 +150,14 @@ def test_a_rejected_document_is_told_with_its_first_fault(stage: Stage, reason: 
     assert (found.status, found.reason) == (False, reason)
     assert found.message == "c:3:5: spec: expected x (and 2 more)"
     assert condition(replace(WELL, config=config), "Ready").status
+
+
+def test_another_plugin_beside_ours_is_told() -> None:
+    """Our stream is open, and the kubelet shows ids that are not ours: it does not follow us alone."""
+    live = (RegistrationStatus("r", RegistrationState.LIVE),)
+    found = condition(replace(WELL, registrations=live, foreign={"r": 2}), "Registered")
+    assert (found.status, found.reason) == (False, Reason.FOREIGN_PLUGIN)
+    assert found.message == "another plugin has registered r too: the kubelet shows 2 ids of it that are not ours"
 
 
 @pytest.mark.parametrize(
@@ -301,6 +337,16 @@ def test_what_is_out_of_the_ordinary_is_told() -> None:
     facts = replace(WELL, config=config)
     assert condition(facts, "ServingLastKnownGood").status
     assert condition(facts, "Suspended").status
+
+
+def test_a_gpu_without_a_plan_is_reported_by_name() -> None:
+    """With what its plan would break. The node is ready all the same: the others go on."""
+    assert not condition(WELL, "PlanRefused").status
+    facts = replace(WELL, plan=Plan(refused=(Refusal("GPU-0", "cannot drop shares"), Refusal("GPU-x", "broken"))))
+    found = condition(facts, "PlanRefused")
+    assert (found.status, found.reason) == (True, Reason.INVARIANT_BROKEN)
+    assert found.message == "GPU 0 stays as it is: cannot drop shares; GPU-x stays as it is: broken"
+    assert condition(facts, "Ready").status
 
 
 def test_a_condition_keeps_its_since_while_status_and_reason_stay() -> None:

@@ -29,10 +29,12 @@ def step(
     held: Iterable[ShareKey] = (),
     **more: object,
 ) -> Step:
-    """The next step at second 100, at which the newest look began."""
+    """The next step at second 100, at which the newest look began; what is to be taken back comes first."""
     held = frozenset(held)
     moment = make.seen(make.applied(entry), held=held, **more)  # type: ignore[arg-type]  # fields of Observed
-    return transition(entry, contract, count, holdings(entry, held), moment)
+    has = holdings(entry, held)
+    taken_back = adopt(entry, has)
+    return Step((taken_back,)) if taken_back is not None else transition(entry, contract, count, has, moment)
 
 
 def acts(*actions: ShareAction) -> Step:
@@ -70,7 +72,8 @@ def test_pressure_needs_no_look() -> None:
     made = step(FOUR, make.SLICED, 2, held, pressed=held, pods=make.unreadable())
     assert made.actions == ()
     made = step(FOUR, None, 0, held, pressed=held, pods=make.unreadable())
-    assert made == Step((Fence(UUID, some(3)),), (Wait(UUID, WaitReason.POD_RESOURCES, some(0, 1, 2, 3)),))
+    fenced = Fence(UUID, some(3), leaving=True)
+    assert made == Step((fenced,), (Wait(UUID, WaitReason.POD_RESOURCES, some(0, 1, 2, 3)),))
 
 
 def test_a_stale_look_fences_nothing() -> None:
@@ -146,7 +149,7 @@ def for_daemon(*numbers: int, detail: str = "") -> Wait:
     return Wait(UUID, WaitReason.DAEMON, frozenset(numbers), detail)
 
 
-@pytest.mark.parametrize("mps", [DAEMON, make.host(), MpsStatus(), PENDING], ids=["ready", "none", "off", "pending"])
+@pytest.mark.parametrize("mps", [DAEMON, make.host()], ids=["ready", "none"])
 def test_under_mps_the_contract_comes_before_the_shares(mps: MpsStatus) -> None:
     """Whatever is known of daemons: this one is another, and it is verified in another turn."""
     started = Start(UUID, make.QUARTER)
@@ -157,6 +160,16 @@ def test_under_mps_the_contract_comes_before_the_shares(mps: MpsStatus) -> None:
     assert step(UNDER, make.HALF, 1, mps=mps) == Step(
         (Drop(UUID, some(0, 1)), Release(UUID), Start(UUID, make.HALF)), (for_daemon(0),)
     )
+
+
+@pytest.mark.parametrize("mps", [MpsStatus(message="it is off"), PENDING], ids=["off", "pending"])
+def test_no_contract_is_begun_whose_daemon_cannot_be_had(mps: MpsStatus) -> None:
+    """What a GPU needs is there before it takes a contract; why not is in the wait."""
+    (wait,) = step(make.entry(0), make.QUARTER, 2, mps=mps).waits
+    assert wait == for_daemon(0, 1, detail=wait.detail)
+    assert wait.detail
+    fenced = make.entry(0, make.SLICED, range(2), {0: 90.0, 1: 90.0})
+    assert step(fenced, make.QUARTER, 2, mps=mps) == Step((Drop(UUID, some(0, 1)), Release(UUID)), (wait,))
 
 
 def test_shares_come_when_the_daemon_is_verified() -> None:
@@ -268,7 +281,7 @@ def test_a_held_share_that_is_missing_comes_back_first() -> None:
 def test_a_contract_begun_without_knowing_makes_room() -> None:
     """Where PodResources names a pod that has the GPU under another contract, and nobody has it under this one."""
     other = make.keys("nvidia.com/gpu", 0)
-    assert step(FOUR, make.SLICED, 4, other).actions == (Fence(UUID, some(0, 1, 2, 3)),)
+    assert step(FOUR, make.SLICED, 4, other).actions == (Fence(UUID, some(0, 1, 2, 3), leaving=True),)
     unlisted = make.listed(make.look(100.0, (), make.followed(make.applied(FOUR))))
     assert step(FOUR, make.SLICED, 4, other, pods=unlisted) == Step()
     assert step(FOUR, make.SLICED, 4, other | make.keys(make.SHARED, 0, 1)) == Step()

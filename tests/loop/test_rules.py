@@ -1,7 +1,7 @@
 """The rules of the shares, on nodes in any state, with any config (DESIGN section 5).
 
-Every turn in here also goes through the model kubelet, which fails loudly where the real one would crash or a pod would
-lose its share, and through the agent model's own examination of each plan.
+Every turn in here is one of the real loop: it goes through the model kubelet, which fails loudly where the real one
+would crash or a pod would lose its share, and each of its plans is examined.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from nodeagent.executor import share_actions
 from nodeagent.model.config import Document, Loaded, Rule, Stage, Unreadable, Violation, Where
 from nodeagent.model.holds import ShareKey
 from nodeagent.model.inventory import GpuHealth
@@ -23,9 +24,9 @@ from nodeagent.state.drift import drift
 from nodeagent.state.effect import perform
 from nodeagent.state.nodegpus import node_gpus
 from nodeagent.state.plan import plan
+from tests.loop.agent import Agent
+from tests.loop.worlds import GPUS, World, entries, give, is_as_wanted, one_meaning, rules, world, worlds
 from tests.state import make
-from tests.state.model_agent import share_actions
-from tests.state.worlds import GPUS, World, entries, give, is_as_wanted, one_meaning, rules, world, worlds
 
 CUTS = st.lists(st.integers(0, 5), max_size=12)
 
@@ -37,7 +38,7 @@ def shares_drift(node: World) -> tuple[object, ...]:
         config=ConfigState("config"),
         desired=agent.desired,
         applied=agent.applied,
-        inventory=agent.inventory,
+        inventory=agent.driver.inventory,
         mps=agent.mps,
         registrations=(),
         views={},
@@ -115,8 +116,8 @@ def test_there_and_back_with_pods_is_the_same_state(
     for _ in range(data.draw(st.integers(0, 5))):
         if choices := node.kubelet.choices():
             resource = data.draw(st.sampled_from(choices))
-            node.kubelet.begin_admission(node.agent, resource, 1, node.clock.now, init=False, ask=True)
-            node.kubelet.finish_admission(node.agent, node.clock.now, fails=False)
+            node.kubelet.begin_admission(node.agent.desk, resource, 1, node.clock.now, init=False, ask=True)
+            node.kubelet.finish_admission(node.agent.desk, node.clock.now, fails=False)
     node.rests()
     before = node.agent.applied
     node.follow(*second)
@@ -134,7 +135,7 @@ def test_the_plan_of_a_converged_state_is_empty(node: World) -> None:
     node.rests()
     for seconds in (0.0, 1.0, 3600.0):
         node.clock.now += seconds
-        view = node.agent.observe()
+        view = node.agent.looks_ahead()
         assert plan(node.agent.desired, view) == Plan()
         assert plan(node.agent.desired, replace(view, pods=make.unreadable(view.pods.listing))) == Plan()
 
@@ -142,8 +143,8 @@ def test_the_plan_of_a_converged_state_is_empty(node: World) -> None:
 @given(worlds(), st.sampled_from([Stage.PARSE, Stage.SCHEMA, Stage.SEMANTIC, None]))
 def test_a_rejected_document_changes_nothing(node: World, stage: Stage | None) -> None:
     """With a document that is rejected or cannot be read, what is wanted stays, and so does the plan."""
-    gpus = node.agent.decide()
-    good = Loaded(Document("c", b"good"), node.agent.config)
+    gpus = node.agent.looks_ahead().gpus
+    good = Loaded(Document("c", b"good"), node.config)
     accepted, _ = judge(Acceptance(), good, gpus)
     bad: Loaded | Unreadable = Unreadable("c", missing=True, message="gone")
     if stage is not None:
@@ -155,7 +156,7 @@ def test_a_rejected_document_changes_nothing(node: World, stage: Stage | None) -
 @given(worlds())
 def test_nothing_accepted_takes_nothing_away(node: World) -> None:
     """Without a desired state only what pods have comes back to the lists; nothing is added, fenced or dropped."""
-    node.agent.config = None
+    node.agent.around.mount.newest = None
     before = node.agent.applied.gpus
     node.rests()
     for uuid, entry in before.items():
@@ -168,7 +169,7 @@ def test_nothing_accepted_takes_nothing_away(node: World) -> None:
 def test_unreadable_pod_resources_take_nothing_away(node: World) -> None:
     """While nobody knows who holds what, no share is fenced or dropped, and no contract ends."""
     node.looks()
-    view = node.agent.observe()
+    view = node.agent.looks_ahead()
     blind = plan(node.agent.desired, replace(view, pods=make.unreadable(view.pods.listing)))
     shrinking = [
         one
@@ -186,13 +187,13 @@ def test_a_fault_of_a_gpu_changes_no_share(failing: list[int], first: tuple[Rule
     node.rests()
     before = node.agent.applied
     for index in failing:
-        node.agent.inventory = make.inventory(
+        node.agent.driver.inventory = make.inventory(
             *(make.gpu(one, health=health if one == index else GpuHealth.OK) for one in range(GPUS))
         )
-        made = plan(node.agent.desired, node.agent.observe())
+        made = plan(node.agent.desired, node.agent.looks_ahead())
         assert all(isinstance(one, Remember) for one in made.actions)
         node.works()
-    node.agent.inventory = make.inventory(*(make.gpu(one) for one in range(GPUS)))
+    node.agent.driver.inventory = make.inventory(*(make.gpu(one) for one in range(GPUS)))
     assert node.rests().converged
     assert node.agent.applied == before
 
@@ -208,7 +209,7 @@ def test_what_can_be_handed_out_never_becomes_more_than_wanted(
     for _ in range(30):
         node.clock.now += 0.5
         node.looks()
-        view = node.agent.observe()
+        view = node.agent.looks_ahead()
         state = view.applied
         for action in share_actions(plan(node.agent.desired, view).actions):
             before = _out(state.gpus.get("GPU-0"), held)
@@ -218,7 +219,6 @@ def test_what_can_be_handed_out_never_becomes_more_than_wanted(
                 assert after <= max(count, before)
             else:
                 assert after <= before
-        node.agent.turn()
         node.kubelet.arrive_all()
 
 
@@ -234,8 +234,8 @@ def test_gpus_that_do_not_change_are_never_touched(node: World, index: int, othe
     node.pods_end()
     node.rests()
     before = node.agent.applied.gpus
-    assert node.agent.config is not None
-    mixed = [*node.agent.config.rules]
+    assert node.config is not None
+    mixed = [*node.config.rules]
     mixed[index] = other[index]
     assume(one_meaning(mixed))  # any other config is rejected
     node.follow(*mixed)
@@ -252,13 +252,11 @@ def test_a_restart_at_any_moment_changes_nothing_in_the_end(node: World, rounds:
     node.pods_end()
     if rounds:
         node.works(rounds)
-    agent = type(node.agent)(node.kubelet, node.host, node.clock, node.agent.disk, node.agent.inventory)
-    agent.config = node.agent.config
-    for resource in node.agent.registered:
+    for resource in node.agent.streams.served:
         node.kubelet.disconnect(resource)
-    node.agent = agent
+    node.agent = Agent(node.agent.around, node.agent.driver.inventory)
     assert node.rests().converged
-    assert is_as_wanted(agent)
+    assert is_as_wanted(node.agent)
 
 
 Keys = frozenset[ShareKey]
@@ -315,10 +313,10 @@ def test_a_gpu_that_drops_out_keeps_its_index_and_its_shares(complete: bool) -> 
     node.rests()
     before = node.agent.applied
     shifted = [replace(make.gpu(index), index=index - 1) for index in (1, 2)]
-    node.agent.inventory = make.inventory(*shifted, complete=complete)
+    node.agent.driver.inventory = make.inventory(*shifted, complete=complete)
     node.rests()
     have = node.agent.applied
     assert {uuid: one.numbers for uuid, one in have.gpus.items()} == {u: one.numbers for u, one in before.gpus.items()}
     assert [one.gpu.index for one in have.ordered()] == [0, 1, 2]
     assert have.gpus["GPU-0"].healthy is not complete
-    assert node_gpus(node.agent.inventory, have)[1].uuid == "GPU-1"
+    assert node_gpus(node.agent.driver.inventory, have)[1].uuid == "GPU-1"

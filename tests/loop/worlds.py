@@ -7,17 +7,18 @@ from dataclasses import dataclass, replace
 
 from hypothesis import strategies as st
 
-from nodeagent.model.config import DEFAULT_RESOURCE, Contract, Match, Mode, Rule
+from nodeagent.model.config import DEFAULT_RESOURCE, Contract, Loaded, Match, Mode, Rule, SharingConfig
 from nodeagent.model.holds import ShareKey
 from nodeagent.model.kubelet import CheckpointEntry
 from nodeagent.model.plan import Plan
 from nodeagent.model.shares import Applied, AppliedGpu
 from nodeagent.state.daemons import daemons
 from nodeagent.state.lists import lists
+from tests.loop.agent import Agent, Surroundings
+from tests.loop.fakes import Clock, Disk, Mount
+from tests.loop.model_host import ModelHost
+from tests.loop.model_kubelet import ModelKubelet, Pod
 from tests.state import make
-from tests.state.model_agent import Clock, Disk, ModelAgent
-from tests.state.model_host import ModelHost
-from tests.state.model_kubelet import ModelKubelet, Pod
 
 GPUS = 3
 CONTRACTS = [
@@ -28,6 +29,15 @@ CONTRACTS = [
     make.QUARTER,
     make.under_mps(resource=make.SHARED),
 ]
+
+
+SLICED_MIG = "example.com/mig.shared"
+FOR_MIG = [
+    replace(make.sliced(3, resource=SLICED_MIG), match=Match(mig=("*",))),
+    replace(make.mps(2, memory=2048, resource=SLICED_MIG), match=Match(mig=("1g.*",))),
+    replace(make.withheld(), match=Match(mig=("1g.10gb",))),
+]
+"""Rules for the MIG devices of all GPUs."""
 
 
 def under_mps(resource: str) -> st.SearchStrategy[Rule]:
@@ -65,6 +75,8 @@ def rules(draw: st.DrawFn, gpus: int = GPUS) -> tuple[Rule, ...]:
             found.append(replace(mps, match=here))
         else:
             found.append(make.withheld(index))
+    if draw(st.booleans()):
+        found.append(draw(st.sampled_from(FOR_MIG)))
     return tuple(found)
 
 
@@ -94,7 +106,7 @@ class World:
     clock: Clock
     kubelet: ModelKubelet
     host: ModelHost
-    agent: ModelAgent
+    agent: Agent
     checked: bool = True
 
     def looks(self) -> None:
@@ -105,7 +117,7 @@ class World:
 
     def follow(self, *wanted: Rule) -> None:
         """Git says something else."""
-        self.agent.config = make.config(*wanted)
+        self.agent.around.mount.has(make.config(*wanted), self.clock.now)
 
     def works(self, rounds: int = 1, *, cut: int | None = None) -> Plan:
         """Half a second passes, the agent looks and turns, its lists arrive, and the MPS host does what it can."""
@@ -114,7 +126,7 @@ class World:
             self.clock.now += 0.5
             self.looks()
             self.host.works()
-            self.agent.view.looks()
+            self.agent.daemons.looks()
             made = self.agent.turn(cut) if cut is not None else self.agent.settle()
             if self.checked:
                 self.agent.check()
@@ -130,6 +142,12 @@ class World:
             assert self.agent.applied == applied, "something is done again and again"
         assert not made.actions
         return made
+
+    @property
+    def config(self) -> SharingConfig | None:
+        """What Git says."""
+        newest = self.agent.around.mount.newest
+        return newest.loaded.config if newest is not None and isinstance(newest.loaded, Loaded) else None
 
     def pods_end(self) -> None:
         """Every pod ends, and an admission of something else makes the kubelet forget it."""
@@ -158,8 +176,9 @@ def world(*have: tuple[AppliedGpu, frozenset[int]], gpus: int = GPUS) -> World:
     if under := daemons(applied, {}):
         host.write(under)
         host.works()
-    agent = ModelAgent(kubelet, host, clock, Disk(applied), inventory)
-    agent.registered = applied.resources()
+    agent = Agent(Surroundings(kubelet, host, Mount(), Disk(applied), clock), inventory)
+    for resource in applied.resources():
+        agent.streams.register(resource)
     return World(clock, kubelet, host, agent)
 
 
@@ -179,7 +198,7 @@ def worlds(draw: st.DrawFn) -> World:
     return found
 
 
-def is_as_wanted(agent: ModelAgent) -> bool:
+def is_as_wanted(agent: Agent) -> bool:
     """Whether every GPU has what Git wants of it, and nothing else."""
     assert agent.desired is not None
     return all(

@@ -16,23 +16,23 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from nodeagent.model.config import DEFAULT_RESOURCE, Rule, SharingConfig
 from nodeagent.model.health import XidSource
-from nodeagent.model.inventory import GpuHealth, Inventory
+from nodeagent.model.inventory import Gpu, GpuHealth, Inventory
 from nodeagent.model.kubelet import PodListing
 from nodeagent.model.mps import DaemonState
 from nodeagent.model.snapshot import ConfigState
 from nodeagent.state.daemons import daemons
 from nodeagent.state.drift import drift
-from nodeagent.state.nodegpus import unseen
 from nodeagent.state.observed import MENTION_SECONDS
+from tests.loop.agent import Agent, Surroundings
+from tests.loop.fakes import Clock, Disk, Mount
+from tests.loop.model_host import TURNED_OUT, ModelHost
+from tests.loop.model_kubelet import ModelKubelet
+from tests.loop.worlds import GPUS, SLICED_MIG, is_as_wanted, one_meaning, rules
 from tests.state import make
-from tests.state.model_agent import Clock, Disk, ModelAgent
-from tests.state.model_host import TURNED_OUT, ModelHost
-from tests.state.model_kubelet import ModelKubelet
-from tests.state.worlds import GPUS, is_as_wanted, one_meaning, rules
 
 LOOK_SECONDS = 2.0
 MOMENTS = st.sampled_from([0.1, 0.4, 0.6, 1.0, 1.1, 2.0, 5.0, 10.0])
-RESOURCES = [DEFAULT_RESOURCE, make.SHARED, "example.com/whole", make.MPS]
+RESOURCES = ["nvidia.com/mig-1g.10gb", SLICED_MIG, DEFAULT_RESOURCE, make.SHARED, "example.com/whole", make.MPS]
 INDICES = st.integers(0, GPUS - 1)
 
 
@@ -46,9 +46,11 @@ class Node(RuleBasedStateMachine):
         self.kubelet = ModelKubelet()
         self.host = ModelHost(self.kubelet)
         self.driver_loads = 1
-        self.inventory = self._loaded(make.inventory(*(make.gpu(index) for index in range(GPUS))))
+        self.instances: dict[int, frozenset[int]] = {}
+        self.inventory = self._loaded(make.inventory(*self._all_gpus()))
         self.config: SharingConfig | None = None
-        self.agent = ModelAgent(self.kubelet, self.host, self.clock, self.disk, self.inventory)
+        self.around = Surroundings(self.kubelet, self.host, Mount(), self.disk, self.clock)
+        self.agent = Agent(self.around, self.inventory)
         self.begun: tuple[float, PodListing] | None = None
 
     @initialize(wanted=rules(), pods=st.lists(st.tuples(st.sampled_from(RESOURCES), st.booleans()), max_size=6))
@@ -80,7 +82,8 @@ class Node(RuleBasedStateMachine):
             self._edit(replace(self.config, suspend=suspend))
 
     def _edit(self, config: SharingConfig) -> None:
-        self.config = self.agent.config = config
+        self.config = config
+        self.around.mount.has(config, self.clock.now)
 
     # --- the agent ---
 
@@ -107,36 +110,39 @@ class Node(RuleBasedStateMachine):
     def agent_dies(self, cut: int, last: str, holds_lost: bool) -> None:
         """Between two turns, or in the middle of one: before the kubelet is told, or before the MPS host is."""
         if last:
-            self.agent.turn(cut, publish=last == "published", want=False)
+            self.agent.loop.cut = cut
+            self.agent.turn_and_die(shown=last == "published")
         self._disconnect()
         if holds_lost:
             self.disk.holds = None
         self._agent_starts()
 
-    @precondition(lambda self: self.host.file == daemons(self.disk.applied, self.agent.orphans))
+    @precondition(lambda self: self.host.file == daemons(self.disk.applied, {}))
     @rule()
     def state_is_lost(self) -> None:
         """The agent's memory is gone with it, and what it asked of the MPS host is still there. So is who has what, and
         nothing that only a longer memory could tell from it.
         """
-        self.kubelet.finish_admission(self.agent, self.clock.now, fails=False)
+        self.kubelet.finish_admission(self.agent.desk, self.clock.now, fails=False)
         for pod in self.kubelet.pods.values():
             pod.finished |= not pod.has()
         self.kubelet.purge()
-        self._has(make.inventory(*(make.gpu(index) for index in range(GPUS))))
+        self._has(make.inventory(*self._all_gpus()))
         self._disconnect()
-        self.disk = Disk(lost=True)
+        self.disk = self.around.disk = Disk(lost=True)
         self._agent_starts()
 
     def _disconnect(self) -> None:
-        for resource in self.agent.registered:
+        for resource in self.agent.streams.served:
             self.kubelet.disconnect(resource)
 
     def _agent_starts(self) -> None:
         self.begun = None
+        self.disk.lost |= not self.disk.writable  # what it has not written since is lost
         most = self.agent.most
-        self.agent = ModelAgent(self.kubelet, self.host, self.clock, self.disk, self.inventory)
-        self.agent.config, self.agent.most = self.config, most
+        self.agent = Agent(self.around, self.inventory)
+        self.agent.most = most
+        self.around.same_boot = True
 
     @precondition(lambda self: not self.disk.lost)
     @rule(taken_out=st.none() | INDICES)
@@ -149,7 +155,7 @@ class Node(RuleBasedStateMachine):
             self.gpu_drops_out(taken_out, complete=True)
             for pod in self.kubelet.pods.values():
                 pod.finished |= any(share.partition("::")[0] == make.uuid_of(taken_out) for share in pod.ids)
-        self.disk.applied = unseen(self.disk.applied)
+        self.around.same_boot = False
         self._agent_starts()
 
     # --- looks at the kubelet ---
@@ -199,7 +205,7 @@ class Node(RuleBasedStateMachine):
     def pod_comes(self, data: st.DataObject, size: int, init: bool) -> None:
         """The first half of an admission: its ids are chosen."""
         resource = data.draw(st.sampled_from(self.kubelet.choices()))
-        self.kubelet.begin_admission(self.agent, resource, size, self.clock.now, init=init, ask=True)
+        self.kubelet.begin_admission(self.agent.desk, resource, size, self.clock.now, init=init, ask=True)
 
     @precondition(lambda self: self.kubelet.admission is None and self.kubelet.choices())
     @rule(data=st.data(), count=st.integers(1, 4), init=st.booleans(), ask=st.booleans())
@@ -211,13 +217,13 @@ class Node(RuleBasedStateMachine):
                 self.pod_is_admitted(resource, 1, init, ask=ask)
 
     def pod_is_admitted(self, resource: str, size: int, init: bool, *, ask: bool = True) -> None:
-        self.kubelet.begin_admission(self.agent, resource, size, self.clock.now, init=init, ask=ask)
-        self.kubelet.finish_admission(self.agent, self.clock.now, fails=False)
+        self.kubelet.begin_admission(self.agent.desk, resource, size, self.clock.now, init=init, ask=ask)
+        self.kubelet.finish_admission(self.agent.desk, self.clock.now, fails=False)
 
     @precondition(lambda self: self.kubelet.admission is not None)
     @rule(fails=st.booleans())
     def pod_gets_its_shares(self, fails: bool) -> None:
-        self.kubelet.finish_admission(self.agent, self.clock.now, fails=fails)
+        self.kubelet.finish_admission(self.agent.desk, self.clock.now, fails=fails)
 
     @precondition(lambda self: self.kubelet.pods)
     @rule(data=st.data())
@@ -243,7 +249,7 @@ class Node(RuleBasedStateMachine):
     def host_works(self) -> None:
         """The host does what it can, and the agent sees what has come of it."""
         self.host.works()
-        self.agent.view.looks()
+        self.agent.daemons.looks()
 
     @rule()
     def host_reads(self) -> None:
@@ -256,7 +262,7 @@ class Node(RuleBasedStateMachine):
 
     @rule()
     def host_is_seen(self) -> None:
-        self.agent.view.looks()
+        self.agent.daemons.looks()
 
     @precondition(lambda self: self.host.daemons)
     @rule(data=st.data(), noticed=st.booleans())
@@ -284,27 +290,61 @@ class Node(RuleBasedStateMachine):
 
     # --- the hardware ---
 
-    @rule(index=INDICES, health=st.sampled_from(GpuHealth))
-    def gpu_changes_health(self, index: int, health: GpuHealth) -> None:
-        gpus = {one.uuid: one for one in self.inventory.gpus}
-        gpus[make.uuid_of(index)] = make.gpu(index, health=health)
-        self._has(make.inventory(*gpus.values()))
+    @rule(index=INDICES, health=st.sampled_from(GpuHealth), forgets_mig=st.booleans())
+    def gpu_changes_health(self, index: int, health: GpuHealth, forgets_mig: bool) -> None:
+        """A driver may know nothing of the MIG devices of a GPU that does not answer, nor that MIG is in force."""
+        ill = health is not GpuHealth.OK
+        found = [make.gpu(index, health=health)] if ill and forgets_mig else self._silicon(index, health)
+        self._has(make.inventory(*(one for one in self.inventory.gpus if one.physical != make.uuid_of(index)), *found))
 
     @precondition(lambda self: not self.disk.lost)
     @rule(index=INDICES, complete=st.booleans())
     def gpu_drops_out(self, index: int, complete: bool) -> None:
-        left = [one for one in self.inventory.gpus if one.uuid != make.uuid_of(index)]
-        shifted = [replace(one, index=position) for position, one in enumerate(left)]
+        left = [one for one in self.inventory.gpus if one.physical != make.uuid_of(index)]
+        order = list(dict.fromkeys(one.physical for one in left))
+        shifted = [replace(one, index=order.index(one.physical)) for one in left]
         self._has(make.inventory(*shifted, complete=complete))
+
+    @rule(index=INDICES, instances=st.none() | st.frozensets(st.integers(1, 4), max_size=3))
+    def mig_changes(self, index: int, instances: frozenset[int] | None) -> None:
+        """A GPU is divided, its instances are made and destroyed, and it is made whole again (None)."""
+        if any(one.uuid == make.uuid_of(index) and one.health is not GpuHealth.OK for one in self.inventory.gpus):
+            return
+        self.instances.pop(index, None)
+        if instances is not None:
+            self.instances[index] = instances
+        others = [one for one in self.inventory.gpus if one.physical != make.uuid_of(index)]
+        self._has(make.inventory(*others, *self._silicon(index)))
+
+    def _silicon(self, index: int, health: GpuHealth = GpuHealth.OK) -> list[Gpu]:
+        """A GPU, with its MIG devices if it has any."""
+        if index not in self.instances:
+            return [make.gpu(index, health=health)]
+        message = "" if health is GpuHealth.OK else f"it is {health.value}"
+        parts = [make.mig(index, instance) for instance in sorted(self.instances[index])]
+        return [make.with_mig(index, health=health), *(replace(one, health=health, message=message) for one in parts)]
+
+    def _all_gpus(self) -> list[Gpu]:
+        return [one for index in range(GPUS) for one in self._silicon(index)]
+
+    # --- the disk and the clock ---
+
+    @rule(writable=st.booleans())
+    def disk_fills_or_has_room(self, writable: bool) -> None:
+        self.disk.writable = writable
+
+    @rule(seconds=st.sampled_from([-86400.0, -3600.0, 3600.0, 86400.0]))
+    def wall_clock_is_set(self, seconds: float) -> None:
+        self.clock.ahead += seconds
 
     @rule(index=INDICES, xid=st.sampled_from([13, 48, 79]))
     def gpu_reports(self, index: int, xid: int) -> None:
         """An XID, critical or not, which an agent that dies before its next turn has not taken in."""
-        self.agent.news[XidSource(make.uuid_of(index), xid)] = self.clock.now
+        self.agent.reports(XidSource(make.uuid_of(index), xid))
 
     @rule(index=INDICES)
     def gpu_is_cleared(self, index: int) -> None:
-        self.agent.cleared |= {make.uuid_of(index)}
+        self.agent.clear(make.uuid_of(index))
 
     @rule()
     def driver_is_loaded_anew(self) -> None:
@@ -312,7 +352,7 @@ class Node(RuleBasedStateMachine):
         self._has(self.inventory)
 
     def _has(self, inventory: Inventory) -> None:
-        self.inventory = self.agent.inventory = self._loaded(inventory)
+        self.inventory = self.agent.driver.inventory = self._loaded(inventory)
 
     def _loaded(self, inventory: Inventory) -> Inventory:
         return replace(inventory, driver_load=f"{self.driver_loads}")
@@ -324,7 +364,7 @@ class Node(RuleBasedStateMachine):
         """An admission under way takes less than two seconds, as does a look."""
         then = self.clock.now + seconds
         if self.kubelet.admission is not None and then >= self.kubelet.admission.begun_at + MENTION_SECONDS:
-            self.kubelet.finish_admission(self.agent, self.clock.now, fails=False)
+            self.kubelet.finish_admission(self.agent.desk, self.clock.now, fails=False)
         if self.begun is not None and then >= self.begun[0] + LOOK_SECONDS:
             self.look_ends(False)
         self.clock.now = then
@@ -349,12 +389,13 @@ class Node(RuleBasedStateMachine):
         """Pods end, GPUs return and are reset, everything answers: the node becomes what the config says."""
         if self.config is None:
             return
-        self.kubelet.finish_admission(self.agent, self.clock.now, fails=False)
+        self.kubelet.finish_admission(self.agent.desk, self.clock.now, fails=False)
         self.kubelet.knows_pods = True
         self.host.returns()
-        self.agent.news = {}
+        self.agent.settle()
         self.driver_loads += 1
-        self._has(make.inventory(*(make.gpu(index) for index in range(GPUS))))
+        self.disk.writable = True
+        self._has(make.inventory(*self._all_gpus()))
         self._edit(replace(self.config, suspend=False))
         for pod in self.kubelet.pods.values():
             pod.finished = True
@@ -373,7 +414,7 @@ class Node(RuleBasedStateMachine):
             made = self.agent.settle()
             if made.converged and self.host.file == self.host.wishes:
                 break
-        note(f"{made}\n{self.agent.applied}\n{self.agent.holds}")
+        note(f"{made}\n{self.agent.applied}")
         assert made.converged, "the node does not become what the config says"
         agent = self.agent
         assert agent.desired is not None
@@ -382,9 +423,9 @@ class Node(RuleBasedStateMachine):
             entry = agent.applied.gpus[uuid]
             if want.contract is not None:
                 assert entry.max_shares_per_container == want.rule.max_shares_per_container
-        assert agent.registered == agent.desired.resources()
+        assert agent.streams.served == agent.desired.resources()
         self._daemons_are_as_wanted()
-        assert not drift(
+        found = drift(
             config=ConfigState("config"),
             desired=agent.desired,
             applied=agent.applied,
@@ -392,7 +433,8 @@ class Node(RuleBasedStateMachine):
             mps=agent.mps,
             registrations=(),
             views={},
-        )[1:]
+        )
+        assert not found[1:], found
 
     def _daemons_are_as_wanted(self) -> None:
         """One for each GPU under MPS, ready under the contract of its shares, and no other."""

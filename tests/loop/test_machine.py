@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.conftest import Soak
-from tests.state.machine import Node
+from tests.loop.machine import Node
 
 QUICK = settings(
     max_examples=200,

@@ -59,6 +59,8 @@ class ModelKubelet:
     knows_pods: bool = True
     admission: Admission | None = None
     admitted: int = 0
+    least: dict[str, int] = field(default_factory=dict)
+    """The fewest healthy devices of each resource that any list had which arrived, since this was emptied."""
 
     @property
     def name(self) -> str:
@@ -87,6 +89,8 @@ class ModelKubelet:
         """The oldest list in the stream arrives."""
         if self.sent.get(resource):
             self.views[resource] = {device.id: device.healthy for device in self.sent[resource].popleft().devices}
+            healthy = sum(self.views[resource].values())
+            self.least[resource] = min(self.least.get(resource, healthy), healthy)
 
     def arrive_all(self) -> None:
         """Every list arrives."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from nodeagent.model.config import Contract
 from nodeagent.model.mps import DaemonState, MpsDaemon, MpsReason, MpsStatus
-from tests.state.model_kubelet import ModelKubelet
+from tests.loop.model_kubelet import ModelKubelet
 
 ROOT = "/run/nodeagent/mps"
 TURNED_OUT = (DaemonState.READY, DaemonState.OCCUPIED, DaemonState.FAILED)
@@ -153,7 +153,7 @@ class ModelView:
                 before = {uuid: contract for uuid, (contract, _) in told.daemons.items()}
                 self._await(before, self.wanted or {}, self._began)
 
-    def want(self, wanted: Mapping[str, Contract]) -> None:
+    def asks(self, wanted: Mapping[str, Contract]) -> None:
         """Ask for these daemons and no others: a file that says so already is not written again."""
         if self.wanted is not None and wanted == self.wanted:
             return
@@ -161,7 +161,7 @@ class ModelView:
         self.host.write(wanted)
         self._await(before, wanted, self.host.written)
 
-    def status(self) -> MpsStatus:
+    def known(self) -> MpsStatus:
         """What is known now."""
         if self._seen is None:
             return MpsStatus(MpsReason.PENDING, "the host has not been heard of yet")

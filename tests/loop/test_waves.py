@@ -1,0 +1,319 @@
+"""A change of contracts never takes from a node what is not to be had again in a moment: it goes in waves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from nodeagent.model.config import Contract, MaxUnavailable, Mode, Rule, SharingConfig
+from nodeagent.model.inventory import GpuHealth
+from nodeagent.model.mps import MpsReason
+from nodeagent.model.plan import WaitReason
+from tests.loop.worlds import World, world
+from tests.state import make
+
+WHOLE_SHARED = Contract(make.SHARED, Mode.EXCLUSIVE)
+
+
+def whole(*indices: int) -> Rule:
+    """Whole GPUs under the name that is usually shared."""
+    return make.whole(*indices, resource=make.SHARED)
+
+
+def node(*rules: Rule, gpus: int = 8) -> World:
+    """A node at rest with this config."""
+    found = world(gpus=gpus)
+    found.follow(*rules)
+    found.rests()
+    found.kubelet.least.clear()
+    return found
+
+
+def follow(found: World, config: SharingConfig) -> None:
+    """Git says this."""
+    found.agent.around.mount.has(config, found.clock.now)
+
+
+def change(found: World, *rules: Rule, at_most: int | str = "25%") -> None:
+    """Git says something else, at most so many devices at a time."""
+    most = MaxUnavailable(number=at_most) if isinstance(at_most, int) else MaxUnavailable(percent=int(at_most[:-1]))
+    follow(found, replace(make.config(*rules), max_unavailable=most))
+
+
+def pod(found: World, resource: str, *ids: str) -> str:
+    """A pod that has just these shares; returns its uid."""
+    kubelet, agent = found.kubelet, found.agent
+    before = set(kubelet.pods)
+    views = kubelet.views[resource]
+    kubelet.views[resource] = {share: healthy and share in ids for share, healthy in views.items()}
+    kubelet.begin_admission(agent.desk, resource, len(ids), found.clock.now, init=False, ask=False)
+    kubelet.finish_admission(agent.desk, found.clock.now, fails=False)
+    kubelet.views[resource] = views
+    (uid,) = set(kubelet.pods) - before
+    return uid
+
+
+def ends(found: World, uid: str) -> None:
+    """A pod ends, and the kubelet knows."""
+    found.kubelet.pods[uid].finished = True
+    found.kubelet.purge()
+
+
+def modes(found: World) -> dict[int, Mode | None]:
+    """What each GPU is by now."""
+    entries = found.agent.applied.gpus.values()
+    return {one.gpu.index: one.contract.mode if one.contract is not None else None for one in entries}
+
+
+def waits(found: World) -> dict[int, WaitReason]:
+    """What each GPU waits for, the last word on each."""
+    gpus = found.agent.applied.gpus
+    return {gpus[wait.uuid].gpu.index: wait.reason for wait in found.agent.plan.waits}
+
+
+def unavailable(found: World) -> int:
+    """How many GPUs offer nothing, or fence all that is free."""
+    entries = found.agent.applied.gpus.values()
+    return sum(one.healthy and len(one.fences) == len(one.numbers) for one in entries)
+
+
+def test_a_change_of_mode_under_one_name_never_takes_the_node_to_zero() -> None:
+    """Twenty changes on eight free GPUs: two at a time, and the name is never without a device."""
+    found = node(make.sliced(10))
+    for number in range(20):
+        change(found, whole() if number % 2 == 0 else make.sliced(10))
+        most = 0
+        for _ in range(40):
+            made = found.works()
+            most = max(most, unavailable(found))
+            if made.converged:
+                break
+        assert found.agent.plan.converged
+        assert most == 2
+    assert found.kubelet.least[make.SHARED] >= 6
+
+
+@pytest.mark.parametrize(
+    ("at_most", "gpus", "expected"),
+    [(1, 8, 1), (3, 8, 3), ("25%", 8, 2), ("10%", 8, 1), ("26%", 8, 3), ("100%", 8, 8), ("25%", 3, 1), (50, 4, 4)],
+)
+def test_how_many_go_at_a_time(at_most: int | str, gpus: int, expected: int) -> None:
+    """A number, or a percentage of the devices rounded up, and at least one. All at once only where all may."""
+    found = node(make.sliced(4), gpus=gpus)
+    change(found, make.whole(), at_most=at_most)  # another name, so that it alone does not hold anything up
+    most = 0
+    for _ in range(60):
+        made = found.works()
+        most = max(most, unavailable(found))
+        if made.converged:
+            break
+    assert found.agent.plan.converged
+    assert most == expected
+
+
+def test_a_name_of_two_gpus_is_never_at_zero() -> None:
+    """Two of the eight under a name of their own change one after the other, however many may be unavailable."""
+    found = node(make.sliced(4, 0, 1), make.whole(resource="example.com/whole"))
+    change(found, whole(0, 1), make.whole(resource="example.com/whole"), at_most="100%")
+    found.rests()
+    assert found.kubelet.least[make.SHARED] == 1
+    assert modes(found)[0] is modes(found)[1] is Mode.EXCLUSIVE
+
+
+def test_a_swap_of_two_names_is_made() -> None:
+    """Each is the last of its name: one goes all the same, and then the other."""
+    found = node(make.sliced(4, 0), make.whole(1, resource="example.com/whole"), gpus=2)
+    change(found, make.whole(0, resource="example.com/whole"), make.sliced(4, 1))
+    found.rests()
+    assert found.agent.plan.converged
+    assert modes(found) == {0: Mode.EXCLUSIVE, 1: Mode.TIME_SLICED}
+    assert found.kubelet.least["example.com/whole"] == 1, "the second of them leaves when the first has come"
+
+
+def test_one_gpu_changes_alone() -> None:
+    """There is nobody else to wait for."""
+    found = node(make.sliced(4), gpus=1)
+    change(found, whole())
+    found.rests()
+    assert modes(found) == {0: Mode.EXCLUSIVE}
+
+
+def test_with_a_pod_on_each_gpu_one_drains_and_whoever_is_free_goes() -> None:
+    """The one whose turn it is waits for its pod. Meanwhile each GPU whose pod has ended changes at once."""
+    found = node(make.sliced(4), gpus=4)
+    pods = [pod(found, make.SHARED, f"GPU-{index}::0") for index in range(4)]
+    change(found, whole())
+    found.works(6)
+    assert waits(found) == {0: WaitReason.PODS, 1: WaitReason.WAVE, 2: WaitReason.WAVE, 3: WaitReason.WAVE}
+    for index in (2, 3, 1):
+        ends(found, pods[index])
+        found.works(8)
+        assert modes(found)[index] is Mode.EXCLUSIVE
+        assert modes(found)[0] is Mode.TIME_SLICED
+    ends(found, pods[0])
+    assert found.rests().converged
+    assert found.kubelet.least[make.SHARED] > 0
+
+
+def test_the_fewest_held_go_first() -> None:
+    """Of occupied GPUs the one goes first that is free the soonest, free ones before all."""
+    found = node(make.sliced(4), gpus=4)
+    for share in ("0::0", "0::1", "1::0", "2::0", "2::1", "2::2"):
+        pod(found, make.SHARED, f"GPU-{share}")
+    change(found, make.whole())
+    found.works(8)
+    assert modes(found)[3] is Mode.EXCLUSIVE, "it is free"
+    assert waits(found) == {0: WaitReason.WAVE, 1: WaitReason.PODS, 2: WaitReason.WAVE}
+
+
+def test_gpus_that_wait_for_their_turn_are_given_away_last() -> None:
+    """New pods get shares of GPUs that stay, so that the others become free."""
+    found = node(make.sliced(4), gpus=4)
+    pod(found, make.SHARED, "GPU-0::0")
+    change(found, make.sliced(4, 2, 3), whole(0, 1))
+    found.works(1)
+    uids = set(found.kubelet.pods)
+    for _ in range(8):
+        found.kubelet.begin_admission(found.agent.desk, make.SHARED, 1, found.clock.now, init=False, ask=True)
+        found.kubelet.finish_admission(found.agent.desk, found.clock.now, fails=False)
+    given = {
+        share.partition("::")[0] for uid in set(found.kubelet.pods) - uids for share in found.kubelet.pods[uid].ids
+    }
+    assert given == {"GPU-2", "GPU-3"}
+
+
+@pytest.mark.parametrize("health", [GpuHealth.LOST, GpuHealth.HANG])
+def test_a_gpu_that_offers_nothing_does_not_count(health: GpuHealth) -> None:
+    """One of four is lost: it changes at once, and the others go on, one at a time."""
+    found = node(make.sliced(4), gpus=4)
+    found.agent.driver.inventory = make.inventory(
+        *(make.gpu(index, health=health if index == 1 else GpuHealth.OK) for index in range(4))
+    )
+    found.works(2)
+    change(found, whole())
+    found.works(2)
+    entries = found.agent.applied.gpus
+    assert entries["GPU-0"].leaving
+    assert entries["GPU-1"].leaving
+    assert not entries["GPU-2"].leaving
+    assert found.rests().converged
+    assert found.kubelet.least[make.SHARED] >= 2
+
+
+def test_a_revert_in_the_middle_gives_back_at_once_what_is_fenced() -> None:
+    """And what had changed already changes back, in waves as well."""
+    found = node(make.sliced(4))
+    change(found, whole())
+    found.works(5)
+    assert Mode.EXCLUSIVE in modes(found).values()
+    fenced = [one.gpu.index for one in found.agent.applied.ordered() if one.fences]
+    assert fenced
+    change(found, make.sliced(4))
+    found.works(1)
+    back = [one for one in found.agent.applied.ordered() if one.gpu.index in fenced]
+    assert all(not one.fences and not one.leaving for one in back)
+    assert found.rests().converged
+    assert set(modes(found).values()) == {Mode.TIME_SLICED}
+    assert found.kubelet.least[make.SHARED] > 0
+
+
+def test_a_newer_commit_in_the_middle_of_fewer_shares_takes_no_more_than_a_wave() -> None:
+    """Shares that were fenced since there were too many come back before their GPU's turn has come."""
+    found = node(make.sliced(8))
+    change(found, make.sliced(2))
+    found.works(1)
+    assert all(len(one.fences) == 6 for one in found.agent.applied.ordered())
+    change(found, whole())
+    found.works(1)
+    assert sum(bool(one.fences) for one in found.agent.applied.ordered()) == 2
+    assert found.rests().converged
+    assert found.kubelet.least[make.SHARED] >= 6
+
+
+def test_suspended_in_the_middle_no_new_wave_begins() -> None:
+    """What is fenced comes back as it was; a GPU whose old contract has ended is what it was to become."""
+    found = node(make.sliced(4), make.mps(2, resource=make.MPS))
+    change(found, make.mps(2, resource=make.MPS))
+    found.host.works()
+    for _ in range(12):
+        found.clock.now += 0.5
+        found.looks()
+        found.agent.settle()
+        found.kubelet.arrive_all()
+        if any(one.contract is not None and not one.numbers for one in found.agent.applied.ordered()):
+            break
+    ended = [one.gpu.index for one in found.agent.applied.ordered() if not one.numbers]
+    assert len(ended) == 2
+    newest = found.config
+    assert newest is not None
+    follow(found, replace(newest, suspend=True))
+    found.works(20)
+    assert {index for index, mode in modes(found).items() if mode is Mode.MPS} == set(ended)
+    assert all(one.numbers and not one.fences for one in found.agent.applied.ordered())
+    follow(found, newest)
+    assert found.rests().converged
+    assert set(modes(found).values()) == {Mode.MPS}
+
+
+def test_suspended_with_fences_out_gives_them_back() -> None:
+    """Within the second in which shares are fenced and not dropped yet."""
+    found = node(make.sliced(4))
+    change(found, whole())
+    found.works(1)
+    assert sum(bool(one.fences) for one in found.agent.applied.ordered()) == 2
+    newest = found.config
+    assert newest is not None
+    follow(found, replace(newest, suspend=True))
+    found.works(10)
+    assert set(modes(found).values()) == {Mode.TIME_SLICED}
+    assert not any(one.fences for one in found.agent.applied.ordered())
+
+
+def test_mps_without_a_host_takes_nothing_away() -> None:
+    """Eighty of eighty shares stay, every GPU says what is missing, and goes on by itself when the host is there."""
+    found = node(make.sliced(10))
+    found.host.dies()
+    found.agent.daemons.looks()
+    change(found, make.mps(4, resource=make.SHARED))
+    found.works(20)
+    assert found.agent.mps.reason is MpsReason.ABSENT
+    assert sum(found.kubelet.views[make.SHARED].values()) == 80
+    assert waits(found) == dict.fromkeys(range(8), WaitReason.DAEMON)
+    assert all(wait.detail for wait in found.agent.plan.waits)
+    found.host.returns()
+    assert found.rests().converged
+    assert set(modes(found).values()) == {Mode.MPS}
+    assert found.kubelet.least[make.SHARED] > 0
+
+
+def test_a_daemon_that_does_not_become_ready_holds_the_change_up() -> None:
+    """No more GPUs leave what they are than may be unavailable, as long as those that have left do not come back."""
+    found = node(make.sliced(4))
+    found.host.works = found.host.reads  # type: ignore[method-assign]  # this host never has a daemon ready
+    change(found, make.mps(4, resource=make.SHARED))
+    found.works(30)
+    assert list(modes(found).values()).count(Mode.TIME_SLICED) == 6
+    assert sum(found.kubelet.views[make.SHARED].values()) == 24
+
+
+def test_a_withheld_gpu_is_not_the_last_of_its_name_while_another_is_to_take_it_over() -> None:
+    """Nothing is to replace what is withheld, but its name."""
+    found = node(make.sliced(4, 0), make.whole(1, resource="example.com/whole"), gpus=2)
+    change(found, make.withheld(0), make.sliced(4, 1))
+    found.rests()
+    assert found.agent.plan.converged
+    assert found.kubelet.least[make.SHARED] == 4
+
+
+def test_the_waves_are_part_of_the_plan() -> None:
+    """How many have changed, of how many, and who is on the way."""
+    found = node(make.sliced(4), gpus=4)
+    change(found, whole())
+    found.works(1)
+    waves = found.agent.plan.waves
+    assert (waves.total, waves.changed, waves.limit) == (4, 0, 1)
+    assert waves.under_way == ("GPU-0",)
+    assert len(waves.waiting) == 3
+    found.rests()
+    assert found.agent.plan.waves.changed == 4
