@@ -331,7 +331,7 @@ class Agent:
     def _no_mps(self) -> NoMps:
         from nodeagent.mps.off import NoMps
 
-        return NoMps(self._settings.mps_root, wake=self._wake.set)
+        return NoMps(self._settings.mps_root, wake=self._wake.set, read_mode=self._driver.compute_mode)
 
     def _open_mps(self) -> MpsView:
         from nodeagent.mps.view import MpsView
@@ -340,6 +340,7 @@ class Agent:
             self._settings.mps_root,
             subscribe=self._watch.subscribe,
             wake=self._wake.set,
+            read_mode=self._driver.compute_mode,
             host=self._mps_host,
             program=self._settings.mps_control,
         )

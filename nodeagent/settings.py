@@ -447,6 +447,11 @@ def read_driver_place(environment: Mapping[str, str] = os.environ) -> tuple[Path
     return Path(root or ""), _path(_value(_NVML_LIBRARY, nothing, environment))
 
 
+def read_mps_root(environment: Mapping[str, str] = os.environ) -> Path:
+    """The MPS root for commands that have no such flag, likewise."""
+    return Path(_value(_MPS_ROOT, argparse.Namespace(), environment) or "")
+
+
 def _path(value: str | None) -> Path | None:
     return Path(value) if value else None
 

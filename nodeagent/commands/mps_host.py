@@ -122,12 +122,16 @@ async def _serve(chosen: MpsHostSettings, shm_size: int) -> None:
     from nodeagent.watcher import DirectoryWatch
 
     watch = DirectoryWatch()
+
+    def found() -> None:
+        host.look_again()
+
     try:
         driver = open_driver(
             chosen.driver,
             node_name=chosen.node_name,
             subscribe=watch.subscribe,
-            wake=lambda: None,
+            wake=found,
             driver_root=chosen.driver_root,
             nvml_library=chosen.nvml_library,
             xids=False,

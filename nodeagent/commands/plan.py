@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from nodeagent.commands import client, gpus, plan_json, plan_report, terminal
+from nodeagent.commands import client, gpus, mps_notes, plan_json, plan_report, terminal
 from nodeagent.commands.checking import STDIN, STDIN_NAME
 from nodeagent.commands.exits import EXITS_ALWAYS, OK, USAGE, Failure
 from nodeagent.commands.preview import preview
@@ -35,8 +35,9 @@ Tell what a sharing config would do to a node, GPU by GPU and share by share:
 what comes and goes at once, and what has to wait for which pods. Asks the
 node's agent for what is applied and held; changes nothing. With --driver
 instead: what it would do to a node with these GPUs and nothing on it, and with
-an MPS host at work. The GPUs have the numbers then that the agent on this
-machine gives them, or that of --state-dir.
+an MPS host at work; a note says where that is not so on this machine. The GPUs
+have the numbers then that the agent on this machine gives them, or that of
+--state-dir.
 """
 
 EPILOG: Final = f"""\
@@ -87,7 +88,15 @@ def execute(arguments: argparse.Namespace) -> int:
     if violations:
         return _reject(violations, arguments.output)
     found = preview(None if loaded.config.suspend else desired, asked.node)
-    report = plan_report.Report(asked.name, asked.source, asked.runs, loaded, found, readable=asked.node.readable)
+    report = plan_report.Report(
+        asked.name,
+        asked.source,
+        asked.runs,
+        loaded,
+        found,
+        readable=asked.node.readable,
+        notes=mps_notes.notes(loaded.config, asked.node.gpus) if arguments.driver else (),
+    )
     if arguments.output == "json":
         print(plan_json.as_json(report))
     else:

@@ -35,7 +35,7 @@ def as_json(report: Report) -> str:
             "gpus": [_gpu_as_json(gpu) for gpu in report.preview.gpus],
             "registered": list(report.preview.registered),
             "retired": list(report.preview.retired),
-            "notes": list(config.notes) if config is not None else [],
+            "notes": [*(config.notes if config is not None else ()), *report.notes],
             "violations": [],
         },
         indent=2,

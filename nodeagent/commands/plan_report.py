@@ -33,7 +33,9 @@ _IN_WAVES: Final = "no pod has to end; one wave after the other"
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A preview, and of what: the node, where it is known from, what it `runs` now (None: nothing), the new config."""
+    """A preview, and of what: the node, where it is known from, what it `runs` now (None: nothing), the new config.
+    `notes` are about the machine, besides those of the config.
+    """
 
     node: str
     source: str
@@ -41,6 +43,7 @@ class Report:
     loaded: Loaded
     preview: Preview
     readable: bool = True
+    notes: tuple[str, ...] = ()
 
 
 def text(report: Report, terminal: Terminal) -> Iterator[str]:
@@ -71,7 +74,7 @@ def text(report: Report, terminal: Terminal) -> Iterator[str]:
     for verb, resources in (("registers", report.preview.registered), ("retires", report.preview.retired)):
         if resources:
             yield from terminal.wrap(f"{verb} {', '.join(resources)}", "", "  ")
-    for note in config.notes if config is not None else ():
+    for note in (*(config.notes if config is not None else ()), *report.notes):
         yield from terminal.wrap(f"note: {note}", "", "  ")
     yield from _summary(report.preview, terminal)
 
@@ -113,7 +116,11 @@ def _gpu(gpu: GpuPreview, terminal: Terminal) -> Iterator[str]:
         yield from terminal.wrap(f"limits: {limits}", "    ", "      ")
     if gpu.before.limit != gpu.after.limit and gpu.before.contract == gpu.after.contract:
         yield f"    requests: {_limit(gpu.before)} -> {_limit(gpu.after)} per container"
-    signs = (("-", gpu.removed, "red", "removed"), ("+", gpu.added, "green", "added"), ("=", gpu.kept, "dim", "kept"))
+    signs = (
+        ("-", gpu.removed, "red", "removed"),
+        ("+", gpu.added, "green", "added"),
+        ("=", gpu.kept, "dim", _kept(gpu)),
+    )
     for sign, ids, style, verb in signs:
         if ids:
             yield "    " + terminal.paint(f"{sign} {len(ids)} {verb}{_numbers(ids)}", style)
@@ -123,6 +130,11 @@ def _gpu(gpu: GpuPreview, terminal: Terminal) -> Iterator[str]:
         yield terminal.paint(line, "yellow")
     if gpu.later:
         yield "    " + terminal.paint(f"+ {len(gpu.later)} added after that{_numbers(gpu.later)}", "green")
+
+
+def _kept(gpu: GpuPreview) -> str:
+    """Shares of what a GPU stays until what it is to become can be had go then."""
+    return "kept until then" if gpu.obstacle and gpu.before.contract != gpu.after.contract else "kept"
 
 
 def _drain(gpu: GpuPreview) -> str:

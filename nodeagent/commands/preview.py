@@ -16,7 +16,7 @@ from nodeagent.model.config import THROUGH_MIG, Contract
 from nodeagent.model.health import describe_xids
 from nodeagent.model.inventory import Gpu, GpuHealth
 from nodeagent.model.mps import MpsReason
-from nodeagent.model.plan import WaitReason
+from nodeagent.model.plan import Wait, WaitReason
 from nodeagent.model.shares import Applied, AppliedGpu
 from nodeagent.model.snapshot import ChangeClass
 from nodeagent.state.desired import Desired
@@ -106,7 +106,7 @@ def preview(desired: Desired | None, node: Node) -> Preview:
             break
         drains |= leave
         left, still = rehearsal.settle(desired, rehearsal.without(left, leave))
-    obstacles = {wait.uuid: _obstacle(wait.uuid, left) for wait in still.waits if wait.reason is WaitReason.DAEMON}
+    obstacles = {wait.uuid: _obstacle(wait, left) for wait in still.waits if wait.reason is WaitReason.DAEMON}
     end = rehearsal.settle(desired, rehearsal.with_host(left))[0] if obstacles else left
     uuids = dict.fromkeys((*(gpu.uuid for gpu in node.gpus), *node.applied.gpus))
     found = [
@@ -132,9 +132,12 @@ def preview(desired: Desired | None, node: Node) -> Preview:
     )
 
 
-def _obstacle(uuid: str, observed: Observed) -> str:
-    """Why a GPU's daemon does not become ready, or does not leave."""
-    mps, contract = observed.mps, observed.applied.gpus[uuid].contract
+def _obstacle(wait: Wait, observed: Observed) -> str:
+    """Why a GPU's daemon cannot be had, does not become ready, or does not leave."""
+    if wait.detail:
+        return f"MPS: {wait.detail}"
+    uuid, mps = wait.uuid, observed.mps
+    contract = observed.applied.gpus[uuid].contract
     if mps.reason is not MpsReason.RUNNING or contract is None:
         return f"the MPS host: {mps.message or mps.reason.value}"
     return f"its MPS daemon: {mps.trouble(uuid, contract)}"

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from nodeagent.commands import findings, gpus
+from nodeagent.commands import findings, gpus, mps_notes
 from nodeagent.commands.checking import STDIN, Checked, check_paths, with_violations
 from nodeagent.commands.exits import EXITS_ALWAYS, OK, USAGE, Failure
 from nodeagent.model.inventory import Gpu
@@ -17,7 +17,8 @@ Check sharing configs as the agent does, all mistakes at once, each with line
 and column. A file may be a bare sharing config, NVIDIA's device plugin file,
 a ConfigMap with one, a SimulatedNode, or all that `kubectl kustomize` prints.
 In directories every *.yaml and *.yml is looked at; what holds no config is
-skipped with a note, while a file that you name must hold one.
+skipped with a note, while a file that you name must hold one. With --driver a
+note says which GPUs could not come under MPS on this machine, and why.
 """
 
 EPILOG: Final = f"""\
@@ -80,7 +81,8 @@ def _on_gpus(checked: Checked, count: int | None, those: Sequence[Gpu] | None) -
             continue
         if those is not None:
             faults = gpus.faults(loaded, [those])
-            checked = with_violations(checked, faults, gpus.idle_rules(loaded.config, those))
+            hosted = mps_notes.notes(loaded.config, those) if not faults else ()
+            checked = with_violations(checked, faults, (*gpus.idle_rules(loaded.config, those), *hosted))
         elif count is not None:
             faults = gpus.faults(loaded, list(gpus.plausible(count, loaded.config)))
             checked = with_violations(checked, faults, ())

@@ -31,14 +31,22 @@ class ComputeModes:
         except (OSError, ValueError, AttributeError, RecursionError):
             return {}
 
-    def keep(self, uuid: str, mode: ComputeMode) -> None:
-        """Set one, and leave the others as they are. Raises OSError."""
+    def keep(self, uuid: str, mode: ComputeMode, unset: ComputeMode) -> None:
+        """Set one, and leave the others as they are. Raises OSError.
+
+        `unset` is the mode of a GPU of which none was set. Setting what is so already changes nothing, but fails where
+        nothing could be set.
+        """
         with self._alone():
-            modes = {**self.read(), uuid: mode}
+            found = self.read()
+            modes = {**found, uuid: mode}
             text = json.dumps({one: modes[one].value for one in sorted(modes)}, indent=1)
             try:
                 self._fresh.write_text(f"{text}\n", encoding="ascii")
-                self._fresh.replace(self._path)
+                if found.get(uuid, unset) is mode:
+                    self._fresh.unlink()
+                else:
+                    self._fresh.replace(self._path)
             except OSError:
                 with suppress(OSError):
                     self._fresh.unlink()

@@ -91,7 +91,7 @@ class SimulatedDriver(LookingDriver):
     async def set_compute_mode(self, uuid: str, mode: ComputeMode) -> None:
         """Kept beside the file, for all that simulate this node."""
         task = f"set the compute mode of {uuid} to {mode.value}"
-        await self._call(task, uuid, lambda _: self._modes.keep(uuid, mode))
+        await self._call(task, uuid, lambda use: self._modes.keep(uuid, mode, use.mode))
 
     async def processes(self, uuid: str) -> tuple[GpuProcess, ...]:
         """What the file says."""

@@ -7,9 +7,20 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from nodeagent.model.config import Contract
-from nodeagent.model.inventory import ComputeMode
+from nodeagent.model.inventory import ComputeMode, Gpu
 
 SHARED_MEMORY = "/dev/shm"  # noqa: S108 - not a temporary file: where CUDA looks for what a client shares with its server
+
+MOST_CLIENTS = 48
+MOST_CLIENTS_BEFORE_VOLTA = 16
+VOLTA = (7, 0)
+"""The compute capability from which a GPU takes 48 clients under MPS."""
+
+
+def most_clients(gpu: Gpu) -> int:
+    """How many clients a GPU takes. One whose driver does not tell its age is taken for one of today."""
+    capability = gpu.compute_capability
+    return MOST_CLIENTS if capability is None or capability >= VOLTA else MOST_CLIENTS_BEFORE_VOLTA
 
 
 class DaemonState(Enum):
@@ -70,6 +81,7 @@ class MpsStatus:
     whose daemon is gone with its host, and which are not in the compute mode DEFAULT (None: nobody can tell). While
     `reason` is PENDING nothing is known yet. `root` is where the daemons' directories are, `shared_memory` what clients
     need at /dev/shm. `means` is what the host can do, by uuid; None for a host of an older version, which does not say.
+    `host_version` is empty for such a one; `bounded` is whether what pods can write to has a file system of its own.
     """
 
     reason: MpsReason = MpsReason.OFF
@@ -79,6 +91,8 @@ class MpsStatus:
     shared_memory: str = SHARED_MEMORY
     means: Mapping[str, GpuMeans] | None = None
     left_modes: Mapping[str, ComputeMode | None] = field(default_factory=dict)
+    host_version: str = ""
+    bounded: bool | None = None
 
     def pipe(self, uuid: str) -> str:
         """The directory of the sockets of one daemon; the same path for every start of it."""

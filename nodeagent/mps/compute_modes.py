@@ -7,7 +7,9 @@ forgotten after the GPU has changed back: a host that is killed in between leave
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,6 +32,7 @@ class ComputeModes:
         self._gpus = gpus
         self._disk = Disk(path, name="mps-compute-modes", deadline=deadline)
         self._found: Mapping[str, ComputeMode] = {}
+        self._changing: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     @property
     def uuids(self) -> frozenset[str]:
@@ -56,13 +59,21 @@ class ComputeModes:
 
     async def take(self, uuid: str) -> None:
         """The GPU is EXCLUSIVE_PROCESS, and what it was is remembered. Raises DriverError, OSError."""
-        mode = await self._gpus.compute_mode(uuid)
-        if mode is None or mode is _WANTED:
-            return
-        if uuid not in self._found:
-            await self._remember(uuid, mode)
-        await self._gpus.set_compute_mode(uuid, _WANTED)
+        async with self._changing[uuid]:
+            mode = await self._gpus.compute_mode(uuid)
+            if mode is None or mode is _WANTED:
+                return
+            if uuid not in self._found:
+                await self._remember(uuid, mode)
+            await self._gpus.set_compute_mode(uuid, _WANTED)
         logger.info("%s: compute mode %s, was %s", uuid, _WANTED.value, mode.value)
+
+    async def try_out(self, uuid: str) -> None:
+        """See that the mode of a GPU can be set, by setting the one that it has. Raises DriverError."""
+        async with self._changing[uuid]:
+            mode = await self._gpus.compute_mode(uuid)
+            if mode is not None:
+                await self._gpus.set_compute_mode(uuid, mode)
 
     async def give_back(self, uuid: str) -> None:
         """The GPU has the mode that it had before; one that somebody else has changed since is left alone.
@@ -72,10 +83,11 @@ class ComputeModes:
         before = self._found.get(uuid)
         if before is None:
             return
-        if await self._gpus.compute_mode(uuid) is _WANTED:
-            await self._gpus.set_compute_mode(uuid, before)
-            logger.info("%s: compute mode %s again", uuid, before.value)
-        await self._remember(uuid, None)
+        async with self._changing[uuid]:
+            if await self._gpus.compute_mode(uuid) is _WANTED:
+                await self._gpus.set_compute_mode(uuid, before)
+                logger.info("%s: compute mode %s again", uuid, before.value)
+            await self._remember(uuid, None)
 
     async def _remember(self, uuid: str, mode: ComputeMode | None) -> None:
         """Returns when it is on the disk."""

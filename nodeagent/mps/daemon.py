@@ -42,6 +42,7 @@ from nodeagent.mps.logs import DaemonLogs
 from nodeagent.mps.occupancy import Occupancy
 from nodeagent.mps.process import Process
 from nodeagent.mps.record import RecordFile
+from nodeagent.mps.rooms import Rooms
 from nodeagent.mps.silence import Silence, stood_still
 from nodeagent.mps.telling import Telling
 
@@ -58,6 +59,7 @@ class Means:
     gpus: Gpus
     modes: ComputeModes
     launcher: Launcher
+    rooms: Rooms
     timing: Timing
 
 
@@ -67,8 +69,9 @@ class Daemon:
     def __init__(self, uuid: str, means: Means, *, wish: Wish, changed: Callable[[], None]) -> None:
         self._uuid = uuid
         self._layout, self._gpus, self._modes = means.layout, means.gpus, means.modes
-        self._launcher, self._timing = means.launcher, means.timing
+        self._launcher, self._rooms, self._timing = means.launcher, means.rooms, means.timing
         self._disk = Disk(means.layout.directory(uuid), name=f"mps-{uuid}")
+        self._logs = DaemonLogs(means.layout.log(uuid), uuid)
         self._wish = wish
         self._wake = asyncio.Event()
         self._looked = False
@@ -103,7 +106,7 @@ class Daemon:
 
     async def run(self) -> None:
         """Until no daemon is asked for and none is left. Cancelled, it leaves a daemon running."""
-        logs = asyncio.create_task(DaemonLogs(self._layout.log(self._uuid), self._uuid).run())
+        logs = asyncio.create_task(self._logs.run())
         try:
             while not self._gone:
                 self._wake.clear()
@@ -207,6 +210,8 @@ class Daemon:
             self._tell(DaemonState.OCCUPIED, held)
             return self._timing.look_again
         await self._hunt.end(found.servers)
+        await self._logs.look()  # what the daemon before said last goes with its room
+        await self._disk.do(partial(self._rooms.renew, self._layout.directory(self._uuid)))
         await self._record.save(started_for(contract, self._record.known))
         await self._modes.take(self._uuid)
         await self._disk.do(partial(directory.fresh_pipe, self._layout, self._uuid))
@@ -314,6 +319,8 @@ class Daemon:
             self._leaving = self._leaving.failed(time.monotonic(), self._timing)
             raise
         await self._record.remove()
+        await self._logs.look()
+        await self._disk.do(partial(self._rooms.end, self._layout.directory(self._uuid)))
         self._gone = self._wish.contract is None
         logger.info("%s: no daemon any more", self._uuid)
         return 0.0

@@ -16,7 +16,7 @@ from pathlib import Path
 from nodeagent.durable.atomic import naming
 from nodeagent.mps.files import Layout
 
-_MODE = 0o755
+MODE = 0o755
 """Clients of any user pass through these; nothing in them is for others but the sockets."""
 
 _SWEEPS = 100
@@ -25,7 +25,7 @@ _SWEEPS = 100
 def make_root(root: Path) -> None:
     """The MPS root is there, and others may pass through it. Raises OSError."""
     with naming(root, "use MPS root"):
-        root.mkdir(mode=_MODE, parents=True, exist_ok=True)
+        root.mkdir(mode=MODE, parents=True, exist_ok=True)
         _open_to_others(root)
 
 
@@ -37,11 +37,11 @@ def fresh_pipe(layout: Layout, gpu: str) -> None:
     pipe = layout.pipe(gpu)
     with naming(pipe, "make pipe directory"):
         for directory in (layout.directory(gpu), layout.log(gpu)):
-            directory.mkdir(mode=_MODE, exist_ok=True)
+            directory.mkdir(mode=MODE, exist_ok=True)
             _open_to_others(directory)
         fresh = pipe.with_name("pipe.new")
         remove(fresh)
-        fresh.mkdir(mode=_MODE)
+        fresh.mkdir(mode=MODE)
         _open_to_others(fresh)
         remove_pipe(layout, gpu)
         fresh.rename(pipe)
@@ -117,5 +117,5 @@ def _empty_into(top: int, name: str) -> list[str]:
 
 def _open_to_others(directory: Path) -> None:
     """Mode 0755 whatever the umask was, or somebody made of it."""
-    if directory.lstat().st_mode & 0o7777 != _MODE:
-        directory.chmod(_MODE)
+    if directory.lstat().st_mode & 0o7777 != MODE:
+        directory.chmod(MODE)

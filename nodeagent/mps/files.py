@@ -6,7 +6,8 @@ could end a daemon that pods compute through.
 
 - `desired.json`, by the agent: which GPU is to be under which contract. Absent: nothing has been asked for yet.
 - `observed.json`, by the host: what is true. A uuid that it does not name has no daemon and the compute mode that it
-  had before.
+  had before. It is written anew every few seconds, so that one that cannot be written any more is seen to be old.
+- `host.json`, by the host: what it is, and what it can do (`host_file`).
 - `compute-modes.json`, by the host for itself: the compute modes that are to be restored when MPS leaves.
 - `<uuid>/daemon.json`, by the host for itself: the contract that a daemon is started for, written before the start.
 """
@@ -51,6 +52,10 @@ class Layout:
     @property
     def observed(self) -> Path:
         return self.root / "observed.json"
+
+    @property
+    def host(self) -> Path:
+        return self.root / "host.json"
 
     @property
     def compute_modes(self) -> Path:
@@ -104,7 +109,8 @@ class Observed:
 
     `shared_memory` is what clients need at /dev/shm. `answers` is the `checksum` of the desired.json that the host
     works by, empty before it has read one: what neither file names is free of MPS, unless the host is yet to read the
-    newest.
+    newest. `life` tells one host from the next, and `beat` one moment of it from a later one; a host of an older
+    version says neither.
     """
 
     host_pid: int
@@ -112,6 +118,8 @@ class Observed:
     problem: str = ""
     daemons: Mapping[str, ObservedDaemon] = field(default_factory=dict)
     answers: str = ""
+    life: str = ""
+    beat: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +136,8 @@ class Record:
     restored: int = 0
 
 
-def _dump(value: object) -> bytes:
+def dump(value: object) -> bytes:
+    """A body, in as few bytes as will do."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
 
 
@@ -138,13 +147,13 @@ def _dump(value: object) -> bytes:
 def encode_desired(daemons: Mapping[str, Contract], token: str = "") -> bytes:
     """The contracts by uuid. Every one of them is of MPS. `token` tells this file from one that asked for the same."""
     body = {"daemons": {uuid: encode_contract(daemons[uuid]) for uuid in sorted(daemons)}}
-    return seal("mps-desired", {"token": token}, _dump(body))
+    return seal("mps-desired", {"token": token}, dump(body))
 
 
 def decode_desired(data: bytes) -> dict[str, Contract]:
     """What `encode_desired` was given. Raises Untrusted."""
     _, body = unseal("mps-desired", data)
-    return {uuid: _contract(item) for uuid, item in _by_uuid(_object(body), "daemons").items()}
+    return {uuid: _contract(item) for uuid, item in by_uuid(as_object(body), "daemons").items()}
 
 
 def checksum(data: bytes) -> str:
@@ -162,6 +171,8 @@ def encode_observed(observed: Observed) -> bytes:
         "sharedMemory": observed.shared_memory,
         "problem": observed.problem,
         "answers": observed.answers,
+        "life": observed.life,
+        "beat": observed.beat,
         "daemons": {
             uuid: {
                 "contract": None if daemon.contract == FORGOTTEN else encode_contract(daemon.contract),
@@ -176,19 +187,21 @@ def encode_observed(observed: Observed) -> bytes:
             for uuid, daemon in sorted(observed.daemons.items())
         },
     }
-    return seal("mps-observed", {}, _dump(body))
+    return seal("mps-observed", {}, dump(body))
 
 
 def decode_observed(data: bytes) -> Observed:
     """What `encode_observed` was given. Raises Untrusted."""
     _, body = unseal("mps-observed", data)
-    value = _object(body)
+    value = as_object(body)
     return Observed(
-        host_pid=_at_least(1, member(value, "hostPid", int)),
+        host_pid=at_least(1, member(value, "hostPid", int)),
         shared_memory=member(value, "sharedMemory", str),
         problem=member(value, "problem", str),
         answers=member(value, "answers", str),
-        daemons={uuid: _observed_daemon(expect(item, uuid, dict)) for uuid, item in _by_uuid(value, "daemons").items()},
+        life=optional(value, "life", str) or "",
+        beat=at_least(0, optional(value, "beat", int) or 0),
+        daemons={uuid: _observed_daemon(expect(item, uuid, dict)) for uuid, item in by_uuid(value, "daemons").items()},
     )
 
 
@@ -199,10 +212,10 @@ def _observed_daemon(item: Mapping[str, object]) -> ObservedDaemon:
         contract=FORGOTTEN if told is None else _contract(told),
         state=decode_enum(DaemonState, member(item, "state", str)),
         message=member(item, "message", str),
-        pid=None if pid is None else _at_least(1, pid),
-        start_time=None if start_time is None else _at_least(0, start_time),
-        restarts=_at_least(0, member(item, "restarts", int)),
-        restored=_at_least(0, member(item, "restored", int)),
+        pid=None if pid is None else at_least(1, pid),
+        start_time=None if start_time is None else at_least(0, start_time),
+        restarts=at_least(0, member(item, "restarts", int)),
+        restored=at_least(0, member(item, "restored", int)),
         altered=member(item, "altered", str),
     )
     if (pid is None) is not (start_time is None):
@@ -223,41 +236,43 @@ def encode_record(record: Record) -> bytes:
         "restarts": record.restarts,
         "restored": record.restored,
     }
-    return seal("mps-daemon", {}, _dump(body))
+    return seal("mps-daemon", {}, dump(body))
 
 
 def decode_record(data: bytes) -> Record:
     """What `encode_record` was given. Raises Untrusted."""
     _, body = unseal("mps-daemon", data)
-    value = _object(body)
+    value = as_object(body)
     return Record(
         contract=_contract(value.get("contract")),
         verified=member(value, "verified", bool),
-        restarts=_at_least(0, member(value, "restarts", int)),
-        restored=_at_least(0, member(value, "restored", int)),
+        restarts=at_least(0, member(value, "restarts", int)),
+        restored=at_least(0, member(value, "restored", int)),
     )
 
 
 def encode_compute_modes(modes: Mapping[str, ComputeMode]) -> bytes:
     """The modes that were found, by uuid."""
-    return seal("mps-compute-modes", {}, _dump({"modes": {uuid: modes[uuid].value for uuid in sorted(modes)}}))
+    return seal("mps-compute-modes", {}, dump({"modes": {uuid: modes[uuid].value for uuid in sorted(modes)}}))
 
 
 def decode_compute_modes(data: bytes) -> dict[str, ComputeMode]:
     """What `encode_compute_modes` was given. Raises Untrusted."""
     _, body = unseal("mps-compute-modes", data)
-    modes = _by_uuid(_object(body), "modes")
+    modes = by_uuid(as_object(body), "modes")
     return {uuid: decode_enum(ComputeMode, expect(mode, uuid, str)) for uuid, mode in modes.items()}
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------
 
 
-def _object(body: bytes) -> Mapping[str, object]:
+def as_object(body: bytes) -> Mapping[str, object]:
+    """What a body holds. Raises Untrusted."""
     return expect(parse(body), "file", dict)
 
 
-def _by_uuid(value: Mapping[str, object], key: str) -> Mapping[str, object]:
+def by_uuid(value: Mapping[str, object], key: str) -> Mapping[str, object]:
+    """A member that is something for each of some GPUs. Raises Untrusted."""
     found: dict[str, object] = member(value, key, dict)
     for uuid in found:
         if not is_uuid(uuid):
@@ -272,7 +287,8 @@ def _contract(item: object) -> Contract:
     return contract
 
 
-def _at_least(least: int, value: int) -> int:
+def at_least(least: int, value: int) -> int:
+    """The value, if it is not below `least`. Raises Untrusted."""
     if value < least:
         raise Untrusted(f"expected at least {least}, got {value}")
     return value

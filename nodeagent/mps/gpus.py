@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from nodeagent.model.inventory import ComputeMode, GpuProcess
+from nodeagent.model.inventory import ComputeMode, GpuProcess, Inventory
 
 
 class Gpus(Protocol):
@@ -20,4 +20,13 @@ class Gpus(Protocol):
 
     async def processes(self, uuid: str) -> tuple[GpuProcess, ...]:
         """The processes that compute on this GPU."""
+        ...
+
+
+class AllGpus(Gpus, Protocol):
+    """The same of a driver that knows which GPUs there are."""
+
+    @property
+    def inventory(self) -> Inventory:
+        """The GPUs that there are, as the driver last saw them."""
         ...

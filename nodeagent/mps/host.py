@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -29,10 +30,12 @@ from nodeagent.mps.control import PROGRAM, check_root
 from nodeagent.mps.daemon import Daemon, Means
 from nodeagent.mps.disk import Disk, reason
 from nodeagent.mps.files import Layout, Observed, checksum, decode_desired, encode_observed, is_uuid
-from nodeagent.mps.gpus import Gpus
+from nodeagent.mps.gpus import AllGpus
 from nodeagent.mps.launch import CannotLaunch, Launcher
 from nodeagent.mps.lifecycle import Timing, Wish
+from nodeagent.mps.preparation import Preparation
 from nodeagent.mps.process import mps_processes
+from nodeagent.mps.rooms import Rooms
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +64,7 @@ class MpsHost:
         self,
         root: Path,
         *,
-        gpus: Gpus,
+        gpus: AllGpus,
         subscribe: Subscribe,
         program: str = PROGRAM,
         shm_size: int = 0,
@@ -74,7 +77,11 @@ class MpsHost:
         self._timing = timing
         self._launcher = Launcher(self._layout, program, shared_memory=self._layout.shared_memory if shm_size else None)
         self._modes = ComputeModes(self._layout.compute_modes, gpus)
-        self._means = Means(self._layout, gpus, self._modes, self._launcher, timing)
+        rooms = Rooms(bounded=shm_size > 0)
+        self._means = Means(self._layout, gpus, self._modes, self._launcher, rooms, timing)
+        self._life = secrets.token_hex(16)
+        self._beat = 0
+        self._preparation = Preparation(self._means, gpus, life=self._life)
         self._disk = Disk(self._layout.root, name="mps-root")
         self._lock = FileLock(self._layout.lock)
         self._wake = asyncio.Event()
@@ -89,8 +96,9 @@ class MpsHost:
         self._written: bytes | None = None
 
     def look_again(self) -> None:
-        """Read now what is asked for."""
+        """Read now what is asked for, and try now what can be done."""
         self._wake.set()
+        self._preparation.look_again()
 
     async def run(self) -> None:
         """Host until cancelled. Raises Unusable, and an ExceptionGroup for a fault of its own."""
@@ -105,6 +113,7 @@ class MpsHost:
             async with asyncio.TaskGroup() as halves:
                 halves.create_task(self._keep_telling())
                 halves.create_task(self._keep_looking())
+                halves.create_task(self._preparation.run())
         finally:
             await self._let_go()
             self._lock.release()
@@ -133,9 +142,12 @@ class MpsHost:
         try:
             if self._shm_size:
                 await self._disk.do(partial(shm.mount, self._layout.shared_memory, self._shm_size))
+            else:
+                logger.info("nothing is mounted: what pods can write to is in the file system of %s", self._layout.root)
         except OSError as error:
             raise Unusable(f"{reason(error)} (a size of 0 does without)") from error
         try:
+            await self._preparation.clear()
             await self._modes.load()
         except OSError as error:
             raise Unusable(reason(error)) from error
@@ -249,7 +261,7 @@ class MpsHost:
         return problem
 
     async def _keep_telling(self) -> None:
-        """Write what is true whenever that changes."""
+        """Write what is true whenever that changes, and now and then in any case: one that is old is not believed."""
         complaint = ""
         while True:
             self._changed.clear()
@@ -264,7 +276,11 @@ class MpsHost:
                     complaint = reason(error)
                     await asyncio.sleep(self._timing.look_again)
                     continue
-            await self._changed.wait()
+            try:
+                async with asyncio.timeout(self._timing.beats_every):
+                    await self._changed.wait()
+            except TimeoutError:
+                self._beat += 1
 
     def _observed(self) -> Observed:
         return Observed(
@@ -273,4 +289,6 @@ class MpsHost:
             problem=self._problem,
             daemons={uuid: daemon.observed for uuid, daemon in self._daemons.items()},
             answers=self._answers,
+            life=self._life,
+            beat=self._beat,
         )

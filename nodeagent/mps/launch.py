@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from nodeagent.mps.child import TookTooLong, finish
+from nodeagent.mps.child import Finished, TookTooLong, finish
 from nodeagent.mps.control import PROGRAM
 from nodeagent.mps.files import Layout
 from nodeagent.mps.process import Process
@@ -59,6 +59,18 @@ class Launcher:
             raise CannotLaunch(f"cannot find {self._program}: {where}")
         return str(Path(found).absolute())
 
+    async def try_out(self) -> None:
+        """See that the control program runs here, by having it tell its usage. Raises CannotLaunch."""
+        program = self.find()
+        try:
+            ended = await finish([program, "--help"], environment=_surroundings(program), deadline=self._deadline)
+        except TookTooLong:
+            raise CannotLaunch(f"cannot run {program}: it does not end within {self._deadline:g} s") from None
+        except OSError as error:
+            raise CannotLaunch(f"cannot run {program}: {error}") from error
+        if ended.code != 0:
+            raise CannotLaunch(f"cannot run {program}: exit code {ended.code}: {_said(ended)}")
+
     async def start(self, uuid: str) -> None:
         """Start the daemon of one GPU; it listens when this returns. Raises CannotLaunch."""
         program = self.find()
@@ -73,17 +85,11 @@ class Launcher:
         except OSError as error:
             raise CannotLaunch(f"cannot start {program}: {error}") from error
         if ended.code != 0:
-            said = " ".join((ended.errors or ended.output).split())[:300] or "it says nothing"
-            raise CannotLaunch(f"cannot start {program}: exit code {ended.code}: {said}")
+            raise CannotLaunch(f"cannot start {program}: exit code {ended.code}: {_said(ended)}")
 
     def _environment(self, uuid: str, program: str) -> dict[str, str]:
-        """Of ours only what programs and libraries are found by: CUDA_… there would change what a daemon does."""
-        directory = Path(program).parent
-        path = os.pathsep.join((str(directory), str(directory.parent / "sbin"), os.environ.get("PATH", os.defpath)))
-        libraries = os.environ.get("LD_LIBRARY_PATH")
         return {
-            "PATH": path,
-            **({"LD_LIBRARY_PATH": libraries} if libraries else {}),
+            **_surroundings(program),
             "CUDA_VISIBLE_DEVICES": uuid,
             "CUDA_MPS_PIPE_DIRECTORY": str(self._layout.pipe(uuid)),
             "CUDA_MPS_LOG_DIRECTORY": str(self._layout.log(uuid)),
@@ -97,3 +103,15 @@ class Launcher:
         except OSError:
             return True  # nobody can tell: it is left as it is
         return (seen.st_dev, seen.st_ino) == (ours.st_dev, ours.st_ino)
+
+
+def _surroundings(program: str) -> dict[str, str]:
+    """Of ours only what programs and libraries are found by: CUDA_… there would change what a daemon does."""
+    directory = Path(program).parent
+    path = os.pathsep.join((str(directory), str(directory.parent / "sbin"), os.environ.get("PATH", os.defpath)))
+    libraries = os.environ.get("LD_LIBRARY_PATH")
+    return {"PATH": path, **({"LD_LIBRARY_PATH": libraries} if libraries else {})}
+
+
+def _said(ended: Finished) -> str:
+    return " ".join((ended.errors or ended.output).split())[:300] or "it says nothing"

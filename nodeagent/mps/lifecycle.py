@@ -45,6 +45,10 @@ class Timing:
     look_again: float = 2.0
     """When something else has to change first: a process has to leave the GPU, a program to be installed."""
     strays_every: float = 30.0
+    tries_every: float = 10.0
+    """What could not be done with a GPU is tried again, where nothing has been seen to change."""
+    beats_every: float = 5.0
+    """What is true is written at least so often."""
     first_pause: float = 1.0
     longest_pause: float = 30.0
     healthy_after: float = 60.0

@@ -60,6 +60,7 @@ class DaemonLogs:
         self._interval = interval
         self._files = [_File(directory / name, largest) for name in FILES]
         self._errand = Errand(f"mps-logs-{uuid}", on_late=lambda: None)
+        self._turn = asyncio.Lock()
         self._limit = RateLimit(MOST_LINES, PER_SECONDS)
         self._complaints: list[str] = []
 
@@ -71,6 +72,10 @@ class DaemonLogs:
 
     async def look(self) -> None:
         """Tell what is new."""
+        async with self._turn:
+            await self._look()
+
+    async def _look(self) -> None:
         try:
             lines, complaints = await self._errand.run(self._read, _DEADLINE)
         except Hangs:
@@ -140,7 +145,7 @@ class _File:
         self._path = path
         self._largest = largest
         self._looked = False
-        self._inode = 0
+        self._file = (0, 0)
         self._offset = 0
 
     def news(self, lines: list[str]) -> None:
@@ -153,10 +158,11 @@ class _File:
             if descriptor is None:
                 return
             found = os.fstat(descriptor)
+            file = found.st_dev, found.st_ino
             if not looked:
-                self._inode, self._offset = found.st_ino, found.st_size
-            if self._inode != found.st_ino or found.st_size < self._offset:
-                self._inode, self._offset = found.st_ino, 0
+                self._file, self._offset = file, found.st_size
+            if self._file != file or found.st_size < self._offset:
+                self._file, self._offset = file, 0
             lines += self._read(descriptor, found.st_size)
             # Blocks, since holes take no room; bytes, since the last block is not full.
             if min(found.st_size, found.st_blocks * 512) > self._largest:

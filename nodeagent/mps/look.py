@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from nodeagent.durable import atomic
 from nodeagent.model.config import Contract
+from nodeagent.model.mps import GpuMeans
 from nodeagent.mps.files import (
     Layout,
     Observed,
@@ -25,6 +26,7 @@ from nodeagent.mps.files import (
     decode_record,
     is_uuid,
 )
+from nodeagent.mps.host_file import HostWord, decode_host
 
 T = TypeVar("T")
 
@@ -34,22 +36,42 @@ class Seen:
     """Everything, at one moment.
 
     `desired` is what the host is asked for (None: nothing yet), and `answered` whether `observed` was written with that
-    in mind. `kept` are the GPUs that a host has laid hands on, with the contract where it is known. `problem` says
-    which file could not be used, and why; it is taken for absent.
+    in mind. `word` is what the host says of itself. `kept` are the GPUs that a host has laid hands on, with the
+    contract where it is known. `problem` says which file could not be used, and why; it is taken for absent.
+
+    `told` is whether `observed` is by the host that runs, as far as the pid in its lock says.
     """
 
     runs: bool = False
     desired: Mapping[str, Contract] | None = None
     observed: Observed | None = None
+    told: bool = False
+    word: HostWord | None = None
     answered: bool = False
     kept: Mapping[str, Contract | None] = field(default_factory=dict)
     problem: str = ""
+
+    @property
+    def heard(self) -> HostWord | None:
+        """What the host that runs says of itself; None where it has not said it yet, or is of an older version."""
+        if not self.runs or not self.told or self.word is None or self.observed is None:
+            return None
+        return self.word if self.word.life == self.observed.life else None
+
+    @property
+    def means(self) -> Mapping[str, GpuMeans] | None:
+        """What the host can do; None for one of an older version, which tells everything else."""
+        if (word := self.heard) is not None:
+            return word.gpus
+        older = self.told and self.observed is not None and not self.observed.life
+        return None if older else {}
 
 
 def look(layout: Layout) -> Seen:
     """What is there now. Blocks. Raises OSError when not even the lock can be looked at."""
     # The lock comes first: where no host runs, what is read after that has been at rest, or is by one who begins anew.
     runs = host_runs(layout.lock)
+    holder = _holder(layout.lock) if runs else None
     problems: list[str] = []
 
     def read(path: Path, decode: Callable[[bytes], T]) -> tuple[T | None, bytes]:
@@ -64,6 +86,7 @@ def look(layout: Layout) -> Seen:
 
     desired, asked = read(layout.desired, decode_desired)
     observed, _ = read(layout.observed, decode_observed)
+    word, _ = read(layout.host, decode_host)
     modes, _ = read(layout.compute_modes, decode_compute_modes)
     kept: dict[str, Contract | None] = dict.fromkeys(modes or ())
     for uuid in _directories(layout.root):
@@ -74,6 +97,8 @@ def look(layout: Layout) -> Seen:
         runs=runs,
         desired=desired,
         observed=observed,
+        told=observed is not None and holder in {None, observed.host_pid},
+        word=word,
         answered=observed is not None and observed.answers == (checksum(asked) if desired is not None else ""),
         kept=kept,
         problem="; ".join(problems),
@@ -100,6 +125,15 @@ def host_runs(lock: Path) -> bool:
             return False
         finally:
             os.close(descriptor)
+
+
+def _holder(lock: Path) -> int | None:
+    """The pid that whoever holds the lock has written into it; None where there is none."""
+    try:
+        found = lock.read_bytes()[:32].strip()
+    except OSError:
+        return None
+    return int(found) if found.isdigit() else None
 
 
 def _directories(root: Path) -> list[str]:

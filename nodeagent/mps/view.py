@@ -5,13 +5,15 @@ whenever that is not what is on disk, follows what the host tells, and believes 
 confirm. Without a host, daemons that run go on, and so do their shares.
 
 A GPU is free of MPS only when the host says so and is known to have read the newest wish: one who begins with a daemon
-that was asked for a moment ago, and is no longer, is not to find the GPU given to somebody else.
+that was asked for a moment ago, and is no longer, is not to find the GPU given to somebody else. Where no host runs,
+`remains` says it. What a host of this version tells is believed as long as it tells it anew.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -26,7 +28,9 @@ from nodeagent.mps.control import DEADLINE, PROGRAM, Control, check_root
 from nodeagent.mps.directory import make_root
 from nodeagent.mps.disk import Disk, reason
 from nodeagent.mps.files import FORGOTTEN, Layout, Observed, encode_desired
+from nodeagent.mps.freshness import Freshness
 from nodeagent.mps.look import Seen, look
+from nodeagent.mps.remains import ReadMode, Remains
 from nodeagent.mps.verification import Verification
 
 logger = logging.getLogger(__name__)
@@ -35,6 +39,9 @@ LOOK_EVERY: Final = 2.0
 THOROUGH_EVERY: Final = 20.0
 SETTLES_WITHIN: Final = 2.0
 """Seconds after the start in which nothing is told, so that no daemon seems not ready that was only not asked yet."""
+
+STALE_AFTER: Final = 15.0
+"""Seconds without a new word of a host that tells one every few seconds, after which what it told is not believed."""
 
 _UNANSWERED: Final = "the MPS host has not answered yet"
 
@@ -51,7 +58,8 @@ class MpsView:
     """Follows the daemons below `root`, which need not exist yet. Belongs to one event loop.
 
     `subscribe` is that of a DirectoryWatch; `wake` is called on the loop when `status` has changed; `host` is told
-    whether one is needed and none runs. Raises ValueError for a root that is too long for sockets.
+    whether one is needed and none runs; `read_mode` is the driver's. Raises ValueError for a root that is too long for
+    sockets.
     """
 
     def __init__(
@@ -60,10 +68,12 @@ class MpsView:
         *,
         subscribe: Callable[[Path, Callable[[], None]], None],
         wake: Callable[[], None],
+        read_mode: ReadMode,
         host: Host | None = None,
         program: str = PROGRAM,
         look_every: float = LOOK_EVERY,
         thorough_every: float = THOROUGH_EVERY,
+        stale_after: float = STALE_AFTER,
         deadline: float = DEADLINE,
     ) -> None:
         check_root(root)
@@ -75,6 +85,8 @@ class MpsView:
         self._thorough_every = thorough_every
         self._deadline = deadline
         self._disk = Disk(root, name="mps-root", deadline=deadline)
+        self._remains = Remains(self._layout, self._disk, read_mode)
+        self._freshness = Freshness(look_every, stale_after)
         self._again = asyncio.Event()
         self._settles_at: float | None = None
         self._settled = False
@@ -144,12 +156,25 @@ class MpsView:
     async def _turn(self, tasks: asyncio.TaskGroup) -> None:
         try:
             seen = await self._disk.do(lambda: look(self._layout))
+            if self._freshness.stale(seen, time.monotonic()):
+                seen = replace(seen, answered=False)
             self._take(seen, tasks)
             self._problem = seen.problem
             await self._ask(seen)
+            await self._look_at_remains()
         except OSError as error:
             self._problem = reason(error)
         self._publish()
+
+    async def _look_at_remains(self) -> None:
+        """Know what is left of MPS where no host runs. What is asked for is no remains: it is to come."""
+        seen = self._seen
+        if seen is None or seen.runs:
+            self._remains.forget()
+            return
+        asked = {*(self._wanted or {}), *(seen.desired or {}), *(one for wish in self._wishes for one in wish)}
+        known = {*self._contracts, *self._daemons, *seen.kept}
+        await self._remains.look(known - asked)
 
     # --- what is asked for ------------------------------------------------------------------------------------------
 
@@ -231,13 +256,20 @@ class MpsView:
 
     def _summary(self) -> MpsStatus:
         found, message = self._reason()
-        observed = self._observed
+        observed, word = self._observed, self._seen.heard if self._seen is not None else None
+        gone = self._remains.gone - set(self._wanted or ())
+        left = {one: mode for one, mode in self._remains.left_modes.items() if one in gone}
+        there = {*self._daemons, *self._hidden()} - gone
         return MpsStatus(
             found,
             message,
-            daemons={one: self._daemon(one, message) for one in sorted({*self._daemons, *self._hidden()})},
+            daemons={one: self._daemon(one, message) for one in sorted(there)},
             root=str(self._layout.root),
             shared_memory=observed.shared_memory if observed is not None else SHARED_MEMORY,
+            means=self._seen.means if self._seen is not None else {},
+            left_modes=left,
+            host_version=word.version if word is not None else "",
+            bounded=word.bounded if word is not None else None,
         )
 
     def _reason(self) -> tuple[MpsReason, str]:
@@ -246,6 +278,11 @@ class MpsView:
         if not self._seen.runs:
             told = self._host.message if self._host is not None else ""
             return MpsReason.ABSENT, told or f"no MPS host runs at {self._layout.root}"
+        if self._freshness.is_stale:
+            return MpsReason.UNUSABLE, (
+                f"the MPS host has not written {self._layout.observed} for more than {self._freshness.limit:g} s: it"
+                " hangs, or there is no room left"
+            )
         if self._observed is not None and self._observed.problem:
             return MpsReason.UNUSABLE, self._observed.problem
         return MpsReason.RUNNING, ""

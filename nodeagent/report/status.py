@@ -14,7 +14,7 @@ from enum import Enum
 from nodeagent.model.config import Violation
 from nodeagent.model.health import XidLog, XidSource
 from nodeagent.model.inventory import Gpu, Inventory
-from nodeagent.model.mps import MpsStatus
+from nodeagent.model.mps import GpuMeans, MpsStatus
 from nodeagent.model.plan import Action, Wait, Waves
 from nodeagent.model.shares import Listing
 from nodeagent.model.snapshot import (
@@ -159,6 +159,22 @@ def _mps(mps: MpsStatus) -> Json:
         "message": mps.message,
         "root": mps.root,
         "sharedMemory": mps.shared_memory,
+        "hostVersion": mps.host_version or None,
+        "bounded": mps.bounded,
+        "means": None if mps.means is None else [_means(uuid, mps.means[uuid]) for uuid in sorted(mps.means)],
+        "leftModes": [
+            {"uuid": uuid, "computeMode": mode.value if mode is not None else None}
+            for uuid, mode in sorted(mps.left_modes.items())
+        ],
+    }
+
+
+def _means(uuid: str, means: GpuMeans) -> Json:
+    return {
+        "uuid": uuid,
+        "obstacle": means.obstacle or None,
+        "memoryMiB": means.memory,
+        "clients": means.clients,
     }
 
 

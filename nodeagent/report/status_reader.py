@@ -14,8 +14,8 @@ from typing import TypeVar
 
 from nodeagent.model.config import Contract, Mode, MpsLimits
 from nodeagent.model.holds import ShareKey
-from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason, MigDevice
-from nodeagent.model.mps import DaemonState, MpsDaemon, MpsReason, MpsStatus
+from nodeagent.model.inventory import ComputeMode, Gpu, GpuHealth, Inventory, InventoryReason, MigDevice
+from nodeagent.model.mps import DaemonState, GpuMeans, MpsDaemon, MpsReason, MpsStatus
 from nodeagent.model.shares import Applied, AppliedGpu
 from nodeagent.report.status import API_VERSION, KIND
 from nodeagent.report.times import unix_seconds
@@ -94,13 +94,34 @@ def mps_from_status(status: Mapping[str, object]) -> MpsStatus:
         if told is not None:
             uuid = _member(facts, "uuid", str, where)
             daemons[uuid] = _daemon(uuid, told, f"{where}.daemon")
+    means = _optional(mps, "means", list, "mps")
+    left = [_expect(item, "mps.leftModes", dict) for item in _optional(mps, "leftModes", list, "mps") or []]
     return MpsStatus(
         reason=_enum(mps, "reason", MpsReason, "mps"),
         message=_member(mps, "message", str, "mps"),
         daemons=daemons,
         root=_member(mps, "root", str, "mps"),
         shared_memory=_member(mps, "sharedMemory", str, "mps"),
+        # An agent of an older version says nothing of these.
+        means=None if means is None else dict(_means(_expect(item, "mps.means", dict)) for item in means),
+        left_modes={_member(item, "uuid", str, "mps.leftModes"): _left_mode(item) for item in left},
+        host_version=_optional(mps, "hostVersion", str, "mps") or "",
+        bounded=_optional(mps, "bounded", bool, "mps"),
     )
+
+
+def _means(item: Mapping[str, object]) -> tuple[str, GpuMeans]:
+    where = "mps.means"
+    return _member(item, "uuid", str, where), GpuMeans(
+        obstacle=_optional(item, "obstacle", str, where) or "",
+        memory=_optional(item, "memoryMiB", int, where),
+        clients=_member(item, "clients", int, where),
+    )
+
+
+def _left_mode(item: Mapping[str, object]) -> ComputeMode | None:
+    where = "mps.leftModes"
+    return None if item.get("computeMode") is None else _enum(item, "computeMode", ComputeMode, where)
 
 
 def _daemon(uuid: str, told: Mapping[str, object], where: str) -> MpsDaemon:

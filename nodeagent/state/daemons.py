@@ -101,12 +101,13 @@ def troubles(applied: Applied, mps: MpsStatus) -> list[Trouble]:
 
 
 def missing(contract: Contract, gpu: Gpu, mps: MpsStatus) -> str:
-    """Why what this contract needs to be prepared cannot be had on this GPU now, in words; empty when every
-    precondition is verified, and always for a contract that needs no daemon.
+    """Why what this contract needs cannot be had on this GPU now, in words; empty when every precondition is verified.
+
+    A contract that needs no daemon needs a compute mode in which it can work, where MPS has left another one.
     """
     limits = contract.limits
     if limits is None:
-        return ""
+        return _in_the_way(contract, gpu.uuid, mps)
     if mps.reason is not MpsReason.RUNNING:
         return mps.message or f"the MPS host: {mps.reason.value}"
     if mps.means is None:
@@ -125,19 +126,21 @@ def lingering(contract: Contract, uuid: str, mps: MpsStatus) -> str:
     """Why shares under this contract, which needs no daemon, may not be offered yet on a GPU that may have been under
     MPS; empty when they may.
 
-    Without its host a daemon is gone, but the compute mode that it needed stays until somebody puts it back. A whole
-    GPU can be used by one process all the same; in one that cannot be read nobody knows more.
+    Without its host a daemon is gone, but the compute mode that it needed stays until somebody puts it back.
     """
     if mps.reason is MpsReason.PENDING:
         return mps.message or "it is not known yet whether it is free of MPS"
     if (daemon := mps.daemons.get(uuid)) is not None:
-        return f"its MPS daemon has not left yet: {daemon.message or daemon.state.value}"
-    if uuid not in mps.left_modes:
-        return ""
-    mode = mps.left_modes[uuid]
-    if contract.mode is Mode.EXCLUSIVE and mode is not ComputeMode.PROHIBITED:
-        return ""
-    return left_over(uuid, mps)
+        return f"its MPS daemon has not left yet: {daemon.message or mps.message or daemon.state.value}"
+    return _in_the_way(contract, uuid, mps)
+
+
+def _in_the_way(contract: Contract, uuid: str, mps: MpsStatus) -> str:
+    """How a compute mode that MPS has left keeps shares under this contract from being used; empty where it does not. A
+    whole GPU can be used by one process all the same; of one whose mode cannot be read nobody knows more.
+    """
+    works = contract.mode is Mode.EXCLUSIVE and mps.left_modes.get(uuid) is not ComputeMode.PROHIBITED
+    return "" if works else left_over(uuid, mps)
 
 
 def left_over(uuid: str, mps: MpsStatus) -> str:

@@ -5,9 +5,10 @@ when.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
-from nodeagent.model.config import THROUGH_MIG
+from nodeagent.model.config import THROUGH_MIG, MpsLimits
 from nodeagent.model.health import describe_xids
 from nodeagent.model.inventory import GpuHealth, Inventory, InventoryReason
 from nodeagent.model.kubelet import RegistrationState, RegistrationStatus
@@ -15,7 +16,7 @@ from nodeagent.model.mps import MpsReason, MpsStatus
 from nodeagent.model.node import NodeStatus
 from nodeagent.model.shares import Applied, AppliedGpu
 from nodeagent.model.snapshot import ConfigState, Drift, DriftKind
-from nodeagent.state.daemons import troubles
+from nodeagent.state.daemons import left_over, missing, troubles
 from nodeagent.state.desired import Desired, Want, describe
 from nodeagent.state.kubelet_view import View
 
@@ -41,7 +42,7 @@ def drift(
     return (
         *_of_config(config),
         *_of_shares(desired, applied),
-        *_of_mps(applied, mps),
+        *_of_mps(desired, applied, mps),
         *_of_kubelet(registrations, views),
         *_of_labels(node),
         *_of_hardware(applied, inventory),
@@ -89,14 +90,34 @@ def _of_shares(desired: Desired | None, applied: Applied) -> Iterable[Drift]:
             yield Drift(DriftKind.SHARES, entry.gpu.name, GONE, describe(entry.contract, share_count(entry)))
 
 
-def _of_mps(applied: Applied, mps: MpsStatus) -> Iterable[Drift]:
+def _of_mps(desired: Desired | None, applied: Applied, mps: MpsStatus) -> Iterable[Drift]:
     if mps.reason is MpsReason.PENDING:
         return
-    for trouble in troubles(applied, mps):
+    found = troubles(applied, mps)
+    for trouble in found:
         contract = trouble.entry.contract
         limits = contract.limits if contract is not None else None
-        want = f"an MPS daemon with {limits}" if limits is not None else "no MPS daemon"
+        want = _daemon(limits) if limits is not None else "no MPS daemon"
         yield Drift(DriftKind.MPS, trouble.entry.gpu.name, want, trouble.message)
+    told = {trouble.entry.gpu.uuid for trouble in found}
+    yield from _unprepared(desired, applied, mps, told)
+    for entry in applied.ordered():
+        if have := left_over(entry.gpu.uuid, mps):
+            yield Drift(DriftKind.MPS, entry.gpu.name, "the compute mode that was there before MPS", have)
+
+
+def _unprepared(desired: Desired | None, applied: Applied, mps: MpsStatus, told: AbstractSet[str]) -> Iterable[Drift]:
+    """GPUs that are to come under MPS, and for which there can be no daemon yet."""
+    for want in sorted(desired.wants.values(), key=lambda want: want.gpu.place) if desired is not None else ():
+        entry, contract = applied.gpus.get(want.gpu.uuid), want.contract
+        if contract is None or contract.limits is None or want.gpu.uuid in told:
+            continue
+        if (entry is None or entry.contract != contract) and (have := missing(contract, want.gpu, mps)):
+            yield Drift(DriftKind.MPS, want.gpu.name, _daemon(contract.limits), have)
+
+
+def _daemon(limits: MpsLimits) -> str:
+    return f"an MPS daemon with {limits}"
 
 
 def _of_kubelet(registrations: Iterable[RegistrationStatus], views: Mapping[str, View]) -> Iterable[Drift]:

@@ -10,12 +10,8 @@ from typing import NamedTuple
 
 from nodeagent.model.config import MIB, Mode, MpsLimits, Rule
 from nodeagent.model.inventory import Gpu
+from nodeagent.model.mps import most_clients
 from nodeagent.state.naming import gpus as named
-
-MOST_CLIENTS = 48
-MOST_CLIENTS_BEFORE_VOLTA = 16
-VOLTA = (7, 0)
-"""The compute capability from which a GPU takes 48 clients under MPS."""
 
 
 class Fault(NamedTuple):
@@ -23,12 +19,6 @@ class Fault(NamedTuple):
 
     rule: Rule
     message: str
-
-
-def most_clients(gpu: Gpu) -> int:
-    """How many clients a GPU takes. One whose driver does not tell its age is taken for one of today."""
-    capability = gpu.compute_capability
-    return MOST_CLIENTS if capability is None or capability >= VOLTA else MOST_CLIENTS_BEFORE_VOLTA
 
 
 def faults(decided: Iterable[tuple[Rule, Gpu]]) -> Iterator[Fault]:

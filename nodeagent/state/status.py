@@ -29,7 +29,7 @@ from nodeagent.model.snapshot import (
     Condition,
     ConfigState,
 )
-from nodeagent.state.daemons import daemons, troubles
+from nodeagent.state.daemons import daemons, left_over, troubles
 from nodeagent.state.desired import Desired
 from nodeagent.state.handing import readiness
 from nodeagent.state.naming import gpus
@@ -83,6 +83,8 @@ class Reason(StrEnum):
     DAEMON_FAILED = "DaemonFailed"
     STOPPING = "Stopping"
     LIMITS_ALTERED = "LimitsAltered"
+    NOT_PREPARED = "NotPrepared"
+    COMPUTE_MODE_LEFT = "ComputeModeLeft"
     # LabelsSynced
     LABELS_OFF = "LabelsOff"
     SYNCED = "Synced"
@@ -333,21 +335,34 @@ _DAEMON = {
 
 
 def _mps_ready(facts: Facts) -> Condition:
-    """Whether every daemon that must run is verified, somebody looks after it, and none is left over."""
-    mps = facts.mps
+    """Whether every daemon that must run is verified, somebody looks after it, none is left over, and nothing else of
+    MPS holds a GPU up.
+    """
+    mps, ordered = facts.mps, facts.applied.ordered()
     wanted = daemons(facts.applied, {})
     found = troubles(facts.applied, mps)
-    waiting = {wait.uuid for wait in facts.plan.waits if wait.reason is WaitReason.DAEMON}
-    if not wanted and not found and not waiting:
-        return Condition("MpsReady", True, Reason.IDLE, "no GPU is under MPS")
+    left = {entry.gpu.uuid: told for entry in ordered if (told := left_over(entry.gpu.uuid, mps))}
+    waits = {wait.uuid: wait.detail for wait in facts.plan.waits if wait.reason is WaitReason.DAEMON}
+    waiting = {uuid: told for uuid, told in waits.items() if told != left.get(uuid)}
+    names = {entry.gpu.uuid: entry.gpu.name for entry in ordered}
+    modes = [f"{names[uuid]}: {told}" for uuid, told in left.items()]
     uuids = {*wanted, *waiting, *(one.entry.gpu.uuid for one in found)}
-    named = gpus(entry.gpu for entry in facts.applied.ordered() if entry.gpu.uuid in uuids)
+    if not uuids:
+        if modes:
+            return Condition("MpsReady", False, Reason.COMPUTE_MODE_LEFT, "; ".join(modes))
+        return Condition("MpsReady", True, Reason.IDLE, "no GPU is under MPS")
+    named = gpus(entry.gpu for entry in ordered if entry.gpu.uuid in uuids)
     if mps.reason is not MpsReason.RUNNING:
-        return Condition("MpsReady", False, Reason(mps.reason.value), f"{named}: {mps.message}")
+        message = "; ".join([f"{named}: {mps.message}", *modes])
+        return Condition("MpsReady", False, Reason(mps.reason.value), message)
+    troubled = {one.entry.gpu.uuid for one in found}
+    unprepared = [f"{names[uuid]}: {told}" for uuid, told in waiting.items() if uuid in names.keys() - troubled]
     if not found:
+        if unprepared:
+            return Condition("MpsReady", False, Reason.NOT_PREPARED, "; ".join(unprepared))
         return Condition("MpsReady", True, Reason.DAEMONS_READY, f"under MPS: {named}")
     worst = next(reason for state, reason in _DAEMON.items() if any(one.state is state for one in found))
-    message = "; ".join(f"{one.entry.gpu.name}: {one.message}" for one in found)
+    message = "; ".join([*(f"{one.entry.gpu.name}: {one.message}" for one in found), *unprepared])
     return Condition("MpsReady", False, worst, message)
 
 

@@ -10,18 +10,21 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from nodeagent.devices.compute_modes import ComputeModes
 from nodeagent.model.config import Contract
-from nodeagent.mps.control import Control
+from nodeagent.model.inventory import ComputeMode
+from nodeagent.mps.control import Control, ControlError
 from nodeagent.mps.files import Layout, Observed, decode_desired, decode_observed
 from nodeagent.mps.process import MpsProcess, Process, mps_processes
 from nodeagent.settings import Settings
 from tests.agent.harness import Node, uuid
+from tests.mps.support import unmount_below
 from tests.waiting import eventually, longer
 
 _STOPS_WITHIN = 8.0
@@ -118,6 +121,13 @@ class MpsNode(Node):
         """Whether the daemon of a GPU allows a client so many MiB and percent, as far as it says."""
         return (await self.control(index).limits()).fits(memory, threads)
 
+    async def are(self, indices: Iterable[int], memory: int, threads: int) -> bool:
+        """Whether the daemons of these GPUs do, all of them."""
+        try:
+            return all([await self.has(index, memory, threads) for index in indices])
+        except ControlError:
+            return False
+
     async def runs(self, *indices: int, within: float = 10.0) -> dict[int, Process]:
         """Wait until exactly these GPUs have a daemon; which."""
 
@@ -148,6 +158,11 @@ class MpsNode(Node):
         modes = json.loads(file.read_bytes())
         return {index: modes[uuid(index)] for index in range(64) if uuid(index) in modes}
 
+    def set_compute_mode(self, index: int, mode: ComputeMode) -> None:
+        """As `nvidia-smi -c` does."""
+        unset = ComputeMode.PROHIBITED if mode is ComputeMode.DEFAULT else ComputeMode.DEFAULT
+        ComputeModes(self.simulation).keep(uuid(index), mode, unset)
+
     # --- life ---
 
     async def __aexit__(
@@ -159,8 +174,7 @@ class MpsNode(Node):
             # A host that an agent spawned outlives it, as it must: it is found by the root that it keeps.
             await _end([process for pid in _hosts_of(self.layout.root) if (process := Process.find(pid)) is not None])
             await _end([one.process for one in self.mps_processes()])
-            if self.layout.shared_memory.is_mount():
-                subprocess.run(["umount", self.layout.shared_memory], check=True)
+            unmount_below(self.layout.root)
         finally:
             logs = [host.log for host in self._hosts]
             await super().__aexit__(kind, error, trace)

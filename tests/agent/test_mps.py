@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from nodeagent.model.inventory import ComputeMode
 from nodeagent.mps.files import encode_desired
 from nodeagent.mps.process import Process
 from nodeagent.reloads import VERIFY_SECONDS
@@ -17,7 +18,7 @@ from nodeagent.sim.history import ListMessage
 from nodeagent.sim.pods import AdmissionError
 from tests.agent.documents import GPU, MPS, SHARED, exclusive, mps, sharing, time_sliced
 from tests.agent.harness import uuid
-from tests.agent.mps_node import MpsNode
+from tests.agent.mps_node import Host, MpsNode
 from tests.waiting import eventually, longer
 
 BACK_WITHIN = 5.0
@@ -25,6 +26,9 @@ BACK_WITHIN = 5.0
 The benchmarks measure it."""
 
 NOTICED_WITHIN = 2.5
+
+BACK_AFTER_THE_HOST = 15.0
+"""Seconds from the end of a host and its daemons until the GPUs are offered that it had."""
 
 SIX = {0, 1, 4, 5, 6, 7}
 TWO = [2, 3]
@@ -67,10 +71,10 @@ async def test_two_gpus_come_under_mps_and_leave_it(node: MpsNode) -> None:
     await eventually(lambda: agent.says("MpsReady").reason == "DaemonsReady")
 
     node.commit(time_sliced_but(mps(2, "20Gi", 50, at=TWO)))
+    await eventually(lambda: node.are(TWO, 20 * 1024, 50), within=20.0)
     await node.advertises({SHARED: 60, MPS: 4})
     second = await node.runs(*TWO)
     assert not set(first.values()) & set(second.values()), "limits of a daemon that runs do not change"
-    assert [await node.has(index, 20 * 1024, 50) for index in TWO] == [True, True]
 
     node.commit(time_sliced_but(exclusive(at=TWO)))
     await node.advertises({SHARED: 60, MPS: 0, GPU: 2})
@@ -232,7 +236,8 @@ async def test_a_reload_whose_daemon_does_not_come_has_failed(node: MpsNode) -> 
     await eventually(failed, within=20.0)
     (reload,) = agent.snapshot.reloads
     assert reload.result.value == "failed"
-    assert "GPU 2: its MPS daemon is not as it should be" in reload.message
+    assert "GPU 2: " in reload.message
+    assert "no MPS host runs" in reload.message
     assert await agent.metric("config_last_reload_successful") == 0
     await node.host()
     await node.advertises({GPU: 7, MPS: 4})
@@ -459,6 +464,184 @@ async def test_off_gives_nothing_away_that_a_host_holds(node: MpsNode) -> None:
     await node.runs()
     await node.allocatable(10, SHARED)
     await host.stop()
+
+
+async def test_without_a_host_every_share_stays(node: MpsNode) -> None:
+    """A config asks for MPS where no host answers: all 80 shares stay, also over a restart, and it is said what is
+    missing. The host comes, and the GPUs go on by themselves.
+    """
+    node.commit(time_sliced_but())
+    agent = await node.agent()
+    await node.advertises({SHARED: 80})
+    begun = node.kubelet.record.message_count
+    node.commit(sharing(mps(4, "9Gi", 25)))
+    await eventually(lambda: agent.says("MpsReady").reason == "HostAbsent")
+    waits = [wait for wait in agent.snapshot.plan.waits if wait.reason.value == "daemon"]
+    assert len(waits) == 8
+    assert all("no MPS host runs" in wait.detail for wait in waits)
+    assert {entry.kind.value for entry in agent.snapshot.drift} == {"shares", "mps"}
+    assert not agent.snapshot.in_sync
+    assert agent.says("Ready").status
+    await agent.stop()
+    agent = await node.agent()
+    await eventually(lambda: agent.says("MpsReady").reason == "HostAbsent")
+    await node.advertises({SHARED: 80})
+    assert all(len(message.healthy) == 80 for message in since(node, begun) if message.resource == SHARED)
+    await node.runs()
+
+    await node.host()
+    await node.advertises({SHARED: 0, MPS: 32}, within=30.0)
+    await eventually(lambda: agent.snapshot.in_sync)
+
+
+async def test_a_gpu_that_cannot_be_prepared_stays(node: MpsNode) -> None:
+    """A host that cannot do it says so, and of which GPU; when it can, the GPU goes on."""
+    blocked = node.simulation.with_name(f".{node.simulation.name}.compute-modes.json.tmp")
+    blocked.mkdir()
+    node.commit(time_sliced_but())
+    await node.host()
+    agent = await node.agent()
+    await node.advertises({SHARED: 80})
+    node.commit(time_sliced_but(mps(4, "9Gi", 25, at=TWO)))
+    await eventually(lambda: agent.says("MpsReady").reason == "NotPrepared")
+    assert "GPU 2: cannot set the compute mode" in agent.says("MpsReady").message
+    assert node.kubelet.allocatable(SHARED) == 80
+    blocked.rmdir()
+    await node.advertises({SHARED: 60, MPS: 8}, within=20.0)
+
+
+async def test_a_fresh_gpu_waits_for_a_host(node: MpsNode) -> None:
+    """It is offered nothing, has no contract, and nobody is asked for a daemon; the others are served."""
+    node.commit(sharing(mps(4, "9Gi", 25, at=TWO), exclusive()))
+    agent = await node.agent()
+    await node.advertises({GPU: 6})
+    await eventually(lambda: agent.says("MpsReady").reason == "HostAbsent")
+    assert not node.desired()
+    assert all(agent.snapshot.applied.gpus[uuid(index)].contract is None for index in TWO)
+    await node.host()
+    await node.advertises({GPU: 6, MPS: 8})
+
+
+async def test_with_spawn_the_wish_alone_starts_the_host(node: MpsNode) -> None:
+    """No GPU has left what it is yet, so that nobody but the config asks for a host."""
+    node.commit(time_sliced_but())
+    agent = await node.agent(mps_host="spawn")
+    await node.advertises({SHARED: 80})
+    assert not node.layout.lock.exists()
+    node.commit(time_sliced_but(mps(4, "9Gi", 25, at=TWO)))
+    await node.advertises({SHARED: 60, MPS: 8}, within=20.0)
+    await eventually(lambda: agent.snapshot.in_sync)
+
+
+async def end_of_the_host(node: MpsNode, host: Host) -> None:
+    """What the end of the host's container is: host and daemons are gone at once, and nobody has tidied up."""
+    await host.kill()
+    for one in node.mps_processes():
+        one.process.signal(signal.SIGKILL)
+    await node.runs()
+
+
+@pytest.mark.parametrize("mps_host", ["external", "off"])
+async def test_rules_and_host_leave_at_once(node: MpsNode, mps_host: str) -> None:
+    """One commit takes MPS and its host away. Whole GPUs are offered within 15 s of the host's end, with a condition
+    that says how to put their compute mode back; shares of a GPU come when that has been done. No file is removed.
+    """
+    node.commit(sharing(mps(4, "9Gi", 25, at=TWO), exclusive()))
+    host = await node.host()
+    first = await node.agent()
+    await node.advertises({MPS: 8, GPU: 6})
+    agent = first
+    if mps_host == "off":
+        await first.stop()
+        agent = await node.agent(mps_host="off")
+    node.commit(sharing(time_sliced(10, at=[2]), exclusive()))
+    await end_of_the_host(node, host)
+    await node.allocatable(7, GPU, within=BACK_AFTER_THE_HOST)
+    await eventually(lambda: agent.says("MpsReady").reason == "ComputeModeLeft")
+    for index in TWO:
+        assert f"nvidia-smi -c 0 -i {uuid(index)}" in agent.says("MpsReady").message
+    assert {gpu.uuid for gpu in agent.snapshot.inventory.gpus} >= {uuid(index) for index in TWO}
+    assert SHARED not in node.kubelet.resources()
+    waits = [wait for wait in agent.snapshot.plan.waits if wait.reason.value == "daemon"]
+    assert [wait.uuid for wait in waits] == [uuid(2)]
+    assert "exclusive-process" in waits[0].detail
+
+    await agent.stop()
+    agent = await node.agent(mps_host=mps_host)
+    await eventually(lambda: agent.says("MpsReady").reason == "ComputeModeLeft")
+    node.set_compute_mode(2, ComputeMode.DEFAULT)
+    node.set_compute_mode(3, ComputeMode.DEFAULT)
+    await node.allocatable(10, SHARED, within=BACK_AFTER_THE_HOST)
+    await eventually(lambda: agent.says("MpsReady").reason == "Idle")
+    assert node.layout.observed.exists()
+    assert node.desired() == {}
+
+
+async def test_a_host_that_comes_back_puts_the_compute_mode_back(node: MpsNode) -> None:
+    """Nothing of what was offered meanwhile is taken away, and no daemon comes."""
+    node.commit(sharing(mps(4, "9Gi", 25, at=[2]), exclusive()))
+    host = await node.host()
+    agent = await node.agent()
+    await node.advertises({MPS: 4, GPU: 7})
+    node.commit(sharing(exclusive()))
+    await end_of_the_host(node, host)
+    await node.advertises({MPS: 0, GPU: 8}, within=BACK_AFTER_THE_HOST)
+    begun = node.kubelet.record.message_count
+    await node.host()
+    await eventually(lambda: agent.says("MpsReady").reason == "Idle")
+    assert node.compute_modes()[2] == "default"
+    assert all(len(message.healthy) == 8 for message in since(node, begun) if message.resource == GPU)
+    await node.runs()
+
+
+async def test_a_lost_state_directory_and_no_host(node: MpsNode) -> None:
+    """An agent that remembers nothing finds what was asked for, and that nobody is there any more."""
+    node.commit(sharing(mps(4, "9Gi", 25, at=[2]), exclusive()))
+    host = await node.host()
+    first = await node.agent()
+    await node.advertises({MPS: 4, GPU: 7})
+    await first.stop()
+    await end_of_the_host(node, host)
+    for file in node.state_dir.iterdir():
+        file.unlink()
+    node.commit(sharing(exclusive()))
+    await node.agent()
+    await node.allocatable(8, GPU, within=BACK_AFTER_THE_HOST)
+
+
+@pytest.mark.parametrize("mode", [ComputeMode.PROHIBITED, ComputeMode.DEFAULT])
+async def test_the_driver_says_how_a_gpu_was_left(node: MpsNode, mode: ComputeMode) -> None:
+    """In a compute mode in which nothing computes nothing is offered; in DEFAULT, which a person has set, all is."""
+    node.commit(sharing(mps(4, "9Gi", 25, at=[2]), exclusive()))
+    host = await node.host()
+    agent = await node.agent()
+    await node.advertises({MPS: 4, GPU: 7})
+    await end_of_the_host(node, host)
+    node.set_compute_mode(2, mode)
+    node.commit(sharing(time_sliced(10, at=[2]), exclusive()))
+    if mode is ComputeMode.DEFAULT:
+        await node.allocatable(10, SHARED, within=BACK_AFTER_THE_HOST)
+        assert agent.says("MpsReady").reason == "Idle"
+    else:
+        await eventually(lambda: "in which nothing computes" in agent.says("MpsReady").message, within=20.0)
+        node.commit(sharing(exclusive()))
+        await eventually(lambda: not agent.says("MpsReady").status)
+        await node.allocatable(7, GPU)
+
+
+async def test_a_daemon_that_outlives_its_host_keeps_its_gpu(node: MpsNode) -> None:
+    """The end of the host alone is not the end of its daemons: pods may compute there."""
+    node.commit(sharing(mps(4, "9Gi", 25, at=[2]), exclusive()))
+    host = await node.host()
+    agent = await node.agent()
+    await node.advertises({MPS: 4, GPU: 7})
+    await host.kill()
+    node.commit(sharing(exclusive()))
+    await eventually(lambda: agent.says("MpsReady").reason == "HostAbsent", within=20.0)
+    await eventually(lambda: [wait.reason.value for wait in agent.snapshot.plan.waits] == ["daemon"], within=20.0)
+    await node.runs(2)
+    await node.host()
+    await node.advertises({MPS: 0, GPU: 8}, within=20.0)
 
 
 async def test_a_root_that_cannot_be_looked_at_gives_nothing_away(node: MpsNode) -> None:

@@ -181,22 +181,22 @@ def test_the_same_limits_change_nothing() -> None:
 
 @pytest.mark.parametrize("reason", [MpsReason.OFF, MpsReason.ABSENT, MpsReason.UNUSABLE, MpsReason.PENDING])
 def test_without_an_mps_host_there_is_a_wait(reason: MpsReason) -> None:
-    """What is there goes, and nothing comes before somebody sees to the host: the plan says both."""
+    """What is there stays before somebody sees to the host: the plan says what for, and what comes then."""
     mps = MpsStatus(reason, "there is none")
     found = foresee(want(MPS, 4), replace(node(SHARED, 10), mps=mps))
-    assert (len(found.removed), numbers(found.later), found.obstacle) == (
-        10,
-        [0, 1, 2, 3],
-        "the MPS host: there is none",
-    )
-    assert nothing(found.added, found.draining)
+    assert (len(found.kept), numbers(found.later), found.obstacle) == (10, [0, 1, 2, 3], "MPS: there is none")
+    assert nothing(found.added, found.removed, found.draining)
 
 
 def test_without_an_mps_host_daemons_stay() -> None:
     """Nobody stops the daemon of a GPU that is to leave MPS: what comes after it waits for the host."""
     on = node(MPS, 4)
     found = foresee(want(SHARED, 4), replace(on, mps=replace(on.mps, reason=MpsReason.ABSENT, message="it is away")))
-    assert (len(found.removed), len(found.later), found.obstacle) == (4, 4, "the MPS host: it is away")
+    assert (len(found.removed), len(found.later), found.obstacle) == (
+        4,
+        4,
+        "MPS: its MPS daemon has not left yet: it is away",
+    )
 
 
 @pytest.mark.parametrize("wanted", [MPS, SMALL])
@@ -612,9 +612,9 @@ def test_an_agent_without_an_mps_host_is_told_of(under: str, serve: Serve, capsy
     told = capsys.readouterr().out
     assert (
         """\
-    - 10 removed (::0 to ::9)
-    ! waits for the MPS host: no daemon can be started: this agent runs with
-      --mps-host off
+    = 10 kept until then (::0 to ::9)
+    ! waits for MPS: no daemon can be started: this agent runs with --mps-host
+      off
     + 4 added after that (::0 to ::3)
 """
         in told
@@ -622,7 +622,7 @@ def test_an_agent_without_an_mps_host_is_told_of(under: str, serve: Serve, capsy
     assert "class live: no pod has to end, but something waits for MPS\n" in told
     assert main(["plan", "--config", under, "--agent", agent.address, "-o", "json"]) == 2
     one = json.loads(capsys.readouterr().out)["gpus"][0]
-    assert one["waitsFor"] == f"the MPS host: {OFF.message}"
+    assert one["waitsFor"] == f"MPS: {OFF.message}"
     assert one["after"] == {
         "mode": "mps",
         "resource": "nvidia.com/gpu.mps",

@@ -132,6 +132,7 @@ async def test_a_pool_works_as_it_is_rendered(a100: list[Manifest]) -> None:
         mounts = pod.mounts("main")
         assert mounts.keys() == {"/mps/pipe", "/dev/shm"}
         assert node.path(mounts["/mps/pipe"]).joinpath("control").is_socket()
+        assert node.path(mounts["/mps/pipe"]).parent.is_mount()
         assert node.path(mounts["/dev/shm"]).is_mount()
         await node.kubelet.end(pod)
 
@@ -224,6 +225,21 @@ async def test_the_shared_memory_is_seen_by_the_kubelet(
         await eventually(lambda: "hosting MPS daemons" in host.log, within=WITHIN)
 
         assert node.path("/run/nodeagent/mps/shm").is_mount() is seen
+
+
+@pytest.mark.usefixtures("mps_control")
+@pytest.mark.parametrize(("propagation", "reason"), [(None, "DaemonsReady"), ("None", "DaemonFailed")])
+async def test_the_agent_sees_what_the_mps_host_mounts_later(
+    a100: list[Manifest], propagation: str | None, reason: str
+) -> None:
+    """The sockets of each daemon are in a file system that comes after the agent's container, which sees it by the
+    propagation that is rendered.
+    """
+    async with RenderedNode(A100S) as node:
+        agent = await node.start(a100, find(a100, "DaemonSet", "agent"), propagation=propagation)
+        await succeeds(agent, "startupProbe")
+        await node.start(a100, find(a100, "DaemonSet", "mps-host"))
+        await says(agent, "MpsReady", reason, status=reason == "DaemonsReady")
 
 
 async def test_a_second_pool_on_the_node_waits(a100: list[Manifest]) -> None:

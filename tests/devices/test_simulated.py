@@ -381,8 +381,10 @@ async def test_stuck_call_ends(simulated: SimulatedWorld) -> None:
         simulated.file, node_name="node", subscribe=lambda _directory, _wake: None, wake=lambda: None
     )
 
+    before = set(threading.enumerate())
+
     def stuck() -> list[str]:
-        return [one.name for one in threading.enumerate() if gpu(0).uuid in one.name]
+        return [one.name for one in set(threading.enumerate()) - before if gpu(0).uuid in one.name]
 
     simulated.has(gpu(0, health=GpuHealth.HANG))
     with pytest.raises(DriverError):
@@ -421,7 +423,7 @@ def test_compute_modes_set_at_once(tmp_path: Path) -> None:
 
     def keep(uuid: str) -> None:
         for mode in [*ComputeMode] * 5:
-            ComputeModes(tmp_path / "node.yaml").keep(uuid, mode)
+            ComputeModes(tmp_path / "node.yaml").keep(uuid, mode, ComputeMode.DEFAULT)
 
     with ThreadPoolExecutor(len(uuids)) as pool:
         list(pool.map(keep, uuids))

@@ -34,7 +34,7 @@ from nodeagent.mps.host import MpsHost, Unusable
 from nodeagent.mps.lifecycle import Timing
 from nodeagent.mps.process import Process, mps_processes
 from nodeagent.watcher import DirectoryWatch
-from tests.mps.support import end_all
+from tests.mps.support import end_all, unmount_below
 from tests.waiting import eventually, eventually_sync, longer
 
 UUIDS = tuple(f"GPU-{number}0000000-0000-0000-0000-000000000000" for number in range(4))
@@ -49,6 +49,7 @@ QUICK = Timing(
     first_pause=0.1,
     longest_pause=0.5,
     strays_every=0.5,
+    tries_every=0.2,
 )
 IMPATIENT = Timing(check_every=0.1, answers_within=0.5, silent_at_most=1.5, ends_within=1.0, look_again=0.1)
 
@@ -65,15 +66,22 @@ class Host:
 
     def __init__(self, node: Node, timing: Timing, program: str, shm_size: int) -> None:
         self._watch = DirectoryWatch()
+        driver = SimulatedDriver(
+            node.simulation,
+            node_name="node",
+            subscribe=self._watch.subscribe,
+            wake=lambda: self.host.look_again(),  # noqa: PLW0108 - it comes later
+        )
         self.host = MpsHost(
             node.layout.root,
-            gpus=SimulatedDriver(node.simulation, node_name="node", subscribe=self._watch.subscribe, wake=lambda: None),
+            gpus=driver,
             subscribe=self._watch.subscribe,
             program=program,
             shm_size=shm_size,
             timing=timing,
         )
-        self._tasks = [asyncio.create_task(self._watch.run()), asyncio.create_task(self.host.run())]
+        parts = (self._watch.run(), driver.run(), self.host.run())
+        self._tasks = [asyncio.create_task(part) for part in parts]
 
     async def ended(self) -> None:
         """Wait for its end, and raise what it ended with: to be called once."""
@@ -296,8 +304,7 @@ class Node:
         finally:
             logging.getLogger("nodeagent").removeHandler(self._faults)
             eventually_sync(lambda: end_all(self.layout.root))
-            if self.layout.shared_memory.is_mount():
-                subprocess.run(["umount", self.layout.shared_memory], check=True)
+            unmount_below(self.layout.root)
             shutil.rmtree(self.directory, ignore_errors=True)
         stacks = [*self._faults.told, *(log for log in logs if "Traceback" in log)]
         assert not stacks, "\n".join(stacks)

@@ -34,6 +34,7 @@ def temporary_root() -> Iterator[Path]:
         yield root
     finally:
         eventually_sync(lambda: end_all(root))
+        unmount_below(root)
         shutil.rmtree(root, ignore_errors=True)
 
 
@@ -43,6 +44,14 @@ def end_all(root: Path) -> bool:
     for one in found:
         one.process.signal(signal.SIGKILL)
     return not found
+
+
+def unmount_below(root: Path) -> None:
+    """Nothing is mounted below this root any more."""
+    for line in reversed(Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()):
+        path = line.split(" ")[4]
+        if path.startswith(f"{root}/"):
+            subprocess.run(["umount", "--lazy", path], check=True)
 
 
 @dataclass(frozen=True)

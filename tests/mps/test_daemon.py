@@ -568,7 +568,7 @@ class TestTheGpu:
         node.want(ONE)
         await node.host()
         before = await node.ready(ONE)
-        ComputeModes(node.simulation).keep(UUID, ComputeMode.DEFAULT)
+        ComputeModes(node.simulation).keep(UUID, ComputeMode.DEFAULT, ComputeMode.DEFAULT)
         await eventually(lambda: node.modes() == {UUID: "exclusive-process"})
         assert await node.ready(ONE) == before
         node.want({})

@@ -228,6 +228,12 @@ class TestStart:
         await node.gone()
 
 
+def mounted_below(directory: Path) -> list[str]:
+    """Where something is mounted, once for each time."""
+    mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+    return sorted(line.split()[4] for line in mounts.splitlines() if str(directory) in line)
+
+
 class TestSharedMemory:
     """/dev/shm of daemons and clients."""
 
@@ -243,11 +249,12 @@ class TestSharedMemory:
             (memory / uuid).write_text("segment")
             assert (Path(f"/proc/{before[uuid].pid}/root/dev/shm") / uuid).read_text() == "segment"
         assert not Path("/dev/shm", UUID).exists()
-        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
-        assert [line.split()[4] for line in mounts.splitlines() if str(node.directory) in line] == [str(memory)]
+        rooms = [node.layout.directory(uuid) for uuid in BOTH]
+        assert mounted_below(node.directory) == sorted(map(str, (memory, *rooms)))
         await host.stop()
         await node.host(shm_size=8 * MIB)
         assert await node.ready(BOTH) == before
+        assert mounted_below(node.directory) == sorted(map(str, (memory, *rooms)))
 
     async def test_without_a_size_there_is_none(self, node: Node) -> None:
         """With size 0 daemons have the /dev/shm of the node."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from nodeagent.mps import shm
+from nodeagent.mps.mounts import Mounted, mounted
 from tests.mps.hosting import needs_mounts
 
 SIZE = 4 * 1024 * 1024
@@ -34,14 +35,23 @@ def size(path: Path) -> int:
 def test_it_is_mounted_once_and_open_to_all(path: Path) -> None:
     """A second host finds it mounted, with what is in it."""
     needs_mounts()
-    assert shm.mounted(path) is None
+    assert mounted(path) is None
     shm.mount(path, SIZE)
     (path / "segment").write_bytes(b"in use")
     shm.mount(path, SIZE)
-    assert shm.mounted(path) == "tmpfs"
+    assert mounted(path) == Mounted("tmpfs", ours=True)
     assert size(path) == SIZE
     assert stat.S_IMODE(path.stat().st_mode) == 0o1777
     assert (path / "segment").read_bytes() == b"in use"
+
+
+def test_it_holds_so_many_files_and_no_more(path: Path) -> None:
+    """Empty files take memory that no size counts."""
+    needs_mounts()
+    shm.mount(path, SIZE)
+    assert os.statvfs(path).f_files == 1024
+    shm.mount(path, 16 * SIZE)
+    assert os.statvfs(path).f_files == 4096
 
 
 def test_another_size_keeps_what_is_in_it(path: Path, caplog: pytest.LogCaptureFixture) -> None:

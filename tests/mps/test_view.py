@@ -6,10 +6,11 @@ import asyncio
 import fcntl
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +19,8 @@ import pytest
 from nodeagent.durable import atomic
 from nodeagent.durable.lock import FileLock
 from nodeagent.model.config import Contract, Mode, MpsLimits
-from nodeagent.model.inventory import ComputeMode
-from nodeagent.model.mps import DaemonState, MpsReason, MpsStatus
+from nodeagent.model.inventory import ComputeMode, DriverError
+from nodeagent.model.mps import DaemonState, GpuMeans, MpsReason, MpsStatus
 from nodeagent.mps.files import (
     Layout,
     Observed,
@@ -32,13 +33,15 @@ from nodeagent.mps.files import (
     encode_observed,
     encode_record,
 )
+from nodeagent.mps.host_file import HostWord, encode_host
 from nodeagent.mps.look import host_runs
 from nodeagent.mps.off import NoMps
 from nodeagent.mps.process import Process
 from nodeagent.mps.verification import Verification
 from nodeagent.mps.view import SETTLES_WITHIN, MpsView
 from nodeagent.watcher import DirectoryWatch
-from tests.mps.support import CONTRACT, OTHER, UUID, Daemons
+from tests.mps.hosting import QUICK, UUIDS, Node, contract, needs_mounts
+from tests.mps.support import CONTRACT, OTHER, UUID, Daemons, end_all
 from tests.waiting import eventually
 
 TIGHTER = replace(CONTRACT, limits=MpsLimits(512, 10))
@@ -52,6 +55,8 @@ class Files:
         self._lock = FileLock(self.layout.lock)
         self.daemons: dict[str, ObservedDaemon] = {}
         self.problem = ""
+        self.pid = os.getpid()
+        self.life, self.beat = "", 0
 
     def come(self) -> None:
         """A host runs from now on."""
@@ -71,13 +76,19 @@ class Files:
         """Write what the host knows, having read what is asked for or not."""
         data = atomic.read(self.layout.desired) if answers else None
         told = Observed(
-            os.getpid(),
+            self.pid,
             "/dev/shm",
+            life=self.life,
+            beat=self.beat,
             problem=self.problem,
             daemons=dict(self.daemons),
             answers="" if data is None else checksum(data),
         )
         atomic.write(self.layout.observed, encode_observed(told), sync=False)
+
+    def say(self, word: HostWord) -> None:
+        """Write what the host is, and what it can do."""
+        atomic.write(self.layout.host, encode_host(word), sync=False)
 
     def ready(self, process: Process, contract: Contract = CONTRACT, uuid: str = UUID) -> None:
         """Tell that a daemon is ready."""
@@ -88,7 +99,10 @@ class Files:
 class Agent:
     """A view, how often it has woken its loop, and what it has said of hosts."""
 
-    def __init__(self, root: Path, *, program: Path | None = None, look_every: float = 0.05) -> None:
+    def __init__(
+        self, root: Path, *, program: Path | None = None, look_every: float = 0.05, stale_after: float = 15.0
+    ) -> None:
+        self.modes: dict[str, ComputeMode | DriverError | None] = {}
         self.wakes = 0
         self.needs: list[bool] = []
         self.message = ""
@@ -97,15 +111,24 @@ class Agent:
             root,
             subscribe=self.watch.subscribe,
             wake=self._wake,
+            read_mode=self._mode,
             host=self,
             program=str(program or "/nonexistent"),
             look_every=look_every,
             thorough_every=20.0,
+            stale_after=stale_after,
             deadline=0.5,
         )
 
     def _wake(self) -> None:
         self.wakes += 1
+
+    async def _mode(self, uuid: str) -> ComputeMode | None:
+        """What the driver says, which is DEFAULT unless the test says otherwise."""
+        mode = self.modes.get(uuid, ComputeMode.DEFAULT)
+        if isinstance(mode, DriverError):
+            raise mode
+        return mode
 
     def need(self, *, needed: bool) -> None:
         """As one who starts hosts."""
@@ -554,6 +577,22 @@ class TestHost:
             atomic.write(files.layout.record(UUID), encode_record(Record(CONTRACT)), sync=False)
             await eventually(lambda: agent.needs[-1])
 
+    async def test_a_wish_alone_needs_one(self, mps_root: Path) -> None:
+        """Before any daemon is asked for somebody has to say what can be done."""
+        files = Files(mps_root)
+        async with running(Agent(mps_root)) as agent:
+            agent.view.want({})
+            await eventually(lambda: agent.needs[-1:] == [False])
+            agent.view.want({}, prepare=True)
+            await eventually(lambda: agent.needs[-1])
+            files.come()
+            await eventually(lambda: not agent.needs[-1])
+            files.go()
+            await eventually(lambda: agent.needs[-1])
+            agent.view.want({})
+            await eventually(lambda: not agent.needs[-1])
+            assert not files.asked()
+
     async def test_why_none_runs(self, mps_root: Path) -> None:
         """Who starts hosts knows best why none runs."""
         agent = Agent(mps_root)
@@ -632,21 +671,152 @@ class TestLeaving:
             assert files.asked() == {}
 
     async def test_what_a_dead_host_has_begun(self, mps_root: Path) -> None:
-        """A record, or a compute mode to restore, keeps a GPU from being free, though nobody tells of it."""
+        """A record, or a compute mode to restore, says that a host has laid hands on a GPU. Where it has gone, the
+        driver says in which compute mode; files are removed by nobody.
+        """
         files = Files(mps_root)
         files.layout.directory(UUID).mkdir()
         atomic.write(files.layout.record(UUID), encode_record(Record(CONTRACT)), sync=False)
         atomic.write(files.layout.compute_modes, encode_compute_modes({OTHER: ComputeMode.DEFAULT}), sync=False)
-        async with running(Agent(mps_root)) as agent:
+        agent = Agent(mps_root)
+        agent.modes = {UUID: DriverError("no answer"), OTHER: ComputeMode.EXCLUSIVE_PROCESS}
+        async with running(agent):
             agent.view.want({})
-            await eventually(lambda: agent.state() is DaemonState.STOPPING)
-            assert agent.status.daemons[UUID].contract == CONTRACT
-            assert agent.state(OTHER) is DaemonState.STOPPING
-            assert agent.said() == f"no MPS host runs at {mps_root}"
-            files.layout.record(UUID).unlink()
-            await eventually(lambda: agent.state() is None)
-            files.layout.compute_modes.unlink()
+            await eventually(lambda: agent.status.left_modes == {UUID: None, OTHER: ComputeMode.EXCLUSIVE_PROCESS})
+            assert agent.status.daemons == {}
+            agent.modes = {OTHER: ComputeMode.PROHIBITED}
+            await eventually(lambda: agent.status.left_modes == {OTHER: ComputeMode.PROHIBITED})
+            agent.modes = {}
+            await eventually(lambda: agent.status.left_modes == {})
+            assert agent.status.daemons == {}
+
+    async def test_a_gpu_without_compute_modes(self, mps_root: Path) -> None:
+        """MPS has not changed what is not there."""
+        files = Files(mps_root)
+        atomic.write(files.layout.compute_modes, encode_compute_modes({UUID: ComputeMode.DEFAULT}), sync=False)
+        agent = Agent(mps_root)
+        agent.modes = {UUID: None}
+        async with running(agent):
+            agent.view.want({})
+            await eventually(lambda: agent.status.reason is MpsReason.ABSENT and not agent.status.daemons)
+            assert agent.status.left_modes == {}
+
+    async def test_a_daemon_that_outlives_its_host(self, daemons: Daemons) -> None:
+        """As long as somebody accepts connections where it listens, it is there; then it is not."""
+        async with verified(daemons) as (agent, files, process):
+            files.go()
+            agent.view.want({})
+            await eventually(lambda: files.asked() == {})
+            await eventually(lambda: agent.status.reason is MpsReason.ABSENT)
+            looks = len(agent.needs)
+            await eventually(lambda: len(agent.needs) > looks + 5)
+            assert UUID in agent.status.daemons
+            agent.modes = {UUID: ComputeMode.EXCLUSIVE_PROCESS}
+            process.signal(signal.SIGKILL)
             await eventually(lambda: agent.status.daemons == {})
+            assert agent.status.left_modes == {UUID: ComputeMode.EXCLUSIVE_PROCESS}
+            files.come()
+            await eventually(lambda: agent.status.left_modes == {})
+            assert UUID in agent.status.daemons, "it is for the host to say"
+            files.daemons.clear()
+            files.tell()
+            await eventually(lambda: agent.status.daemons == {})
+
+    async def test_what_is_asked_for_is_no_remains(self, daemons: Daemons) -> None:
+        """A daemon that is wanted and is dead is not ready; its GPU is not free."""
+        async with verified(daemons) as (agent, files, process):
+            files.go()
+            process.signal(signal.SIGKILL)
+            await eventually(lambda: agent.state() is DaemonState.FAILED)
+            looks = len(agent.needs)
+            await eventually(lambda: len(agent.needs) > looks + 5)
+            assert agent.state() is DaemonState.FAILED
+
+    async def test_a_wish_that_cannot_be_withdrawn(self, daemons: Daemons) -> None:
+        """A host that comes would start the daemon: until the file says otherwise the GPU is not free."""
+        async with verified(daemons) as (agent, files, process):
+            files.go()
+            process.signal(signal.SIGKILL)
+            blocked = files.layout.desired.with_name(f".{files.layout.desired.name}.tmp")
+            blocked.mkdir()
+            agent.view.want({})
+            await eventually(lambda: agent.status.reason is MpsReason.UNUSABLE)
+            assert UUID in agent.status.daemons
+            blocked.rmdir()
+            await eventually(lambda: agent.status.daemons == {})
+
+
+class TestWord:
+    """What a host says of itself."""
+
+    async def test_it_is_of_the_host_that_runs(self, mps_root: Path) -> None:
+        """A host that says who it is has said what it can do once both files name the same life; what an earlier one
+        has said is not believed.
+        """
+        files = Files(mps_root)
+        files.come()
+        files.life = "second"
+        files.tell()
+        files.say(HostWord("first", "0.2.0", gpus={UUID: GpuMeans()}))
+        async with running(Agent(mps_root)) as agent:
+            await eventually(lambda: agent.status.reason is MpsReason.RUNNING)
+            assert agent.status.means == {}
+            assert agent.status.host_version == ""
+            word = HostWord("second", "0.2.1", "/bin/true", "570", bounded=True, gpus={UUID: GpuMeans("no", 7, 48)})
+            files.say(word)
+            await eventually(lambda: agent.status.means == word.gpus)
+            assert (agent.status.host_version, agent.status.bounded) == ("0.2.1", True)
+            files.go()
+            await eventually(lambda: agent.status.reason is MpsReason.ABSENT)
+            assert agent.status.means == {}
+
+    async def test_an_older_host(self, mps_root: Path) -> None:
+        """It says nothing of itself; what another one has said before it is not about it."""
+        files = Files(mps_root)
+        files.come()
+        files.say(HostWord("other", "0.2.0", gpus={UUID: GpuMeans("no")}))
+        async with running(Agent(mps_root)) as agent:
+            await eventually(lambda: agent.status.reason is MpsReason.RUNNING)
+            assert agent.status.means == {}, "it has told nothing yet, and may be of any version"
+            files.tell()
+            await eventually(lambda: agent.status.means is None)
+
+    async def test_what_the_host_before_has_told(self, mps_root: Path) -> None:
+        """The pid in the lock says whose word the files are: of another host's nothing follows for this one."""
+        files = Files(mps_root)
+        files.come()
+        files.pid = os.getpid() + 1
+        files.tell()
+        async with running(Agent(mps_root)) as agent:
+            await eventually(lambda: agent.status.reason is MpsReason.RUNNING)
+            assert agent.status.means == {}
+
+    async def test_a_host_that_can_write_no_more(self, daemons: Daemons) -> None:
+        """What it told last is not believed for longer than it takes to tell it anew; a daemon that the agent itself
+        finds well goes on.
+        """
+        files = Files(daemons.root)
+        files.come()
+        files.life = "one"
+        process = daemons.start()
+        await daemons.control().set_limits(9216, 25)
+        files.layout.desired.write_bytes(encode_desired({UUID: CONTRACT}))
+        files.ready(process)
+        agent = Agent(daemons.root, program=daemons.program, stale_after=0.5)
+        async with running(agent):
+            agent.view.want({UUID: CONTRACT})
+            await eventually(lambda: agent.state() is DaemonState.READY)
+            await eventually(lambda: agent.status.reason is MpsReason.UNUSABLE)
+            assert "has not written" in agent.status.message
+            assert "no room left" in agent.status.message
+            assert agent.state() is DaemonState.READY
+            process.signal(signal.SIGKILL)
+            await eventually(lambda: agent.state() is DaemonState.FAILED)
+            files.beat += 1
+            files.daemons.clear()
+            files.tell()
+            await eventually(lambda: agent.status.reason is MpsReason.RUNNING)
+        files.go()
 
 
 class TestStart:
@@ -712,10 +882,104 @@ class TestStart:
             assert agent.wakes == wakes
 
 
+async def default(_uuid: str) -> ComputeMode | None:
+    """A driver of which every GPU is in the compute mode DEFAULT."""
+    return ComputeMode.DEFAULT
+
+
 async def test_off() -> None:
     """Without MPS nothing is wanted, nothing was, and everything is as it is."""
-    off = NoMps(Path("/nonexistent"), wake=lambda: None)
+    off = NoMps(Path("/nonexistent"), wake=lambda: None, read_mode=default)
     off.want({UUID: CONTRACT})
     assert off.status.reason is MpsReason.OFF
+    assert off.status.daemons.keys() == {UUID}
     assert off.load_wanted() == {}
-    await off.run()
+
+
+async def test_off_where_a_host_has_gone(mps_root: Path) -> None:
+    """Its daemons are gone, whatever its files say, and are asked for no more; how it left the GPUs is told."""
+    files = Files(mps_root)
+    files.come()
+    files.layout.desired.write_bytes(encode_desired({UUID: CONTRACT, OTHER: CONTRACT}))
+    atomic.write(files.layout.compute_modes, encode_compute_modes({OTHER: ComputeMode.DEFAULT}), sync=False)
+    files.daemons[UUID] = ObservedDaemon(CONTRACT, DaemonState.FAILED, "it has ended")
+    files.tell()
+    modes: dict[str, ComputeMode] = {OTHER: ComputeMode.EXCLUSIVE_PROCESS}
+
+    async def mode(uuid: str) -> ComputeMode:
+        return modes.get(uuid, ComputeMode.DEFAULT)
+
+    off = NoMps(mps_root, wake=lambda: None, read_mode=mode, look_every=0.02)
+    assert off.load_wanted() == {}
+    assert off.status.daemons.keys() == {UUID, OTHER}
+    run = asyncio.create_task(off.run())
+    try:
+        await eventually(lambda: off.status.daemons.keys() == {UUID, OTHER})
+        files.go()
+        await eventually(lambda: off.status.daemons == {})
+        assert off.status.left_modes == {OTHER: ComputeMode.EXCLUSIVE_PROCESS}
+        await eventually(lambda: files.asked() == {})
+        modes.clear()
+        await eventually(lambda: off.status.left_modes == {})
+    finally:
+        run.cancel()
+        await asyncio.wait((run,))
+
+
+async def test_off_where_no_file_tells(mps_root: Path) -> None:
+    """A GPU that this agent took over under MPS is looked at when its contract has ended, and not offered before."""
+    asked: list[str] = []
+
+    async def mode(uuid: str) -> ComputeMode:
+        asked.append(uuid)
+        return ComputeMode.EXCLUSIVE_PROCESS
+
+    off = NoMps(mps_root, wake=lambda: None, read_mode=mode, look_every=0.02)
+    off.load_wanted()
+    run = asyncio.create_task(off.run())
+    try:
+        off.want({UUID: CONTRACT})
+        assert off.status.daemons[UUID].state is DaemonState.STARTING
+        off.want({})
+        assert off.status.daemons[UUID].state is DaemonState.STOPPING
+        await eventually(lambda: off.status.left_modes == {UUID: ComputeMode.EXCLUSIVE_PROCESS})
+        assert set(asked) == {UUID}
+    finally:
+        run.cancel()
+        await asyncio.wait((run,))
+
+
+async def test_a_root_without_room(mps_control: Path) -> None:
+    """A real host that cannot write is not believed for long, though its last word says ready; the daemon, which the
+    agent finds well, keeps its shares until it dies. With room all is told anew.
+    """
+    needs_mounts()
+    async with Node(mps_control) as node:
+        root = node.layout.root
+        root.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M", "small", root], check=True)
+        try:
+            wanted = {UUIDS[0]: contract()}
+            agent = Agent(root, program=mps_control, stale_after=1.0)
+            async with running(agent):
+                await node.host(replace(QUICK, beats_every=0.1))
+                agent.view.want(wanted)
+                await node.ready(wanted)
+                await eventually(lambda: agent.state(UUIDS[0]) is DaemonState.READY)
+                filler = root / "filler"
+                with suppress(OSError):
+                    filler.write_bytes(bytes(2 << 20))
+                await eventually(lambda: agent.status.reason is MpsReason.UNUSABLE)
+                assert node.daemon(UUIDS[0]).state is DaemonState.READY
+                assert agent.state(UUIDS[0]) is DaemonState.READY
+                node.running()[UUIDS[0]].signal(signal.SIGKILL)
+                await eventually(lambda: agent.state(UUIDS[0]) is DaemonState.FAILED)
+                filler.unlink()
+                await node.ready(wanted)
+                await eventually(lambda: agent.status.reason is MpsReason.RUNNING)
+                await eventually(lambda: agent.state(UUIDS[0]) is DaemonState.READY)
+            for host in node.hosts:
+                await host.stop()
+            await eventually(lambda: end_all(root))
+        finally:
+            subprocess.run(["umount", "--lazy", root], check=True)

@@ -17,9 +17,9 @@ from jsonschema import Draft202012Validator
 from nodeagent.model.config import Contract, Mode, Stage
 from nodeagent.model.handover import HandOver, IdStrategy, ListStrategy
 from nodeagent.model.health import EventsReason, XidLog, XidSource, XidTally
-from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason, MigDevice
+from nodeagent.model.inventory import ComputeMode, Gpu, GpuHealth, Inventory, InventoryReason, MigDevice
 from nodeagent.model.kubelet import RegistrationState
-from nodeagent.model.mps import DaemonState, MpsReason, MpsStatus
+from nodeagent.model.mps import DaemonState, GpuMeans, MpsReason, MpsStatus
 from nodeagent.model.node import SyncReason
 from nodeagent.model.plan import Action, Plan, Wait, WaitReason
 from nodeagent.model.shares import Applied, AppliedGpu, ShareState
@@ -279,6 +279,22 @@ def test_mps_comes_back() -> None:
     assert mps_from_status(read_back(leaving)) == leaving.mps
     off = MpsStatus(MpsReason.OFF, "no daemon can be started")
     assert mps_from_status(read_back(builders.snapshot(mps=off))) == off
+    said = MpsStatus(
+        MpsReason.RUNNING,
+        means={"GPU-a": GpuMeans("it hangs", None, 16), "GPU-b": GpuMeans("", 81920, 48)},
+        left_modes={"GPU-c": None, "GPU-d": ComputeMode.PROHIBITED},
+        host_version="0.2.0",
+        bounded=True,
+    )
+    assert mps_from_status(read_back(builders.snapshot(mps=said))) == said
+
+
+def test_a_wait_for_a_daemon_says_in_what_words_it_was_given() -> None:
+    """What is missing, or left over, in the words of the plan."""
+    plan = Plan((), (Wait(builders.gpu(0).uuid, WaitReason.DAEMON, frozenset({0}), "no MPS host runs"),))
+    told = to_json(builders.snapshot(builders.gpu_status(builders.gpu(0), "", contract=None), plan=plan))["plan"]
+    assert isinstance(told, dict)
+    assert told["waits"][0]["text"] == "GPU 0: waiting for MPS: no MPS host runs"
 
 
 def test_held_shares_come_back_also_of_a_lost_gpu() -> None:

@@ -172,6 +172,9 @@ def test_a_compute_mode_that_is_left_over_keeps_what_cannot_work_in_it_waiting(
     assert lingering(make.SLICED, "GPU-0", mps) == f"{sliced}{how}"
     assert left_over("GPU-0", mps) == f"{sliced}{how}"
     assert lingering(make.SLICED, "GPU-1", mps) == left_over("GPU-1", mps) == ""
+    for contract in (make.WHOLE, make.SLICED):  # nor does a GPU leave what it is for what cannot work in it
+        assert missing(contract, make.gpu(0), mps) == lingering(contract, "GPU-0", mps)
+        assert missing(contract, make.gpu(1), mps) == ""
 
 
 ABLE = GpuMeans(memory=10000, clients=48)

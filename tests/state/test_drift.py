@@ -145,6 +145,26 @@ def test_a_daemon_that_nobody_wants_is_told() -> None:
     ]
 
 
+def test_a_daemon_that_cannot_be_had_is_told() -> None:
+    """Of a GPU that stays what it is, and of one that is offered nothing; not once it has its contract."""
+    desired = make.wanted([make.gpu(0), make.gpu(1)], make.mps(4))
+    mps = make.host(reason=MpsReason.ABSENT, message="no host runs")
+    have = make.applied(make.entry(0, make.SLICED, range(2)), make.entry(1))
+    told = [one for one in found(desired=desired, applied=have, mps=mps) if one[0] is DriftKind.MPS]
+    want = f"an MPS daemon with {desired.wants['GPU-0'].contract.limits}"  # type: ignore[union-attr]
+    assert told == [(DriftKind.MPS, f"GPU {index}", want, "no host runs") for index in (0, 1)]
+    able = make.host()
+    assert not [one for one in found(desired=desired, applied=have, mps=able) if one[0] is DriftKind.MPS]
+
+
+def test_a_compute_mode_that_mps_has_left_is_told() -> None:
+    """The GPU is not as it was before MPS."""
+    mps = MpsStatus(MpsReason.ABSENT, "no host runs", left_modes={"GPU-0": None, "GPU-9": None})
+    ((kind, subject, want, have),) = found(applied=make.applied(make.entry(0)), mps=mps)
+    assert (kind, subject, want) == (DriftKind.MPS, "GPU 0", "the compute mode that was there before MPS")
+    assert have.startswith("MPS has left it in a compute mode that cannot be read")
+
+
 def test_while_nothing_is_known_of_daemons_they_do_not_differ() -> None:
     """An agent that starts does not tell of drift before it has looked."""
     assert found(applied=UNDER, mps=MpsStatus(MpsReason.PENDING)) == []

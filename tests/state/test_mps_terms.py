@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from nodeagent.model.config import MIB, Contract, Match, Mode, MpsTerms, Rule, Where
 from nodeagent.model.inventory import Gpu
+from nodeagent.model.mps import most_clients
 from nodeagent.state.desired import check, list_bytes
-from nodeagent.state.mps_terms import most_clients
 from tests.state import make
 
 MPS = "nvidia.com/gpu.mps"

@@ -8,7 +8,7 @@ import pytest
 
 from nodeagent.model.config import Stage, Violation, Where
 from nodeagent.model.health import EventsReason, XidLog
-from nodeagent.model.inventory import GpuHealth, Inventory, InventoryReason
+from nodeagent.model.inventory import ComputeMode, GpuHealth, Inventory, InventoryReason
 from nodeagent.model.kubelet import PodResourcesReason, PodResourcesStatus, RegistrationState, RegistrationStatus
 from nodeagent.model.mps import DaemonState, MpsReason, MpsStatus
 from nodeagent.model.plan import Plan, Refusal, Wait, WaitReason
@@ -238,6 +238,29 @@ def test_a_node_that_waits_to_know_of_mps_is_not_idle() -> None:
     )
     found = condition(facts, "MpsReady")
     assert (found.status, found.reason, found.message) == (False, Reason.PENDING, "GPU 1: nothing is known yet")
+
+
+def test_a_gpu_that_cannot_be_prepared_is_told() -> None:
+    """It is to come under MPS, and has not: what it waits for is not the trouble of any daemon."""
+    wait = Wait("GPU-2", WaitReason.DAEMON, frozenset({0}), "cannot list processes")
+    assert mps_ready(make.host(*BOTH), wait) == (False, Reason.NOT_PREPARED, "GPU 2: cannot list processes")
+    failed = make.host(make.daemon(0, state=DaemonState.FAILED, message="it has ended"), make.daemon(1))
+    told = (False, Reason.DAEMON_FAILED, "GPU 0: it has ended; GPU 2: cannot list processes")
+    assert mps_ready(failed, wait) == told
+    absent = make.host(*BOTH, reason=MpsReason.ABSENT, message="no host")
+    assert mps_ready(absent, wait) == (False, Reason.HOST_ABSENT, "GPUs 0-2: no host")
+
+
+def test_a_compute_mode_that_mps_has_left_is_told() -> None:
+    """Also where the GPU is offered, and with how to put it back; a missing host that is wanted comes first."""
+    left = MpsStatus(MpsReason.ABSENT, "no host", left_modes={"GPU-2": ComputeMode.EXCLUSIVE_PROCESS})
+    how = "GPU 2: MPS has left it in the compute mode exclusive-process: put it back with `nvidia-smi -c 0 -i GPU-2`"
+    waits = Wait("GPU-2", WaitReason.DAEMON, frozenset({0}), how.removeprefix("GPU 2: "))
+    free = make.applied(make.entry(2))
+    for plan in (Plan(), Plan(waits=(waits,))):
+        found = condition(replace(WELL, applied=free, mps=left, plan=plan), "MpsReady")
+        assert (found.status, found.reason, found.message) == (False, Reason.COMPUTE_MODE_LEFT, how)
+    assert mps_ready(left, waits) == (False, Reason.HOST_ABSENT, f"GPUs 0-1: no host; {how}")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,65 @@
+"""Mounting a tmpfs, and what is mounted where. The one place that asks the kernel for it."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_NOSUID, _NODEV, _NOEXEC, _REMOUNT = 2, 4, 8, 32  # sys/mount.h
+_FLAGS: Final = _NOSUID | _NODEV | _NOEXEC
+_DETACH, _NOFOLLOW = 2, 8
+_NAME: Final = "nodeagent-mps"
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """What is mounted at a path: the type of the file system, and whether it is a tmpfs of ours."""
+
+    kind: str
+    ours: bool
+
+
+def mounted(path: Path) -> Mounted | None:
+    """What lies on top at `path`; None when nothing is mounted there. Raises OSError."""
+    found = None
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        fields = line.split(" ")
+        if _unescape(fields[4]) == str(path.absolute()):
+            kind, source = fields[fields.index("-") + 1 :][:2]
+            found = Mounted(kind, kind == "tmpfs" and source == _NAME)  # the last one lies on top
+    return found
+
+
+def mount_tmpfs(path: Path, options: str, *, remount: bool = False) -> None:
+    """Mount a tmpfs of ours, or give the one that is there other options. Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    flags = ctypes.c_ulong(_FLAGS | (_REMOUNT if remount else 0))
+    if libc.mount(_NAME.encode(), os.fsencode(path), b"tmpfs", flags, options.encode()) != 0:
+        raise _error("mount a tmpfs", path)
+
+
+def detach(path: Path) -> None:
+    """Nothing of ours is mounted at `path` any more; who uses it still has it. Raises OSError, FileExistsError where
+    somebody else has mounted there.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    while (found := mounted(path)) is not None:
+        if not found.ours:
+            raise FileExistsError(errno.EEXIST, f"there is a mount of type {found.kind}", str(path))
+        if libc.umount2(os.fsencode(path), _DETACH | _NOFOLLOW) != 0:
+            raise _error("unmount", path)
+
+
+def _unescape(text: str) -> str:
+    r"""A path as the kernel shows it: a space is `\040`."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
+
+
+def _error(task: str, path: Path) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, f"cannot {task}: {os.strerror(number)}", str(path))
