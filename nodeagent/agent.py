@@ -140,6 +140,9 @@ class Agent:
             settings.pod_resources_dir / "kubelet.sock",
             settings.device_plugins_dir / "kubelet_internal_checkpoint",
             wake=self._wake.set,
+            traffic=self._desk,
+            count=self._metrics.pod_resources_call,
+            count_without_window=self._metrics.list_without_window,
         )
 
     @property

@@ -9,7 +9,7 @@ from nodeagent.model.config import Contract, Loaded, Unreadable
 from nodeagent.model.handover import HandOver, HostFiles
 from nodeagent.model.health import XidLog
 from nodeagent.model.inventory import Inventory
-from nodeagent.model.kubelet import PodResourcesStatus, RegistrationStatus
+from nodeagent.model.kubelet import Looks, PodResourcesStatus, RegistrationStatus
 from nodeagent.model.mps import MpsStatus
 from nodeagent.model.node import NodeEvent, NodeReport, NodeStatus
 
@@ -45,7 +45,7 @@ class Pods(Protocol):
     @property
     def status(self) -> PodResourcesStatus: ...
     def request(self) -> None: ...
-    def set_interval(self, seconds: float) -> None: ...
+    def follow(self, looks: Looks) -> None: ...
 
 
 class Daemons(Protocol):

@@ -1,20 +1,26 @@
 """Where the kubelet's questions are answered: at once, from the newest lists, without waiting for anything.
 
-The kubelet admits no pod of the node while it waits for Allocate (FACTS). So nothing here awaits; what was given away
-is noted before the answer, and the loop takes the notes up in its next turn.
+The kubelet admits no pod of the node while it waits for Allocate (FACTS). So nothing here awaits, but for one thing and
+a tenth of a second: a `List` of ours that is under way could free the device that the kubelet is about to choose (see
+`state/looks`). What was given away is noted before the answer, and the loop takes the notes up in its next turn.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from nodeagent.model.allocation import ContainerGrant, PreferenceRequest
 from nodeagent.model.holds import ShareKey
 from nodeagent.model.shares import Listing
-from nodeagent.state import allocation
+from nodeagent.state import allocation, traffic
 from nodeagent.state.observed import MENTION_SECONDS
+
+LIST_SECONDS = 0.1
+"""How long the kubelet's choice waits for a `List` of ours at most, which takes some milliseconds."""
 
 
 @dataclass(slots=True)
@@ -37,14 +43,19 @@ class FrontDesk:
         self._offers: Mapping[str, allocation.Offer] = {}
         self._notes = Notes()
         self._named: dict[str, float] = {}
+        self._traffic = traffic.Traffic()
+        self._not_listing = asyncio.Event()
+        self._not_listing.set()
 
     def listing(self, resource: str) -> Listing:
         return self._listings.get(resource) or Listing(resource, 0, ())
 
     def allocate(self, resource: str, requests: Sequence[Sequence[str]]) -> list[ContainerGrant]:
         offer = self._offers.get(resource) or allocation.Offer(resource)
-        grants = allocation.allocate(offer, requests)
         now = self._clock()
+        # Refused or not: the kubelet has an answer, and does something with it.
+        self._traffic = traffic.allocation(self._traffic, resource, now)
+        grants = allocation.allocate(offer, requests)
         for ids in requests:
             for share in ids:
                 self._notes.granted[resource, share] = now
@@ -55,11 +66,35 @@ class FrontDesk:
         self._wake()
         return grants
 
+    async def choosing(self) -> None:
+        """Wait until no `List` of ours is under way, for `LIST_SECONDS` at most."""
+        if not self._not_listing.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LIST_SECONDS):
+                    await self._not_listing.wait()
+
     def prefer(self, resource: str, requests: Sequence[PreferenceRequest]) -> list[list[str]]:
         now = self._clock()
+        self._traffic = traffic.choice(self._traffic, resource, now)
         for request in requests:
             self._named.update(dict.fromkeys(request.available, now))
         return allocation.prefer(self._offers.get(resource) or allocation.Offer(resource), requests)
+
+    def quiet_at(self) -> float:
+        """From when on nothing of ours is being allocated, nor about to be, if nothing more comes."""
+        return traffic.quiet_at(self._traffic)
+
+    def lull_at(self) -> float:
+        """From when on nothing of ours is known to be under way, if nothing more comes."""
+        return traffic.lull_at(self._traffic)
+
+    def list_begins(self) -> None:
+        """A `List` of ours goes out."""
+        self._not_listing.clear()
+
+    def list_ends(self) -> None:
+        """It has come back."""
+        self._not_listing.set()
 
     def show(self, listings: Mapping[str, Listing], offers: Mapping[str, allocation.Offer]) -> None:
         """Answer from these from now on."""

@@ -205,8 +205,10 @@ class Gate:
 
 
 def _durable(holds: Holds) -> Holds:
-    """Grants are not worth a write: an agent that restarts takes all shares for granted for a while."""
-    return replace(holds, granted={})
+    """Grants are not worth a write: an agent that restarts takes all shares for granted for a while. Nor is what the
+    checkpoint says: that is read again.
+    """
+    return replace(holds, granted={}, unnamed={})
 
 
 def _timeless(applied: Applied) -> Applied:

@@ -18,7 +18,16 @@ from nodeagent.state.status import Reason
 
 logger = logging.getLogger(__name__)
 
-_TOLD = ("InventoryReady", "HealthWatched", "MpsReady", "LabelsSynced", "HandOverReady", "Stalled", "GpusRenumbered")
+_TOLD = (
+    "InventoryReady",
+    "HealthWatched",
+    "MpsReady",
+    "LabelsSynced",
+    "HandOverReady",
+    "Stalled",
+    "SharedTwice",
+    "GpusRenumbered",
+)
 
 _ON_THEIR_WAY = (Reason.STARTING, Reason.STOPPING)
 """Reasons of a condition that is not met because what was asked for takes a moment."""

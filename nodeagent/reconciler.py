@@ -50,6 +50,7 @@ from nodeagent.state import (
     nodegpus,
     overview,
     schedule,
+    shared,
     status,
     summary,
 )
@@ -63,6 +64,7 @@ from nodeagent.state.kubelet_view import Published, View
 from nodeagent.state.labels import report
 from nodeagent.state.observed import Observed
 from nodeagent.state.schedule import Pending
+from nodeagent.state.shared import Sightings
 from nodeagent.state.summarize import Identity, Turn, failing, summarize
 
 logger = logging.getLogger(__name__)
@@ -167,6 +169,8 @@ class Reconciler:
         self._taken: Mapping[XidSource, XidTally] = {}
         self._looked_at = float("-inf")
         self._looked_for: frozenset[str] = frozenset()
+        self._rewritten_at = float("-inf")
+        self._shared: Sightings = {}
         self._retry = RETRY_FIRST
 
         self._listings: dict[str, Listing] = {}
@@ -246,7 +250,7 @@ class Reconciler:
         self._note_drains(plan)
         await self._keep()
         self._sum_up(plan, inventory, pods)
-        return self._look_soon(plan)
+        return self._look_soon(plan, pods)
 
     # --- look -------------------------------------------------------------------------------------------------------
 
@@ -278,6 +282,7 @@ class Reconciler:
         if pods.listing is not None and (pods.listing.begun_at > self._looked_at or not uuids <= self._looked_for):
             self._looked_at, self._looked_for = pods.listing.begun_at, uuids
             self._holds = holds.observe(self._holds, pods.listing, uuids, now)
+            self._shared = shared.sight(self._shared, pods.listing, uuids)
 
     def _observe(self, gpus: tuple[Gpu, ...], pods: PodResourcesStatus) -> Observed:
         now = self._clock()
@@ -446,6 +451,7 @@ class Reconciler:
             node=self._node.status,
             handover=self._handover(),
             host_files=self._host.files,
+            shared_twice=shared.shared_twice(self._shared, self._looked_at),
         )
         accepted = self._acceptance.config
         terms = accepted.labels if accepted is not None else LabelTerms()
@@ -488,7 +494,7 @@ class Reconciler:
 
     # --- when to look again -----------------------------------------------------------------------------------------
 
-    def _look_soon(self, plan: Plan) -> float | None:
+    def _look_soon(self, plan: Plan, pods: PodResourcesStatus) -> float | None:
         """Ask for the look at the kubelet that is needed next. Returns when the next turn is due without an event."""
         now = self._clock()
         ends = [self._judge_by, *self._reloads.ends()]
@@ -505,16 +511,23 @@ class Reconciler:
             plan=plan,
             applied=self._applied,
             holds=self._holds,
-            looked_at=self._looked_at,
+            listing=pods.listing,
             decided_at=self._decided_at,
+            cautious_until=self._cautious_until,
+            rewritten_at=self._rewritten_at,
+            shared=self._shared,
             views=self._views,
             live=self._live(),
             ends=ends,
         )
         agenda = schedule.agenda(pending, now)
-        self._pods.set_interval(agenda.interval)
+        self._pods.follow(agenda.looks)
         if agenda.look_now:
             self._pods.request()
+        if agenda.rewrite and pending.listing is not None:
+            self._rewritten_at = pending.listing.listed_at
+            for resource in agenda.rewrite:
+                self._plugins.resend(resource)
         return agenda.turn_at
 
     def _back_off(self) -> float:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import time
 import weakref
 
 import pytest
 
-from nodeagent.desk import FrontDesk
+from nodeagent.desk import LIST_SECONDS, FrontDesk
 from nodeagent.model.allocation import PreferenceRequest, RefusalReason, Refused
 from nodeagent.model.config import Contract, Mode
 from nodeagent.model.inventory import Gpu
@@ -16,6 +18,7 @@ from nodeagent.model.plan import Plan
 from nodeagent.model.shares import Applied, AppliedGpu, Device, Listing
 from nodeagent.state.allocation import Offer, offers
 from nodeagent.state.observed import MENTION_SECONDS
+from nodeagent.state.traffic import ANSWER_SECONDS, CHOICE_SECONDS, LULL_SECONDS
 from tests.state import make
 
 RESOURCE = "nvidia.com/gpu.shared"
@@ -166,3 +169,40 @@ def test_all_containers_of_a_call_are_granted_or_none() -> None:
     with pytest.raises(Refused):
         desk.allocate(make.MPS, [["GPU-0::0"], ["GPU-0::1", "GPU-1::0"]])
     assert not desk.given(frozenset({(make.MPS, "GPU-0::0")}))
+
+
+async def test_a_choice_waits_for_a_list_that_is_under_way() -> None:
+    """The kubelet could lose what it chooses meanwhile; without one the answer is there at once."""
+    desk, _ = shown(gpus=1, shares=1)
+    await desk.choosing()
+    desk.list_begins()
+    choosing = asyncio.create_task(desk.choosing())
+    await asyncio.sleep(0)
+    assert not choosing.done()
+    desk.list_ends()
+    await choosing
+
+
+async def test_a_choice_does_not_wait_for_ever() -> None:
+    """A `List` that hangs must not keep pods from being admitted."""
+    desk, _ = shown(gpus=1, shares=1)
+    desk.list_begins()
+    begun = time.monotonic()
+    await desk.choosing()
+    assert time.monotonic() >= begun + LIST_SECONDS / 2
+
+
+def test_it_is_quiet_when_nothing_is_being_allocated() -> None:
+    """A choice, an Allocate and a refused one are all something that the kubelet is about."""
+    clock = Clock()
+    desk, free = shown(gpus=1, shares=2, clock=clock)
+    assert desk.quiet_at() <= clock.now
+    desk.prefer(RESOURCE, [PreferenceRequest(free, [], 1)])
+    assert desk.quiet_at() == clock.now + CHOICE_SECONDS
+    desk.allocate(RESOURCE, [free[:1]])
+    assert desk.quiet_at() == clock.now + ANSWER_SECONDS
+    clock.now += 10
+    with pytest.raises(Refused):
+        desk.allocate(RESOURCE, [["GPU-9::9"]])
+    assert desk.quiet_at() == clock.now + ANSWER_SECONDS
+    assert desk.lull_at() == clock.now + LULL_SECONDS

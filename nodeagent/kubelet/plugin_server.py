@@ -2,8 +2,9 @@
 
 A server per resource, since ListAndWatch does not say which resource it asks for. Every answer comes from the desk
 at once: the kubelet waits for Allocate without a limit, and meanwhile admits no pod at all, so no handler may ever
-wait for anything. A stream knows only which list it sent last: it is woken, takes the newest list and skips what came
-between, so that a slow reader delays nobody and a late one starts with the current list.
+wait for anything, but for the moment that `Desk.choosing` bounds. A stream knows only which list it sent last: it is
+woken, takes the newest list and skips what came between, so that a slow reader delays nobody and a late one starts with
+the current list.
 
 Others than the kubelet may connect (`streams`). What one client does is the end of its own stream at most.
 """
@@ -278,6 +279,7 @@ class PluginServer:
                 )
                 for entry in request.container_requests
             ]
+            await self._desk.choosing()
             response = pb.PreferredAllocationResponse()
             for ids in self._desk.prefer(self.resource, asked):
                 response.container_responses.add(deviceIDs=ids)

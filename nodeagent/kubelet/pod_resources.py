@@ -1,8 +1,13 @@
 """Asks the kubelet who holds what, and which ids it would hand out: the truth about shares that is not ours.
 
-A look is both calls and the checkpoint, all of one kubelet, or it has failed: half a look would be taken for "nobody
+A look is its calls and the checkpoint, all of one kubelet, or it has failed: half a look would be taken for "nobody
 holds it". Its time is taken before the first call, so that what happened later is never taken for seen. There is one
 look at a time, and whoever asks for one while it is under way gets another after it.
+
+There are two kinds. A look by `List` names every pod, and goes out in a quiet window (`quiet`): the first of each
+kubelet, those that `follow` asks for, and all of them where the kubelet has no `Get` (before 1.34; it is tried once). A
+look by `Get` asks for the pods that are known by then, those whose answers are oldest first, no more of them than the
+kubelet's rate limit lets pass; of the others it repeats what was known.
 """
 
 from __future__ import annotations
@@ -16,21 +21,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
 
 from nodeagent.errand import Errand, Hangs
-from nodeagent.kubelet import names
+from nodeagent.kubelet import pod_answers
 from nodeagent.kubelet.checkpoint import parse as parse_checkpoint
 from nodeagent.kubelet.checkpoint import read as read_checkpoint
-from nodeagent.kubelet.proto import podresources_pb2 as pb
-from nodeagent.kubelet.sockets import LOCAL_CHANNEL, identity, target
-from nodeagent.model.kubelet import Holder, PodListing, PodResourcesReason, PodResourcesStatus
+from nodeagent.kubelet.pod_answers import LIMITED, NOT_FOUND, NOT_SERVED, Failed, Remembered
+from nodeagent.kubelet.pod_calls import ALLOCATABLE, GET, LIST, Calls
+from nodeagent.kubelet.quiet import Budget, Traffic, Unwatched, Window, window
+from nodeagent.kubelet.sockets import identity
+from nodeagent.model.kubelet import Holder, Looks, PodListing, PodName, PodResourcesReason, PodResourcesStatus
 
 logger = logging.getLogger(__name__)
-
-_OPTIONS: Final = (*LOCAL_CHANNEL, ("grpc.max_receive_message_length", names.MAX_POD_RESOURCES_BYTES))
 
 _GLANCE: Final = 2.0
 """Seconds between two glances at the socket, by which a new kubelet is noticed; each costs some idle CPU."""
@@ -44,65 +47,23 @@ _RETRY: Final = (0.1, 1.0)
 _PATIENCE: Final = 5
 """So many looks in a row may fail for a passing reason before the status says so."""
 
+_MOST_PODS: Final = 25
+"""So many pods are asked for in one look by `Get`: with those of half a second the next one begins at once."""
 
-class Failed(Exception):
-    """A look that came to nothing. `passing`: trying again at once will probably do."""
+_NAMES: Final = (10, 30.0)
+"""`List` for names alone: so many in a row, and one in so many seconds in the long run."""
 
-    def __init__(self, reason: PodResourcesReason, message: str, *, passing: bool = False) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.passing = passing
-
-
-def _unforeseen(error: Exception) -> Failed:
-    return Failed(PodResourcesReason.UNAVAILABLE, f"cannot read PodResources: {error!r}")
-
-
-class _Parsed:
-    """The last answers as they came, and what they meant: most looks find what the one before found."""
-
-    def __init__(self) -> None:
-        self._raw: tuple[bytes, bytes, bytes | None] | None = None
-        self._meaning = PodListing(0.0, "")
-
-    def meaning(self, listed: bytes, allocatable: bytes, kept: bytes | None) -> PodListing:
-        """A listing without time and kubelet. Raises Failed."""
-        if self._raw != (listed, allocatable, kept):
-            try:
-                holders, free = _holders(listed), _allocatable(allocatable)
-            except DecodeError as error:
-                raise Failed(PodResourcesReason.UNAVAILABLE, f"cannot understand PodResources: {error}") from None
-            entries = None if kept is None else parse_checkpoint(kept)
-            self._raw = (listed, allocatable, kept)
-            self._meaning = PodListing(0.0, "", holders, free, entries)
-        return self._meaning
-
-
-def _holders(listed: bytes) -> tuple[Holder, ...]:
-    """Every container's devices, one entry for each resource, in a stable order."""
-    ids: dict[tuple[str, str, str, str], list[str]] = {}
-    for pod in pb.ListPodResourcesResponse.FromString(listed).pod_resources:
-        for container in pod.containers:
-            for devices in container.devices:
-                if devices.device_ids:
-                    key = (pod.namespace, pod.name, container.name, devices.resource_name)
-                    ids.setdefault(key, []).extend(devices.device_ids)
-    return tuple(Holder(*key, tuple(sorted(ids[key]))) for key in sorted(ids))
-
-
-def _allocatable(answer: bytes) -> dict[str, frozenset[str]]:
-    """The ids of each resource; the kubelet sends an entry per device."""
-    ids: dict[str, list[str]] = {}
-    for devices in pb.AllocatableResourcesResponse.FromString(answer).devices:
-        ids.setdefault(devices.resource_name, []).extend(devices.device_ids)
-    return {resource: frozenset(ids[resource]) for resource in sorted(ids)}
+_NOBODY: Final[PodName] = ("", "")
+"""A pod that cannot be: whether `Get` is served can be asked without one."""
 
 
 class PodResources:
     """The kubelet's PodResources socket and checkpoint, looked at regularly and on request.
 
-    `wake` is called on the loop after a look that found something new or was asked for, and when the state of affairs
-    (`status.reason` or `.message`) has changed. `deadline` bounds what a look waits for: its calls and the disk.
+    `wake` is called on the loop after a look that found something new or was asked for, after each `List`, and when the
+    state of affairs (`status.reason` or `.message`) has changed. `deadline` bounds what a look waits for: its calls and
+    the disk. `traffic` says when a `List` may go out; `count` is called with each call's name and how it ended,
+    `count_without_window` for each `List` that went out without a quiet window.
     """
 
     def __init__(
@@ -111,23 +72,37 @@ class PodResources:
         checkpoint: Path,
         *,
         wake: Callable[[], None],
+        traffic: Traffic | None = None,
+        count: Callable[[str, str], None] = lambda _call, _result: None,
+        count_without_window: Callable[[], None] = lambda: None,
         deadline: float = 2.0,
         interval: float = 30.0,
     ) -> None:
         self._socket = socket
         self._checkpoint = checkpoint
         self._wake = wake
+        self._traffic = traffic or Unwatched()
+        self._count_without_window = count_without_window
         self._deadline = deadline
-        self._interval = interval
+        self._looks = Looks(interval)
         self._status = PodResourcesStatus()
         self._requested = False
         self._nudged = asyncio.Event()
-        self._parsed = _Parsed()
+        self._allocatable = Remembered(pod_answers.allocatable_of)
+        self._entries = Remembered(parse_checkpoint)
         self._reader = Errand("checkpoint", on_late=self._nudged.set)
-        self._channel: grpc.aio.Channel | None = None
-        self._channel_to: str | None = None
-        self._begun = 0.0
+        self._calls = Calls(socket, count=count)
+        self._begun = float("-inf")
         self._failures = 0
+
+        self._kubelet: str | None = None
+        """The kubelet that the last `List` was answered by; what follows is of it."""
+        self._gets = False
+        self._listed_at = float("-inf")
+        self._pods: dict[PodName, tuple[Holder, ...]] = {}
+        self._asked_at: dict[PodName, float] = {}
+        self._list_wanted_since: float | None = None
+        self._for_names = Budget(*_NAMES)
 
     @property
     def status(self) -> PodResourcesStatus:
@@ -139,99 +114,214 @@ class PodResources:
         self._requested = True
         self._nudged.set()
 
-    def set_interval(self, seconds: float) -> None:
-        """Look this often from now on, counted from the beginning of the last look."""
-        if seconds != self._interval:
-            self._interval = seconds
+    def follow(self, looks: Looks) -> None:
+        """Look like this from now on; the interval counts from the beginning of the last look."""
+        if looks != self._looks:
+            self._looks = looks
             self._nudged.set()
 
     async def run(self) -> None:
         """Look until cancelled."""
         try:
             while True:
-                asked, self._requested = self._requested, False
                 kubelet = identity(self._socket)
+                # Nothing may be awaited between the quiet window and the `List` that goes out in it.
+                await self._calls.connect(kubelet)
+                chance = self._list_chance(kubelet)
+                by_list = chance is not None and chance.at <= time.monotonic()
+                if not by_list and not (self._may_get(kubelet) and self._due() <= time.monotonic()):
+                    await self._rest(kubelet, chance)
+                    continue
+                asked, self._requested = self._requested, False
+                self._list_wanted_since = None if by_list else self._list_wanted_since
                 try:
-                    listing = await self._look(kubelet)
+                    if chance is not None and by_list:
+                        self._note(chance)
+                    listing = await self._look(kubelet, by_list=by_list)
                 except Exception as error:  # noqa: BLE001 - whatever it was, it is told, and the next look is tried
                     self._requested |= asked
                     await self._fail(error)
                 else:
                     self._failures = 0
                     self._take(listing, asked=asked)
-                    await self._rest(kubelet)
+                    await asyncio.sleep(max(self._begun + _GAP - time.monotonic(), 0.0))
         finally:
-            await self._connect(None)
+            await self._calls.connect(None)
 
-    async def _look(self, kubelet: str | None) -> PodListing:
-        """One complete look at one kubelet. Raises Failed."""
-        self._begun = time.monotonic()
-        channel = await self._connect(kubelet)
-        if kubelet is None or channel is None:
+    def _note(self, chance: Window) -> None:
+        """A look by `List` begins."""
+        if chance.without:
+            self._count_without_window()
+        if chance.for_names:
+            self._for_names.spend(time.monotonic())
+
+    # --- which look is next -----------------------------------------------------------------------------------------
+
+    def _due(self) -> float:
+        """When the next look of either kind is due."""
+        return float("-inf") if self._requested else self._begun + self._looks.interval
+
+    def _may_get(self, kubelet: str | None) -> bool:
+        return self._gets and kubelet == self._kubelet
+
+    def _list_chance(self, kubelet: str | None) -> Window | None:
+        """When a look by `List` may go out; None where none is to."""
+        now = time.monotonic()
+        if kubelet is None:
+            return Window(now)
+        if self._list_needed(kubelet, now):
+            if self._list_wanted_since is None:
+                self._list_wanted_since = now
+            return window(self._traffic, self._list_wanted_since)
+        self._list_wanted_since = None
+        names_at = self._looks.names_at
+        if names_at is not None and self._listed_at < names_at:
+            return Window(max(names_at, self._traffic.quiet_at(), self._for_names.ready_at()), for_names=True)
+        return None
+
+    def _list_needed(self, kubelet: str | None, now: float) -> bool:
+        """Where `Get` will not do: to begin with, to take something away, or because the kubelet does not serve it."""
+        if kubelet != self._kubelet or (not self._gets and self._due() <= now):
+            return True
+        list_at = self._looks.list_at
+        return list_at is not None and self._listed_at < list_at <= now
+
+    async def _rest(self, kubelet: str | None, chance: Window | None) -> None:
+        """Until the next look is due, is asked for, or there is another kubelet."""
+        now = time.monotonic()
+        times = [now + _GLANCE]
+        if self._may_get(kubelet) or chance is None:
+            times.append(self._due())
+        if chance is not None:
+            times.append(chance.at)
+        if self._looks.list_at is not None and self._looks.list_at > now:
+            times.append(self._looks.list_at)
+        self._nudged.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(min(times) - now, 0.0)):
+                await self._nudged.wait()
+
+    # --- one look ---------------------------------------------------------------------------------------------------
+
+    async def _look(self, kubelet: str | None, *, by_list: bool) -> PodListing:
+        """One complete look at one kubelet, which there is a channel to. Raises Failed."""
+        begun = self._begun = time.monotonic()
+        until = begun + self._deadline
+        if kubelet is None:
             raise Failed(PodResourcesReason.KUBELET_ABSENT, f"no {self._socket}: waiting for the kubelet")
-        begun = self._begun
+        gets, listed = self._gets, b""
         try:
-            listed = await self._call(channel, names.LIST_POD_RESOURCES)
-            allocatable = await self._call(channel, names.GET_ALLOCATABLE)
+            if by_list:
+                listed = await self._list(until)
+                if kubelet != self._kubelet:
+                    gets = await self._serves_get(until)
+            allocatable = await self._calls.call(ALLOCATABLE, until)
+            if not by_list:
+                await self._ask_for_pods(begun, until)
         except grpc.aio.AioRpcError as error:
-            raise await self._failure(error) from None
-        kept = await self._read_checkpoint()
-        # In a thread, since there may be megabytes.
-        meaning = await asyncio.to_thread(self._parsed.meaning, listed, allocatable, kept)
+            failed = pod_answers.failure(error, self._deadline)
+            if not failed.passing:
+                await self._calls.connect(None)
+            raise failed from None
+        kept = await self._read_checkpoint(until)
+        pods = await asyncio.to_thread(pod_answers.pods_of, listed) if by_list else self._pods
+        free = await self._meaning(self._allocatable, allocatable)
+        entries = None if kept is None else await self._meaning(self._entries, kept)
         if identity(self._socket) != kubelet:
             raise Failed(PodResourcesReason.UNAVAILABLE, "the kubelet restarted during a look", passing=True)
-        return replace(meaning, begun_at=begun, kubelet=kubelet)
+        if by_list:
+            self._kubelet, self._gets, self._listed_at = kubelet, gets, begun
+            self._pods, self._asked_at = pods, {}
+        holders = tuple(holder for pod in sorted(self._pods) for holder in self._pods[pod])
+        return PodListing(begun, kubelet, holders, free, entries, None if by_list else self._listed_at)
 
-    async def _call(self, channel: grpc.aio.Channel, method: str) -> bytes:
-        """One call in what is left of the deadline, its answer as it came. Raises AioRpcError."""
-        left = self._begun + self._deadline - time.monotonic()
-        call = channel.unary_unary(method, request_serializer=bytes, response_deserializer=bytes)
-        return await call(b"", timeout=max(left, 0.0))
+    @staticmethod
+    async def _meaning(parser: Remembered[pod_answers.T], data: bytes) -> pod_answers.T:
+        """What the bytes mean: in a thread where they are new, since there may be megabytes. Raises Failed."""
+        return parser.meaning(data) if parser.knows(data) else await asyncio.to_thread(parser.meaning, data)
 
-    async def _failure(self, error: grpc.aio.AioRpcError) -> Failed:
-        if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
-            message = f"the kubelet limits the rate of PodResources: {error.details()}"
-            return Failed(PodResourcesReason.UNAVAILABLE, message, passing=True)
-        await self._connect(None)
-        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return Failed(PodResourcesReason.TIMEOUT, f"PodResources did not answer within {self._deadline:g} s")
-        message = f"cannot read PodResources: {error.code().name}: {error.details()}"
-        return Failed(PodResourcesReason.UNAVAILABLE, message)
-
-    async def _read_checkpoint(self) -> bytes | None:
-        """What the checkpoint says after the calls; None where there is none. Raises Failed."""
-        left = self._begun + self._deadline - time.monotonic()
+    async def _list(self, until: float) -> bytes:
+        """The answer of `List`, while our plugins keep the kubelet from choosing devices. Raises AioRpcError."""
+        self._traffic.list_begins()
         try:
-            return await self._reader.run(lambda: read_checkpoint(self._checkpoint), max(left, 0.0))
+            return await self._calls.call(LIST, until)
+        finally:
+            self._traffic.list_ends()
+
+    async def _serves_get(self, until: float) -> bool:
+        """Whether this kubelet serves `Get`. Raises AioRpcError."""
+        try:
+            await self._calls.call(GET, until, pod_answers.pod_request(_NOBODY))
+        except grpc.aio.AioRpcError as error:
+            if pod_answers.result(error) == NOT_SERVED:
+                logger.info(
+                    "this kubelet does not serve Get of PodResources (it is on since 1.34): every look is a List"
+                )
+                return False
+            if pod_answers.result(error) != NOT_FOUND:
+                raise
+        return True
+
+    async def _ask_for_pods(self, begun: float, until: float) -> None:
+        """`Get` for the pods whose answers are oldest. A round that is cut short loses nothing: what was not asked for
+        stays as it was. Raises AioRpcError, Failed.
+        """
+        since = {pod: self._asked_at.get(pod, self._listed_at) for pod in self._pods if pod in self._looks.asks}
+        due = [pod for pod, at in since.items() if at + self._looks.asks[pod] <= begun]
+        for number, pod in enumerate(sorted(due, key=lambda pod: (since[pod], pod))[:_MOST_PODS]):
+            at = time.monotonic()
+            chance = self._list_chance(self._kubelet)
+            if number and chance is not None and chance.at <= at and not chance.for_names:
+                return
+            try:
+                answer = await self._calls.call(GET, until, pod_answers.pod_request(pod))
+            except grpc.aio.AioRpcError as error:
+                ended = pod_answers.result(error)
+                if ended == NOT_FOUND:
+                    self._forget(pod)
+                    continue
+                if ended == NOT_SERVED:
+                    logger.warning("the kubelet does not serve Get of PodResources any more: %s", error.details())
+                    self._gets = False
+                    return
+                if ended == LIMITED and number:
+                    return
+                raise
+            if holders := pod_answers.pod_of(answer):
+                self._pods[pod], self._asked_at[pod] = holders, at
+            else:
+                self._forget(pod)
+
+    def _forget(self, pod: PodName) -> None:
+        del self._pods[pod]
+        self._asked_at.pop(pod, None)
+
+    async def _read_checkpoint(self, until: float) -> bytes | None:
+        """What the checkpoint says after the calls; None where there is none. Raises Failed."""
+        left = max(until - time.monotonic(), 0.0)
+        try:
+            return await self._reader.run(lambda: read_checkpoint(self._checkpoint), left)
         except Hangs:
             message = f"cannot read {self._checkpoint}: no answer from the disk within {self._deadline:g} s"
             raise Failed(PodResourcesReason.TIMEOUT, message) from None
 
-    async def _connect(self, kubelet: str | None) -> grpc.aio.Channel | None:
-        """The channel to this kubelet, made anew for another one; to none: closed."""
-        if kubelet is None or kubelet != self._channel_to:
-            channel, self._channel = self._channel, None
-            if channel is not None:
-                await channel.close(None)
-            if kubelet is not None:
-                self._channel = grpc.aio.insecure_channel(target(self._socket), options=_OPTIONS)
-            self._channel_to = kubelet
-        return self._channel
+    # --- after a look -----------------------------------------------------------------------------------------------
 
     def _take(self, listing: PodListing, *, asked: bool) -> None:
         before = self._status
         self._status = PodResourcesStatus(PodResourcesReason.LISTED, "", listing)
         known = before.listing
-        news = known is None or replace(listing, begun_at=known.begun_at) != known
+        news = known is None or _timeless(listing) != _timeless(known)
         if before.reason is not PodResourcesReason.LISTED:
             logger.info("PodResources can be read")
-        if asked or news or before.reason is not PodResourcesReason.LISTED:
+        wanted = listing.by_list and (self._looks.list_at is not None or self._looks.names_at is not None)
+        if asked or news or wanted or before.reason is not PodResourcesReason.LISTED:
             self._wake()
 
     async def _fail(self, error: Exception) -> None:
         """Say what is wrong, unless it will pass, and wait before the next try, whoever asks for one."""
         self._failures += 1
-        failed, bug = (error, None) if isinstance(error, Failed) else (_unforeseen(error), error)
+        failed, bug = (error, None) if isinstance(error, Failed) else (pod_answers.unforeseen(error), error)
         if not failed.passing or self._failures >= _PATIENCE:
             before = self._status
             self._status = replace(before, reason=failed.reason, message=str(failed))
@@ -241,14 +331,6 @@ class PodResources:
         first, most = _RETRY
         await asyncio.sleep(min(first * 2 ** min(self._failures - 1, 16), most))
 
-    async def _rest(self, kubelet: str | None) -> None:
-        """Until the next look is due, is asked for, or there is another kubelet."""
-        while not self._requested and identity(self._socket) == kubelet:
-            left = self._begun + self._interval - time.monotonic()
-            if left <= 0:
-                return
-            self._nudged.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(left, _GLANCE)):
-                    await self._nudged.wait()
-        await asyncio.sleep(max(self._begun + _GAP - time.monotonic(), 0.0))
+
+def _timeless(listing: PodListing) -> PodListing:
+    return replace(listing, begun_at=0.0, list_begun_at=None)

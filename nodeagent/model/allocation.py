@@ -68,11 +68,14 @@ class Desk(Protocol):
     """Answers the kubelet's questions from the newest snapshot: at once, without waiting for anything.
 
     `listing` of a resource that nothing is advertised of is an empty list. `allocate` and `prefer` take one entry per
-    container and raise `Refused`; when `allocate` returns, the grant is recorded.
+    container and raise `Refused`; when `allocate` returns, the grant is recorded. `choosing` is to be awaited before
+    `prefer`: it waits for a moment, if need be, until the kubelet may choose.
     """
 
     def listing(self, resource: str) -> Listing: ...
 
     def allocate(self, resource: str, requests: Sequence[Sequence[str]]) -> list[ContainerGrant]: ...
+
+    async def choosing(self) -> None: ...
 
     def prefer(self, resource: str, requests: Sequence[PreferenceRequest]) -> list[list[str]]: ...

@@ -13,19 +13,21 @@ ShareKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Holds:
-    """Durable but for the grants. All times but those of `draining` are monotonic seconds: they outlive the process,
-    not the boot.
+    """Saved to disk, except `granted` and `unnamed`. All times but those of `draining` are monotonic seconds: they
+    outlive the process, not the boot.
 
     `kubelet` is the kubelet process that `listed` is from. `carried` was held when the kubelet restarted and has not
-    been listed since. `granted` maps what Allocate gave to when. `unlisted` maps checkpoint entries that were never
-    listed to when they were first seen; `ended` are checkpoint entries that have been listed once, and so prove nothing
-    any more.
+    been listed since. `granted` maps what Allocate gave to when. The entries of the kubelet's checkpoint are of three
+    kinds. `unnamed`: no `List` has been asked about them, mapped to when they were first seen. `unlisted`: a `List` did
+    not show them, mapped to when they were first seen. `ended`: a `List` has shown them once, so that their pod is
+    known by name and they prove nothing any more.
     """
 
     kubelet: str | None = None
     listed: frozenset[ShareKey] = frozenset()
     carried: frozenset[ShareKey] = frozenset()
     granted: Mapping[ShareKey, float] = field(default_factory=dict)
+    unnamed: Mapping[CheckpointEntry, float] = field(default_factory=dict)
     unlisted: Mapping[CheckpointEntry, float] = field(default_factory=dict)
     ended: frozenset[CheckpointEntry] = frozenset()
     draining: Mapping[str, float] = field(default_factory=dict)

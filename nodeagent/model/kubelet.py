@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+PodName = tuple[str, str]
+"""Namespace and name of a pod."""
+
 
 @dataclass(frozen=True, slots=True)
 class Holder:
@@ -16,6 +19,10 @@ class Holder:
     container: str
     resource: str
     ids: tuple[str, ...]
+
+    @property
+    def name(self) -> PodName:
+        return self.namespace, self.pod
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,9 @@ class PodListing:
     `kubelet` identifies the kubelet process that answered (it changes when the kubelet restarts). `allocatable` maps
     each resource to the ids that this kubelet would hand out: healthy ones, held or not. `checkpoint` is None when it
     could not be read.
+
+    `list_begun_at` is None for a look by `List`. For a look by `Get` it says when the last `List` began: the `holders`
+    are the pods that this `List` named, without those that have ended since.
     """
 
     begun_at: float
@@ -42,6 +52,45 @@ class PodListing:
     holders: tuple[Holder, ...] = ()
     allocatable: Mapping[str, frozenset[str]] = field(default_factory=dict)
     checkpoint: frozenset[CheckpointEntry] | None = None
+    list_begun_at: float | None = None
+
+    @property
+    def by_list(self) -> bool:
+        """Whether this look asked for every pod of the node."""
+        return self.list_begun_at is None
+
+    @property
+    def listed_at(self) -> float:
+        """When the newest `List` began, this one or an earlier one."""
+        return self.begun_at if self.list_begun_at is None else self.list_begun_at
+
+
+@dataclass(frozen=True, slots=True)
+class SharedTwice:
+    """A share that the kubelet has handed out to several pods."""
+
+    resource: str
+    share: str
+    pods: tuple[PodName, ...]
+
+    def __str__(self) -> str:
+        return f"{self.share} ({self.resource}): {' and '.join('/'.join(pod) for pod in self.pods)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """How to look at the kubelet from now on: every `interval` seconds by `Get`, and when by `List`. Times are
+    monotonic seconds.
+
+    `asks` maps the pods that hold shares of ours to how old, in seconds, what is known of them may become. A `List` is
+    needed that begins at `list_at` or later; one that begins at `names_at` or later is welcome in a quiet moment. Each
+    is due from that time on, until a `List` has begun.
+    """
+
+    interval: float = 30.0
+    asks: Mapping[PodName, float] = field(default_factory=dict)
+    list_at: float | None = None
+    names_at: float | None = None
 
 
 class PodResourcesReason(Enum):

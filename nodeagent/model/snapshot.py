@@ -10,7 +10,7 @@ from nodeagent.model.config import Contract, LabelTerms, Violation
 from nodeagent.model.handover import HandOver, HostFiles
 from nodeagent.model.health import XidLog
 from nodeagent.model.inventory import Gpu, Inventory
-from nodeagent.model.kubelet import RegistrationStatus
+from nodeagent.model.kubelet import RegistrationStatus, SharedTwice
 from nodeagent.model.mps import MpsDaemon, MpsStatus
 from nodeagent.model.node import NodeStatus
 from nodeagent.model.plan import Plan
@@ -28,7 +28,9 @@ class Condition:
     since: float = 0.0
 
 
-ABNORMAL = frozenset({"Draining", "Stalled", "ServingLastKnownGood", "Suspended", "PlanRefused", "GpusRenumbered"})
+ABNORMAL = frozenset(
+    {"Draining", "Stalled", "ServingLastKnownGood", "SharedTwice", "Suspended", "PlanRefused", "GpusRenumbered"}
+)
 """Conditions that are true when something is out of the ordinary."""
 
 
@@ -196,6 +198,7 @@ class Snapshot:
     handover: HandOver = field(default_factory=HandOver)
     host_files: HostFiles = field(default_factory=HostFiles)
     node_object: NodeStatus = field(default_factory=NodeStatus)
+    shared_twice: tuple[SharedTwice, ...] = ()
 
     def condition(self, type_: str) -> Condition | None:
         return next((entry for entry in self.conditions if entry.type == type_), None)

@@ -36,10 +36,17 @@ _RELOAD_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _ALLOCATION_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1)
 
 
+_CALLS = {
+    "list": ("ok", "limited", "failed"),
+    "get": ("ok", "not_found", "not_served", "limited", "failed"),
+    "get_allocatable": ("ok", "limited", "failed"),
+}
+
+
 class Metrics:
     """All metrics of one agent. `snapshot` gives the newest one, None before the first; `clock` gives Unix seconds.
 
-    `reload` and `allocation` may be called from one thread while another calls `render`.
+    `reload`, `allocation` and `pod_resources_call` may be called from one thread while another calls `render`.
     """
 
     def __init__(
@@ -68,6 +75,12 @@ class Metrics:
             registry=self._registry,
             buckets=_ALLOCATION_BUCKETS,
         )
+        self._calls = self._counter(
+            "pod_resources_calls", "Calls of the kubelet's PodResources, by how they ended.", "call", "result"
+        )
+        self._unquiet = self._counter(
+            "pod_resources_lists_without_window", "Calls of List while pods were being admitted, after waiting in vain."
+        )
         self._allocated: dict[str, set[str]] = {}
         self._allocated_lock = Lock()
         # A series that appears with its first event has no increase for `rate` to see: start them all at 0.
@@ -77,6 +90,9 @@ class Metrics:
             self._failures.labels(stage)
         for change in ChangeClass:
             self._changes.labels(change.value)
+        for call, results in _CALLS.items():
+            for result_ in results:
+                self._calls.labels(call, result_)
         self._registry.register(_SnapshotCollector(snapshot, self._outcome, version, clock))
         ProcessCollector(registry=self._registry)
 
@@ -106,6 +122,14 @@ class Metrics:
             self._allocated.setdefault(resource, set()).add(result)
             self._allocations.labels(resource, result).inc()
             self._allocation_durations.labels(resource).observe(seconds)
+
+    def pod_resources_call(self, call: str, result: str) -> None:
+        """Count one call of PodResources: `list`, `get` or `get_allocatable`, and how it ended."""
+        self._calls.labels(call, result).inc()
+
+    def list_without_window(self) -> None:
+        """Count a `List` that found no quiet moment in time."""
+        self._unquiet.inc()
 
     def render(self) -> bytes:
         """Everything in Prometheus' text format (`CONTENT_TYPE`)."""

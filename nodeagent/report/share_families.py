@@ -6,6 +6,7 @@ series for each thing that is held; it says no more than who holds it, so that w
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
@@ -18,6 +19,7 @@ from nodeagent.report.families import PREFIX
 def share_families(snapshot: Snapshot, now: float) -> Iterator[Metric]:
     """Everything that the newest snapshot says of shares; `now` in Unix seconds, for ages."""
     yield from _states(snapshot.resources, now)
+    yield _handed_out_twice(snapshot)
     yield _assignments(snapshot.gpus)
 
 
@@ -33,6 +35,16 @@ def _states(resources: Iterable[ResourceStatus], now: float) -> Iterator[Metric]
         oldest.add_metric([status.resource], 0.0 if since is None else max(0.0, now - since))
     yield shares
     yield oldest
+
+
+def _handed_out_twice(snapshot: Snapshot) -> Metric:
+    twice = GaugeMetricFamily(
+        f"{PREFIX}shares_handed_out_twice", "Shares that the kubelet has given to several pods.", labels=["resource"]
+    )
+    counts = Counter(one.resource for one in snapshot.shared_twice)
+    for resource in sorted(counts.keys() | {status.resource for status in snapshot.resources}):
+        twice.add_metric([resource], counts[resource])
+    return twice
 
 
 def _assignments(gpus: Iterable[GpuStatus]) -> Metric:

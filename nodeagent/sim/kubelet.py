@@ -38,8 +38,9 @@ class StandInKubelet(KubeletView):
     """A kubelet in `directory`, with its folders `device-plugins` and `pod-resources`, made when absent.
 
     `grace`: see `GRACE`. `dial_timeout` bounds the dial back inside Register. `pods_after`: how long after a restart
-    its pods are known again (they come from the API server). `calls_per_second` limits PodResources (None: no limit).
-    `history_limit` bounds what `history` and its like remember. All times in seconds.
+    its pods are known again (they come from the API server). `calls_per_second` limits PodResources (None: no limit);
+    `serves_get` False: a kubelet before 1.34, whose PodResources have no `Get`. `history_limit` bounds what `history`
+    and its like remember. All times in seconds.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class StandInKubelet(KubeletView):
         dial_timeout: float = 10.0,
         pods_after: float = 0.0,
         calls_per_second: float | None = CALLS_PER_SECOND,
+        serves_get: bool = True,
         history_limit: int | None = None,
     ) -> None:
         self.directory = directory
@@ -67,6 +69,7 @@ class StandInKubelet(KubeletView):
             lambda: self._active() if self._pods_known else [],
             self._collect,
             calls_per_second=calls_per_second,
+            serves_get=serves_get,
         )
 
     # --- life ---
@@ -202,7 +205,17 @@ class StandInKubelet(KubeletView):
     @property
     def pod_resources_calls(self) -> int:
         """How many calls PodResources has had, refused and hanging ones too."""
-        return self._pod_resources.calls
+        return self._pod_resources.calls.total()
+
+    @property
+    def lists(self) -> int:
+        """How many of them were `List`."""
+        return self._pod_resources.calls["List"]
+
+    @property
+    def allocatable_calls(self) -> int:
+        """How many of them were `GetAllocatableResources`."""
+        return self._pod_resources.calls["GetAllocatableResources"]
 
     # --- what plugins do (PluginRegistry's receiver) ---
 

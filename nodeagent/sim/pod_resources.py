@@ -1,13 +1,15 @@
 """PodResources v1 as the kubelet serves it, and the ways in which it fails.
 
-`List` shows the containers of active pods, without init containers; `GetAllocatableResources` the healthy devices.
-Both answer with one entry per device.
+`List` shows the containers of active pods, without init containers, and `Get` those of one pod;
+`GetAllocatableResources` the healthy devices. All answer with one entry per device. `List` alone frees what finished
+pods held, and with it whatever is being allocated at that moment; `Get` frees nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Any
@@ -36,7 +38,7 @@ class PodResourcesService:
     """Answers from the books; `books` and `pods` (the active ones) are asked anew at every call.
 
     `collect` frees what finished pods held. `calls_per_second` None means no limit. `calls` counts the answered and
-    the refused.
+    the refused, of each method. `serves_get` False: as before 1.34, where `Get` is behind a gate.
     """
 
     def __init__(
@@ -46,7 +48,9 @@ class PodResourcesService:
         collect: Callable[[], None],
         *,
         calls_per_second: float | None = CALLS_PER_SECOND,
+        serves_get: bool = True,
     ) -> None:
+        self._serves_get = serves_get
         self._books = books
         self._pods = pods
         self._collect = collect
@@ -56,7 +60,7 @@ class PodResourcesService:
         self._fault: Fault | None = None
         self._mended = asyncio.Event()
         self._allocatable: tuple[Devices, int, bytes] | None = None
-        self.calls = 0
+        self.calls: Counter[str] = Counter()
 
     @property
     def fault(self) -> Fault | None:
@@ -78,6 +82,9 @@ class PodResourcesService:
                 "List": grpc.unary_unary_rpc_method_handler(
                     self._list, api.ListPodResourcesRequest.FromString, api.ListPodResourcesResponse.SerializeToString
                 ),
+                "Get": grpc.unary_unary_rpc_method_handler(
+                    self._get, api.GetPodResourcesRequest.FromString, api.GetPodResourcesResponse.SerializeToString
+                ),
                 "GetAllocatableResources": grpc.unary_unary_rpc_method_handler(
                     self._get_allocatable, api.AllocatableResourcesRequest.FromString
                 ),
@@ -90,21 +97,34 @@ class PodResourcesService:
         context: grpc.aio.ServicerContext[api.ListPodResourcesRequest, api.ListPodResourcesResponse],
     ) -> api.ListPodResourcesResponse:
         del request
-        await self._misbehave(context)
+        await self._misbehave(context, "List")
         self._collect()
+        return api.ListPodResourcesResponse(pod_resources=[self._resources(pod) for pod in self._pods()])
+
+    async def _get(
+        self,
+        request: api.GetPodResourcesRequest,
+        context: grpc.aio.ServicerContext[api.GetPodResourcesRequest, api.GetPodResourcesResponse],
+    ) -> api.GetPodResourcesResponse:
+        await self._misbehave(context, "Get")
+        if not self._serves_get:
+            await context.abort(grpc.StatusCode.UNKNOWN, "PodResources API Get method disabled")
+        wanted = request.pod_namespace, request.pod_name
+        for pod in self._pods():
+            if (pod.namespace, pod.name) == wanted:
+                return api.GetPodResourcesResponse(pod_resources=self._resources(pod))
+        name, namespace = request.pod_name, request.pod_namespace
+        return await context.abort(grpc.StatusCode.UNKNOWN, f"pod {name} in namespace {namespace} not found")
+
+    def _resources(self, pod: Pod) -> api.PodResources:
         books = self._books()
-        return api.ListPodResourcesResponse(
-            pod_resources=[
-                api.PodResources(
-                    name=pod.name,
-                    namespace=pod.namespace,
-                    containers=[
-                        api.ContainerResources(name=container, devices=_devices_of(books, pod, container))
-                        for container in pod.containers
-                    ],
-                )
-                for pod in self._pods()
-            ]
+        return api.PodResources(
+            name=pod.name,
+            namespace=pod.namespace,
+            containers=[
+                api.ContainerResources(name=container, devices=_devices_of(books, pod, container))
+                for container in pod.containers
+            ],
         )
 
     async def _get_allocatable(
@@ -114,7 +134,7 @@ class PodResourcesService:
     ) -> bytes:
         """Answer in serialised form: with 40,000 ids, making the message costs more than all the rest."""
         del request
-        await self._misbehave(context)
+        await self._misbehave(context, "GetAllocatableResources")
         books = self._books()
         if self._allocatable is None or self._allocatable[:2] != (books, books.version):
             message = api.AllocatableResourcesResponse(
@@ -127,8 +147,8 @@ class PodResourcesService:
             self._allocatable = (books, books.version, message.SerializeToString())
         return self._allocatable[2]
 
-    async def _misbehave(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        self.calls += 1
+    async def _misbehave(self, context: grpc.aio.ServicerContext[Any, Any], method: str) -> None:
+        self.calls[method] += 1
         if self._fault is Fault.HANG:
             await self._mended.wait()
         if self._fault is Fault.UNAVAILABLE:

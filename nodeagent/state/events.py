@@ -44,6 +44,7 @@ def events(before: Snapshot | None, after: Snapshot) -> tuple[NodeEvent, ...]:
         found += _refused(before, after)
         found += _applied(before, after)
         found += _health(before, after)
+        found += _shared_twice(before, after)
     return tuple(found)
 
 
@@ -213,6 +214,13 @@ def _health(before: Snapshot, after: Snapshot) -> Iterator[NodeEvent]:
         yield _event("GpuUnhealthy", f"{_named(alike)}{told}", warning=True)
     if recovered:
         yield _event("GpuRecovered", f"{_named(recovered)}: healthy again")
+
+
+def _shared_twice(before: Snapshot, after: Snapshot) -> Iterator[NodeEvent]:
+    """Each share that several pods have once, and again when they are others."""
+    for one in after.shared_twice:
+        if one not in before.shared_twice:
+            yield _event("SharedTwice", f"the kubelet has handed out one share to several pods: {one}", warning=True)
 
 
 def _ailment(applied: Applied, uuid: str) -> frozenset[object]:

@@ -1,16 +1,43 @@
-"""Which shares are held: the one place that knows what proves that a pod has, or may have, a share.
+r"""Which shares are held: the one place that knows what proves that a pod has, or may have, a share.
 
-The kubelet offers three witnesses, and each alone is wrong at times (FACTS): PodResources `List` leaves out plain init
-containers, and shows nothing for a while after a kubelet restart; the checkpoint keeps finished pods until the next
-admission; Allocate says neither for which pod nor when it ends. A share counts as held when
+The kubelet offers four witnesses, and each alone is wrong at times:
 
-- the last `List` shows it; or
-- Allocate granted it, until a `List` begun `GRANT_GRACE` later does not show it. A `List` begun `GRANT_SETTLED` after
-  the grant that shows it takes over: the grant has reached its pod, and from then on what `List` says is enough; or
-- the checkpoint names it and it was never listed (an init container), for at most `UNLISTED_GRACE`; or
-- it was held when the kubelet restarted, until the restarted kubelet has listed it or dropped it from its checkpoint.
+- `List` names every pod and what it has. It leaves out plain init containers, and shows nothing for a while after a
+  kubelet restart. It can free a device that is being allocated, so it goes out seldom (see `looks`).
+- `Get` says of one pod, by its name, what `List` would say, and frees nothing. It knows no pod that was never named.
+- The checkpoint shows what every pod was given, init containers too, by the pod's UID and without its name. It keeps
+  finished pods until the next admission that asks for a device.
+- Allocate, which is ours, says neither for which pod nor when it ends.
 
-The checkpoint only ever adds.
+A share counts as held when
+
+- the last `List` shows it for a pod, and `Get` has not said since that the pod has ended (`listed`); or
+- Allocate granted it (`granted`). The grant ends when a `List` or `Get` begun `GRANT_SETTLED` later shows the share;
+  when a look begun that much later finds a new entry of it in the checkpoint, which takes over; or when a `List` begun
+  `GRANT_GRACE` later does not show it: that pod was not admitted; or
+- the checkpoint names it and no `List` has been asked about that entry (`unnamed`), however long that takes; or
+- the checkpoint names it and `List` does not (`unlisted`: an init container, or a pod that ended before it was named),
+  for at most `UNLISTED_GRACE`; or
+- it was held when the kubelet restarted, until the restarted kubelet shows it or drops it from its checkpoint
+  (`carried`).
+
+How each way of life of a share is seen:
+
+| the share's pod | held is known by | its end is known by |
+|---|---|---|
+| is admitted and runs | grant, then its new entry, then its name | `Get` by its name |
+| fails or ends before it has a name | grant, then its entry | the checkpoint that is written after the next \
+admission, or after one `List` (see `looks.rewrites`) |
+| is not admitted after our Allocate | grant, and its entry if there is one | one `List`, and that checkpoint |
+| has it in an init container alone | grant, then its entry | that checkpoint; after an hour in any case |
+| comes and goes between two looks | grant, then its entry | as one that ends before it has a name |
+| is deleted by force | its name | `Get`, at once, as by `List`: before its processes end |
+| is static | as any pod | `Get` by the name of the static pod |
+| is followed by another with the same id | grant, then an entry with another UID | its own witnesses |
+| outlives a kubelet restart | `carried`, then `List` | `Get`; that checkpoint if it ended meanwhile |
+
+So a `List` is needed to learn names: once for all pods that have come since the last one. While nothing drains, names
+matter for reports only. Whatever is not known for certain counts as held.
 """
 
 from __future__ import annotations
@@ -35,7 +62,8 @@ UNLISTED_GRACE = 3600.0
 
 def held(holds: Holds, now: float) -> frozenset[ShareKey]:
     """Every share that a pod has, or may have."""
-    return frozenset().union(holds.listed, holds.carried, holds.granted, _unlisted(holds, now))
+    unnamed = map(_key, holds.unnamed)
+    return frozenset().union(holds.listed, holds.carried, holds.granted, unnamed, _unlisted(holds, now))
 
 
 def grant(holds: Holds, keys: Iterable[ShareKey], now: float) -> Holds:
@@ -58,20 +86,59 @@ def observe(holds: Holds, listing: PodListing, uuids: AbstractSet[str], now: flo
         # Without an earlier kubelet there was no restart: what was granted then is a fresh agent's caution, not a pod.
         carried = held(holds, now) if holds.kubelet is not None else holds.carried | holds.listed
     carried -= listed
-    # The checkpoint is read after `List`: where a share was granted in between, the one shows its last pod, the other
-    # its next one, and no entry has been listed yet.
-    told = frozenset(key for key in listed if listing.begun_at > holds.granted.get(key, float("-inf")))
     if entries is not None:
         carried &= {_key(entry) for entry in entries}
-    return replace(
-        holds,
-        kubelet=listing.kubelet,
-        listed=listed,
-        carried=carried,
-        granted={key: at for key, at in holds.granted.items() if _still_granted(key, at, listing.begun_at, listed)},
-        unlisted=_still_unlisted(holds, entries, told, listing.begun_at),
-        ended=_ended(holds, entries, told),
-    )
+    holds = replace(holds, kubelet=listing.kubelet, listed=listed, carried=carried)
+    holds = _by_list(holds, entries, listing.begun_at) if listing.by_list else _by_get(holds, entries, listing.begun_at)
+    return _without_granted(holds, listing.begun_at, read=entries is not None, by_list=listing.by_list)
+
+
+def _by_list(holds: Holds, entries: frozenset[CheckpointEntry] | None, begun_at: float) -> Holds:
+    """What `List` says of the checkpoint's entries: it speaks for every pod that it can know."""
+    # The checkpoint is read after `List`: where a share was granted in between, the one shows its last pod, the other
+    # its next one, and no entry has been listed yet.
+    told = frozenset(key for key in holds.listed if begun_at > holds.granted.get(key, float("-inf")))
+    if entries is None:
+        named = {entry for known in (holds.unnamed, holds.unlisted) for entry in known if _key(entry) in told}
+        unnamed = {entry: at for entry, at in holds.unnamed.items() if entry not in named}
+        unlisted = {entry: at for entry, at in holds.unlisted.items() if entry not in named}
+        return replace(holds, unnamed=unnamed, unlisted=unlisted, ended=holds.ended | named)
+    ended = frozenset(entry for entry in entries if entry in holds.ended or _key(entry) in told)
+    unnamed, unlisted = {}, {}
+    for entry in entries - ended:
+        first_seen = holds.unlisted.get(entry, holds.unnamed.get(entry, begun_at))
+        # An entry that is this young may have been written after `List` was answered.
+        asked = entry in holds.unlisted or begun_at >= first_seen + GRANT_SETTLED
+        (unlisted if asked else unnamed)[entry] = first_seen
+    return replace(holds, unnamed=unnamed, unlisted=unlisted, ended=ended)
+
+
+def _by_get(holds: Holds, entries: frozenset[CheckpointEntry] | None, begun_at: float) -> Holds:
+    """What a look by `Get` says of the checkpoint's entries: which are new, and which are gone."""
+    if entries is None:
+        return holds
+    ended = holds.ended & entries
+    unlisted = {entry: at for entry, at in holds.unlisted.items() if entry in entries}
+    unnamed = {entry: holds.unnamed.get(entry, begun_at) for entry in entries - ended if entry not in unlisted}
+    return replace(holds, unnamed=unnamed, unlisted=unlisted, ended=ended)
+
+
+def _without_granted(holds: Holds, begun_at: float, *, read: bool, by_list: bool) -> Holds:
+    """Grants end where another witness takes over, or where `List` says that there is nothing to be taken over. `read`:
+    the entries are those of the checkpoint as it is now.
+    """
+    # The kubelet replaces the file in one step: as long as it names the share for a pod without a name, it names this
+    # pod or will have done so when the other one leaves it.
+    written = {_key(entry) for entry in holds.unnamed} if read else set()
+    since = {_key(entry): at for entry, at in holds.unlisted.items()} if read else {}
+
+    def over(key: ShareKey, at: float) -> bool:
+        if begun_at < at + GRANT_SETTLED:
+            return False
+        taken_over = key in holds.listed or key in written or since.get(key, at) > at
+        return taken_over or (by_list and begun_at >= at + GRANT_GRACE)
+
+    return replace(holds, granted={key: at for key, at in holds.granted.items() if not over(key, at)})
 
 
 def next_change(holds: Holds, now: float) -> float | None:
@@ -81,40 +148,11 @@ def next_change(holds: Holds, now: float) -> float | None:
 
 
 def look_due(holds: Holds, looked_at: float) -> float | None:
-    """When the next `List` must begin, at the earliest, to say more of the grants than the one begun at `looked_at`.
-
-    A pod that comes and goes between two looks would be known from the checkpoint alone, and so count as running until
-    the next admission: a look follows each grant as soon as it can speak for it.
+    """When the next look must begin, at the earliest, to say more of the grants than the one begun at `looked_at`: when
+    it can find the pod, and when a pod that it does not find was not admitted. None where no other look would.
     """
-    return min(
-        (at + (GRANT_SETTLED if looked_at < at + GRANT_SETTLED else GRANT_GRACE) for at in holds.granted.values()),
-        default=None,
-    )
-
-
-def _still_granted(key: ShareKey, at: float, begun_at: float, listed: AbstractSet[ShareKey]) -> bool:
-    return begun_at < at + (GRANT_SETTLED if key in listed else GRANT_GRACE)
-
-
-def _still_unlisted(
-    holds: Holds, entries: frozenset[CheckpointEntry] | None, listed: AbstractSet[ShareKey], begun_at: float
-) -> dict[CheckpointEntry, float]:
-    if entries is None:
-        return {entry: at for entry, at in holds.unlisted.items() if _key(entry) not in listed}
-    return {
-        entry: holds.unlisted.get(entry, begun_at)
-        for entry in entries
-        if _key(entry) not in listed and entry not in holds.ended
-    }
-
-
-def _ended(
-    holds: Holds, entries: frozenset[CheckpointEntry] | None, listed: AbstractSet[ShareKey]
-) -> frozenset[CheckpointEntry]:
-    """Entries that have been listed once: `List` speaks for them, and when it no longer does, their pod has ended."""
-    if entries is None:
-        return holds.ended | {entry for entry in holds.unlisted if _key(entry) in listed}
-    return frozenset(entry for entry in entries if entry in holds.ended or _key(entry) in listed)
+    ends = (at + wait for at in holds.granted.values() for wait in (GRANT_SETTLED, GRANT_GRACE))
+    return min((end for end in ends if end > looked_at), default=None)
 
 
 def _unlisted(holds: Holds, now: float) -> frozenset[ShareKey]:

@@ -79,17 +79,17 @@ class Observed:
 
     @property
     def fresh(self) -> bool:
-        """Whether the newest look at PodResources is recent enough to take something away by."""
-        return self.readable and self._begun_at >= max(self.decided_at, self.cautious_until)
+        """Whether the newest `List` is recent enough to take something away by."""
+        return self.readable and self._listed_at >= max(self.decided_at, self.cautious_until)
 
     @property
     def cautious(self) -> bool:
         """Whether it is a late look that is missing, not just another one."""
-        return self._begun_at < self.cautious_until
+        return self._listed_at < self.cautious_until
 
     @property
-    def _begun_at(self) -> float:
-        return self.pods.listing.begun_at if self.pods.listing is not None else float("-inf")
+    def _listed_at(self) -> float:
+        return self.pods.listing.listed_at if self.pods.listing is not None else float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ def droppable(entry: AppliedGpu, held: frozenset[int], observed: Observed) -> fr
     """Fenced shares of one GPU that the kubelet can no longer hand out.
 
     An id that vanishes while the kubelet allocates it crashes the kubelet (FACTS). It is safe when the fence is old
-    enough, a look begun after the fence shows it neither in the kubelet's healthy set nor in `List`, and no call or
+    enough, a look begun after the fence shows it neither in the kubelet's healthy set nor with a pod, and no call or
     grant concerns it.
     """
     listing = observed.pods.listing

@@ -2,7 +2,8 @@
 known.
 
 Conditions are states, stated positively: `Ready` and its like are True when all is well, `Draining`, `Stalled`,
-`ServingLastKnownGood`, `Suspended`, `PlanRefused` and `GpusRenumbered` are True when something is out of the ordinary.
+`ServingLastKnownGood`, `SharedTwice`, `Suspended`, `PlanRefused` and `GpusRenumbered` are True when something is out of
+the ordinary.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from nodeagent.model.kubelet import (
     PodResourcesStatus,
     RegistrationState,
     RegistrationStatus,
+    SharedTwice,
 )
 from nodeagent.model.mps import DaemonState, MpsReason, MpsStatus
 from nodeagent.model.node import NodeStatus, SyncReason
@@ -104,13 +106,15 @@ class Reason(StrEnum):
     # StateDirWritable
     WRITABLE = "Writable"
     WRITE_FAILED = "WriteFailed"
-    # Draining, Stalled, ServingLastKnownGood, Suspended, GpusRenumbered
+    # Draining, Stalled, ServingLastKnownGood, SharedTwice, Suspended, GpusRenumbered
     PODS_HOLD_SHARES = "PodsHoldShares"
     NOTHING_DRAINS = "NothingDrains"
     DRAIN_TIMEOUT = "DrainTimeout"
     IN_TIME = "InTime"
     DOCUMENT_NOT_ACCEPTED = "DocumentNotAccepted"
     DOCUMENT_ACCEPTED = "DocumentAccepted"
+    SEVERAL_PODS = "SeveralPods"
+    ONE_POD_EACH = "OnePodEach"
     CONFIG_SUSPENDS = "ConfigSuspends"
     NOT_SUSPENDED = "NotSuspended"
     # PlanRefused
@@ -134,10 +138,10 @@ class Facts:
     """What conditions are computed from. `now` and `draining` (by uuid, since when) are in Unix seconds,
     `transition_timeout` in seconds.
 
-    `desired` is what the config in force wants. `missing` tells a document that is not there from one
-    that cannot be read. `foreign` are the ids of another plugin that the kubelet shows of a resource, by their number.
-    `disk_problem` is the last failed write, None when all is written. `handover` is how devices
-    are handed over by now.
+    `desired` is what the config in force wants. `missing` tells a document that is not there from one that cannot be
+    read. `foreign` are the ids of another plugin that the kubelet shows of a resource, by their number. `disk_problem`
+    is the last failed write, None when all is written. `handover` is how devices are handed over by now. `shared_twice`
+    are the shares that the kubelet has handed out to several pods.
     """
 
     now: float
@@ -159,6 +163,7 @@ class Facts:
     node: NodeStatus = field(default_factory=NodeStatus)
     handover: HandOver = field(default_factory=HandOver)
     host_files: HostFiles = field(default_factory=HostFiles)
+    shared_twice: tuple[SharedTwice, ...] = ()
 
     @property
     def wanted(self) -> frozenset[str]:
@@ -210,6 +215,12 @@ def conditions(facts: Facts, before: Iterable[Condition]) -> tuple[Condition, ..
             "the mounted document is not accepted; the last known good one is in force"
             if facts.config.using_last_known_good
             else "",
+        ),
+        Condition(
+            "SharedTwice",
+            bool(facts.shared_twice),
+            Reason.SEVERAL_PODS if facts.shared_twice else Reason.ONE_POD_EACH,
+            "; ".join(map(str, facts.shared_twice)),
         ),
         Condition(
             "Suspended",

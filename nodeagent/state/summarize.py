@@ -84,6 +84,7 @@ def summarize(identity: Identity, turn: Turn, before: Snapshot | None) -> Snapsh
         handover=facts.handover,
         host_files=facts.host_files,
         node_object=facts.node,
+        shared_twice=facts.shared_twice,
         in_sync=applied and facts.config.newest is not None and facts.config.newest == facts.config.applied,
     )
 

@@ -42,9 +42,6 @@ from tests.waiting import eventually, longer
 NODE_NAME = "node-a"
 GPUS = 8
 
-CALLS_OF_A_LOOK = 2
-"""List and GetAllocatableResources."""
-
 _ANSWERS_WITHIN = 10.0
 _STOPS_WITHIN = 8.0
 
@@ -395,9 +392,9 @@ class Node:
         """
         settled = time.monotonic() + GRANT_SETTLED
         await eventually(lambda: time.monotonic() >= settled)
-        before = self.kubelet.pod_resources_calls
-        # Twice, since the first of these calls may be the second one of a look that was under way.
-        await eventually(lambda: self.kubelet.pod_resources_calls >= before + 2 * CALLS_OF_A_LOOK)
+        # Each look has one such call; the second after this is answered when the first look is over.
+        before = self.kubelet.allocatable_calls
+        await eventually(lambda: self.kubelet.allocatable_calls >= before + 3)
 
     def of_gpu(self, index: int, resource: str = SHARED) -> dict[str, bool]:
         """The shares of one GPU on the kubelet's list, healthy or not."""

@@ -9,18 +9,16 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.e2e.cluster import Cluster, metadata, run_kubectl
+from tests.e2e.cluster import Cluster, metadata
 from tests.e2e.figures import Figures
 from tests.e2e.options import Options
 from tests.e2e.patience import until
 from tests.e2e.pool import Pool
-from tests.e2e.probe import NAMESPACE, Probe
-from tests.e2e.workload import FAILS_WHEN_ASKED, Pods, config, exclusive, shared
+from tests.e2e.probe import Probe
+from tests.e2e.workload import Pods, config, exclusive, shared
 
 SHARED = "nvidia.com/gpu.shared"
 GPUS = 4
-AT_MOST = 15.0
-"""Seconds that a change of mode may wait for shares whose pods have failed."""
 
 
 class NotKeptError(AssertionError):
@@ -121,28 +119,6 @@ def test_the_agents_pod_is_replaced_without_a_gap(
         f"{len(gaps)} times",
     )
     keep(not any(gaps), f"without devices for {min(gaps):.1f} to {max(gaps):.1f} s")
-
-
-@not_yet("a pod that fails at once and then a change of mode: a share that was never listed is held for an hour")
-def test_a_pod_that_fails_before_it_is_listed(pool: Pool, pods: Pods, cluster: Cluster, figures: Figures) -> None:
-    """A share that PodResources never lists is free 15 s after its pod has failed: an init container is such a one."""
-    initial = pods.create(SHARED, command=FAILS_WHEN_ASKED, initial=True)
-    until(pool.held)
-    written = pool.commit(exclusive())
-    # Each list of devices makes the kubelet write its checkpoint, without the pods that have ended: let all be there.
-    until(lambda: pool.registered("nvidia.com/gpu"))
-    until(lambda: cluster.capacity().get("nvidia.com/gpu") == GPUS - 1)
-    # That ends with the container, so that how it ends is chance.
-    run_kubectl("exec", "--namespace", NAMESPACE, initial, "--container", "c0", "--", "sh", "-c", "kill 1")
-    until(lambda: pods.phase(initial) == "Failed")
-    begun = time.monotonic()
-    applied = _comes(lambda: pool.applied(written), within=AT_MOST)
-    waited = time.monotonic() - begun
-    pool.apply(pool.overlay.config)
-    pods.forgotten(pool, SHARED)
-    measured = f"{waited:.1f} s" if applied else f"more than {AT_MOST:.0f} s"
-    figures.add("an init container fails in a drain: held after that", measured)
-    keep(applied, f"not applied after {AT_MOST:.0f} s")
 
 
 def _new_on(pool: Pool, queue: list[str], draining: set[str]) -> list[str]:

@@ -7,18 +7,20 @@ import time
 import pytest
 
 from tests.deploy.pools import simulated_node
-from tests.e2e.cluster import Cluster
+from tests.e2e.cluster import Cluster, run_kubectl
 from tests.e2e.figures import Figures
 from tests.e2e.options import Options
 from tests.e2e.patience import until
 from tests.e2e.pool import Pool
-from tests.e2e.probe import Probe
-from tests.e2e.workload import Pods, shared
+from tests.e2e.probe import NAMESPACE, Probe
+from tests.e2e.workload import FAILS_WHEN_ASKED, Pods, exclusive, shared
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 SHARED = "nvidia.com/gpu.shared"
 GPUS = 4
+AT_MOST = 15.0
+"""Seconds that a change of mode may wait for shares whose pods have failed."""
 
 
 # First, since an agent has events for twenty things at once, and then for one in half a minute.
@@ -118,3 +120,23 @@ def test_one_gpu_is_lost(pool: Pool, pods: Pods, probe: Probe, cluster: Cluster)
         until(lambda: cluster.capacity() == {SHARED: GPUS * 8})
     assert seen.counts(SHARED) == [GPUS * 8, (GPUS - 1) * 8, GPUS * 8]
     assert {pods.phase(name) for name in held} == {"Running"}
+
+
+def test_a_pod_that_fails_before_it_is_listed(pool: Pool, pods: Pods, cluster: Cluster, figures: Figures) -> None:
+    """A share that PodResources never lists is free 15 s after its pod has failed: an init container is such a one."""
+    initial = pods.create(SHARED, command=FAILS_WHEN_ASKED, initial=True)
+    until(pool.held)
+    written = pool.commit(exclusive())
+    # Each list of devices makes the kubelet write its checkpoint, without the pods that have ended: let all be there.
+    until(lambda: pool.registered("nvidia.com/gpu"))
+    until(lambda: cluster.capacity().get("nvidia.com/gpu") == GPUS - 1)
+    # That ends with the container, so that how it ends is chance.
+    run_kubectl("exec", "--namespace", NAMESPACE, initial, "--container", "c0", "--", "sh", "-c", "kill 1")
+    until(lambda: pods.phase(initial) == "Failed")
+    begun = time.monotonic()
+    until(lambda: pool.applied(written))
+    waited = time.monotonic() - begun
+    pool.apply(pool.overlay.config)
+    pods.forgotten(pool, SHARED)
+    figures.seconds("an init container fails in a drain: held after that", waited)
+    assert waited < AT_MOST

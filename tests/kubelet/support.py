@@ -68,6 +68,9 @@ class TableDesk:
         self.granted.extend(tuple(ids) for ids in requests)
         return [ContainerGrant({"NVIDIA_VISIBLE_DEVICES": ",".join(ids)}) for ids in requests]
 
+    async def choosing(self) -> None:
+        """Nobody is in the way of a choice."""
+
     def prefer(self, resource: str, requests: Sequence[PreferenceRequest]) -> list[list[str]]:
         self.listing(resource)
         if any(request.size > len(request.available) for request in requests):

@@ -18,7 +18,7 @@ import pytest
 from nodeagent.kubelet import names
 from nodeagent.kubelet.pod_resources import PodResources
 from nodeagent.kubelet.sockets import identity
-from nodeagent.model.kubelet import CheckpointEntry, Holder, PodListing, PodResourcesReason, PodResourcesStatus
+from nodeagent.model.kubelet import CheckpointEntry, Holder, Looks, PodListing, PodResourcesReason, PodResourcesStatus
 from tests.kubelet.pod_books import Context, PodBooks
 from tests.kubelet.support import GPU, SHARED
 from tests.waiting import eventually
@@ -171,7 +171,7 @@ async def test_the_interval_can_be_shortened_while_waiting(books: PodBooks, sock
     """A shorter interval holds at once, not after the long one has passed."""
     async with looking(socket) as world:
         await world.reaches(LISTED)
-        world.looks.set_interval(0.05)
+        world.looks.follow(Looks(0.05))
         await eventually(lambda: books.looks >= 4)
 
 

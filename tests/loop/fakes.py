@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from nodeagent.desk import FrontDesk
+from nodeagent.model import kubelet
 from nodeagent.model.config import Document, Loaded, SharingConfig, Unreadable
 from nodeagent.model.handover import HandOver, HostFiles
 from nodeagent.model.health import EventsReason, XidLog, XidSource, counted
@@ -122,13 +123,13 @@ class Looks:
 
     status: PodResourcesStatus = field(default_factory=PodResourcesStatus)
     asked: bool = False
-    interval: float = 0.0
+    wanted: kubelet.Looks = field(default_factory=kubelet.Looks)
 
     def request(self) -> None:
         self.asked = True
 
-    def set_interval(self, seconds: float) -> None:
-        self.interval = seconds
+    def follow(self, looks: kubelet.Looks) -> None:
+        self.wanted = looks
 
     def end(self, listing: PodListing) -> None:
         """A look has ended."""

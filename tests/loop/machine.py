@@ -52,6 +52,7 @@ class Node(RuleBasedStateMachine):
         self.around = Surroundings(self.kubelet, self.host, Mount(), self.disk, self.clock)
         self.agent = Agent(self.around, self.inventory)
         self.begun: tuple[float, PodListing] | None = None
+        self.listed: PodListing | None = None
 
     @initialize(wanted=rules(), pods=st.lists(st.tuples(st.sampled_from(RESOURCES), st.booleans()), max_size=6))
     def starts(self, wanted: tuple[Rule, ...], pods: list[tuple[str, bool]]) -> None:
@@ -137,7 +138,7 @@ class Node(RuleBasedStateMachine):
             self.kubelet.disconnect(resource)
 
     def _agent_starts(self) -> None:
-        self.begun = None
+        self.begun = self.listed = None
         self.disk.lost |= not self.disk.writable  # what it has not written since is lost
         most = self.agent.most
         self.agent = Agent(self.around, self.inventory)
@@ -183,7 +184,27 @@ class Node(RuleBasedStateMachine):
             return
         allocatable = listing.allocatable if at_once else self.kubelet.allocatable()
         listing = replace(listing, allocatable=allocatable, checkpoint=frozenset(self.kubelet.checkpoint))
+        self.listed = listing
         self.agent.take_in(listing)
+
+    @precondition(lambda self: self.listed is not None and self.listed.kubelet == self.kubelet.name)
+    @rule()
+    def looks_by_get(self) -> None:
+        """Who was named by the last `List` of this kubelet and has not ended; and what the checkpoint says of all."""
+        assert self.listed is not None
+        named = {holder.name for holder in self.listed.holders}
+        holders = tuple(holder for holder in self.kubelet.holders() if holder.name in named)
+        checkpoint = frozenset(self.kubelet.checkpoint)
+        self.agent.take_in(
+            PodListing(
+                self.clock.now,
+                self.kubelet.name,
+                holders,
+                self.kubelet.allocatable(),
+                checkpoint,
+                self.listed.listed_at,
+            )
+        )
 
     @rule()
     def look_fails(self) -> None:

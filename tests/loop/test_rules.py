@@ -155,13 +155,15 @@ def test_a_rejected_document_changes_nothing(node: World, stage: Stage | None) -
 
 @given(worlds())
 def test_nothing_accepted_takes_nothing_away(node: World) -> None:
-    """Without a desired state only what pods have comes back to the lists; nothing is added, fenced or dropped."""
+    """Without a desired state only what pods have comes back to the lists, and what was fenced; nothing is added, fenced
+    or dropped.
+    """
     node.agent.around.mount.newest = None
     before = node.agent.applied.gpus
     node.rests()
     for uuid, entry in before.items():
         have = node.agent.applied.gpus[uuid]
-        assert (have.contract, have.numbers, have.fences.keys()) == (entry.contract, entry.numbers, entry.fences.keys())
+        assert (have.contract, have.numbers, dict(have.fences)) == (entry.contract, entry.numbers, {})
     assert all(entry.contract is None for uuid, entry in node.agent.applied.gpus.items() if uuid not in before)
 
 

@@ -134,8 +134,10 @@ class World:
         return made
 
     def rests(self) -> Plan:
-        """Time passes until nothing more can be done by itself; the last plan, which has waits only."""
-        made = self.works(24)
+        """Time passes until nothing more can be done by itself; the last plan, which has waits only. An agent takes
+        nothing away for ten seconds after its start, and a wave takes a few.
+        """
+        made = self.works(60)
         applied = self.agent.applied
         for _ in range(3):
             made = self.works()

@@ -290,6 +290,7 @@ def conditions(**reasons: tuple[bool, str, str]) -> tuple[Condition, ...]:
         "Draining": (False, "NothingDrains", ""),
         "Stalled": (False, "InTime", ""),
         "ServingLastKnownGood": (False, "DocumentAccepted", ""),
+        "SharedTwice": (False, "OnePodEach", ""),
         "Suspended": (False, "NotSuspended", ""),
         "PlanRefused": (False, "NothingRefused", ""),
         "GpusRenumbered": (False, "NumbersAgree", ""),

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from nodeagent.model.allocation import RefusalReason
 from nodeagent.model.health import EventsReason, XidLog, XidSource, XidTally
 from nodeagent.model.inventory import GpuHealth, Inventory
+from nodeagent.model.kubelet import SharedTwice
 from nodeagent.model.plan import Plan, Refusal, Waves
 from nodeagent.model.snapshot import ChangeClass, ConfigState, GpuStatus, ReloadResult, Snapshot
 from nodeagent.report.metrics import Metrics
@@ -267,6 +268,28 @@ def test_a_pod_that_has_left_leaves_no_series() -> None:
     node.snapshot = builders.snapshot(builders.gpu_status(builders.gpu(0), "fh"))
     [(container, namespace, pod, *_)] = node.series("share_assignment")
     assert (container, namespace, pod) == ("main", "team-a", "worker-0-1")
+
+
+def test_shares_that_two_pods_have_are_counted() -> None:
+    """By resource, 0 where all is well."""
+    node = busy()
+    assert node.snapshot is not None
+    assert set(node.series("shares_handed_out_twice").values()) == {0}
+    resource = node.snapshot.resources[0].resource
+    twice = (SharedTwice(resource, "GPU-0::1", (("ml", "a"), ("ml", "b"))),)
+    node.snapshot = replace(node.snapshot, shared_twice=twice)
+    assert node.value("shares_handed_out_twice", resource=resource) == 1
+
+
+def test_calls_of_pod_resources_are_counted() -> None:
+    """By how they ended, from 0; and those that found no quiet window."""
+    node = busy()
+    assert node.value("pod_resources_calls_total", call="get", result="not_found") == 0
+    node.metrics.pod_resources_call("get", "not_found")
+    node.metrics.list_without_window()
+    assert node.value("pod_resources_calls_total", call="get", result="not_found") == 1
+    assert node.value("pod_resources_lists_without_window_total") == 1
+    assert {call for call, _ in node.series("pod_resources_calls_total")} == {"list", "get", "get_allocatable"}
 
 
 def test_registrations_are_told_as_the_kubelet_room_counts_them() -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
 
 import grpc.aio
 import pytest
@@ -47,11 +50,26 @@ class Client:
                 api.ListPodResourcesResponse.FromString,
             )
             answer: api.ListPodResourcesResponse = await ask(api.ListPodResourcesRequest(), timeout=longer(5))
-        return {
-            (pod.namespace, pod.name, entry.name, tuple(id_ for device in entry.devices for id_ in device.device_ids))
-            for pod in answer.pod_resources
-            for entry in pod.containers
-        }
+        return _shown(answer.pod_resources)
+
+    async def get(self, namespace: str, name: str) -> Listed:
+        async with self.channel() as channel:
+            ask = channel.unary_unary(
+                names.GET_POD_RESOURCES,
+                api.GetPodResourcesRequest.SerializeToString,
+                api.GetPodResourcesResponse.FromString,
+            )
+            request = api.GetPodResourcesRequest(pod_namespace=namespace, pod_name=name)
+            answer: api.GetPodResourcesResponse = await ask(request, timeout=longer(5))
+        return _shown([answer.pod_resources])
+
+
+def _shown(pods: Iterable[api.PodResources]) -> Listed:
+    return {
+        (pod.namespace, pod.name, entry.name, tuple(id_ for device in entry.devices for id_ in device.device_ids))
+        for pod in pods
+        for entry in pod.containers
+    }
 
 
 @pytest.fixture
@@ -110,6 +128,64 @@ async def test_failed_pods_are_absent(kubelet: StandInKubelet, plugin: MakePlugi
     with pytest.raises(AdmissionError):
         await kubelet.admit("p", containers={"main": {RESOURCE: 2}})
     assert await client.list() == set()
+
+
+async def test_get_says_of_one_pod_what_list_says(kubelet: StandInKubelet, plugin: MakePlugin, client: Client) -> None:
+    """Of a pod that has ended it knows nothing."""
+    await plugin("a", "b")
+    await eventually(lambda: kubelet.allocatable(RESOURCE) == 2)
+    pod = await kubelet.admit("p", "ml", {"main": {}, "gpu": {RESOURCE: 1}})
+    ids = tuple(pod.ids())
+    assert await client.get("ml", "p") == {("ml", "p", "main", ()), ("ml", "p", "gpu", ids)}
+    await kubelet.end(pod)
+    for name in ("p", "q"):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await client.get("ml", name)
+        assert caught.value.code() is grpc.StatusCode.UNKNOWN
+        assert caught.value.details() == f"pod {name} in namespace ml not found"
+    assert kubelet.lists == 0
+
+
+async def test_an_old_kubelet_does_not_serve_get(tmp_path: Path) -> None:
+    """Before 1.34 it is behind a gate."""
+    async with StandInKubelet(tmp_path, serves_get=False) as kubelet:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await Client(kubelet).get("ml", "p")
+        assert caught.value.details() == "PodResources API Get method disabled"
+
+
+@pytest.mark.parametrize(
+    ("looks", "twice"),
+    [(Client.list, True), (lambda client: client.get("default", "gone"), False), (Client.allocatable, False)],
+    ids=["List", "Get", "GetAllocatableResources"],
+)
+async def test_list_during_an_allocate_makes_it_hand_out_a_device_twice(
+    kubelet: StandInKubelet,
+    plugin: MakePlugin,
+    client: Client,
+    looks: Callable[[Client], Awaitable[object]],
+    twice: bool,
+) -> None:
+    """As in the real one: where a pod has ended, the set of what is taken is made anew from the books. What is being
+    allocated is not in them yet. The other calls do no such thing.
+    """
+    await plugin("a", "b")
+    await eventually(lambda: kubelet.allocatable(RESOURCE) == 2)
+    gone = await kubelet.admit("gone", containers={"main": {RESOURCE: 1}})
+
+    async def look() -> None:
+        kubelet.hooks.before_allocate = None
+        await kubelet.end(gone)
+        with suppress(grpc.aio.AioRpcError):
+            await looks(client)
+
+    kubelet.hooks.before_allocate = look
+    pods = [await kubelet.admit(f"p-{number}", containers={"main": {RESOURCE: 1}}) for number in range(2)]
+    if not twice:
+        assert pods[0].ids() != pods[1].ids()
+        return
+    pods.append(await kubelet.admit("p-2", containers={"main": {RESOURCE: 1}}))
+    assert len({ids for pod in pods for ids in pod.ids()}) == 2
 
 
 async def test_after_a_restart_list_is_empty_until_pods_are_known(

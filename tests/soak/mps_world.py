@@ -243,8 +243,8 @@ class World:
     async def _witness(self) -> None:
         """One pod more, after which the kubelet's checkpoint names nobody who has gone (see `Tenants`)."""
         pod = await self.node.kubelet.admit("witness", containers={"main": {BATCH: 1}})
-        calls = self.node.kubelet.pod_resources_calls
-        await eventually(lambda: self.node.kubelet.pod_resources_calls >= calls + 3, within=SETTLES_WITHIN)
+        calls = self.node.kubelet.allocatable_calls
+        await eventually(lambda: self.node.kubelet.allocatable_calls >= calls + 3, within=SETTLES_WITHIN)
         await self.node.kubelet.end(pod)
 
     def _newest(self) -> str | None:

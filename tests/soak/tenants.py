@@ -68,9 +68,9 @@ class Tenants:
         been listed: a pod that never was may be an init container that runs, and so counts as held for an hour.
         """
         await eventually(self._come, within=60.0)
-        seen = self._kubelet.pod_resources_calls
+        seen = self._kubelet.allocatable_calls
         # A look makes two calls: of three, the last two are of one that began after the pod had come.
-        await eventually(lambda: self._kubelet.pod_resources_calls >= seen + 3, within=60.0)
+        await eventually(lambda: self._kubelet.allocatable_calls >= seen + 3, within=60.0)
 
     async def _live(self) -> None:
         while True:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from nodeagent.model.config import Contract
 from nodeagent.model.inventory import GpuHealth
+from nodeagent.model.kubelet import SharedTwice
 from nodeagent.model.node import NodeEvent
 from nodeagent.model.plan import Plan, Wait, WaitReason
 from nodeagent.model.shares import Applied, AppliedGpu
@@ -419,6 +420,19 @@ def test_a_mig_device_that_was_destroyed_is_no_fault() -> None:
 
 
 # --- all of them ----------------------------------------------------------------------------------------------------
+
+
+def test_a_share_that_two_pods_have_is_a_warning_with_both_names() -> None:
+    """Once for the same pods; its end is none."""
+    one = SharedTwice("nvidia.com/gpu", "GPU-0", (("ml", "new"), ("ml", "old")))
+    twice = snapshot(shared_twice=(one,))
+    [event] = events(snapshot(), twice)
+    assert (event.reason, event.warning) == ("SharedTwice", True)
+    assert event.message.endswith("several pods: GPU-0 (nvidia.com/gpu): ml/new and ml/old")
+    assert told(twice, replace(twice, revision=9)) == []
+    assert told(twice, snapshot()) == []
+    others = replace(twice, shared_twice=(replace(one, pods=(("ml", "new"), ("ml", "third"))),))
+    assert len(told(twice, others)) == 1
 
 
 def test_a_message_is_never_longer_than_the_api_takes() -> None:

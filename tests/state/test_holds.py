@@ -210,3 +210,112 @@ def test_the_checkpoint_only_ever_adds(looks: list[tuple[bool, str, float]]) -> 
         plain, rich = after(plain, now, listed, []), after(rich, now, listed, checkpoint)
         assert held(plain, now) <= held(rich, now)
         assert frozenset(listed) <= held(plain, now)
+
+
+# --- looks by Get ---------------------------------------------------------------------------------------------------
+
+
+def by_get(
+    holds: Holds, at: float, named: Iterable[ShareKey] = (), checkpoint: Iterable[CheckpointEntry] | None = ()
+) -> Holds:
+    """A look by `Get`: of the pods that an earlier `List` has named, `named` have these shares."""
+    listing = replace(make.look(at, named, checkpoint=checkpoint), list_begun_at=0.0)
+    return observe(holds, listing, UUIDS, at)
+
+
+NEXT = make.in_checkpoint(*KEY, pod="next")
+
+
+def test_a_named_pod_that_get_does_not_know_any_more_has_ended() -> None:
+    """Though the checkpoint keeps it until the next admission."""
+    holds = after(Holds(), 10, SHARE, [ENTRY])
+    assert held(by_get(holds, 11, SHARE, [ENTRY]), 11) == SHARE
+    assert held(by_get(holds, 11, (), [ENTRY]), 11) == frozenset()
+
+
+def test_a_new_pod_holds_by_its_grant_and_then_by_its_entry() -> None:
+    """`Get` cannot ask for it: nothing that it does not show is free for that, however long it takes."""
+    holds = grant(after(Holds(), 10), SHARE, 20)
+    for at in (20.5, 21.5, 30.0, 30.0 + 2 * UNLISTED_GRACE):
+        holds = by_get(holds, at, (), [NEXT])
+        assert held(holds, at) == SHARE
+    assert not holds.granted
+    assert held(by_get(holds, 9999, (), []), 9999) == frozenset()
+
+
+def test_a_new_pod_on_the_share_of_one_that_has_ended_is_another() -> None:
+    """The last pod's entry, which a `List` has shown, says nothing of the next; the next one's own does."""
+    holds = by_get(after(Holds(), 10, SHARE, [ENTRY]), 11, (), [ENTRY])
+    holds = by_get(grant(holds, SHARE, 12), 14, (), [ENTRY])
+    assert held(holds, 14) == SHARE
+    holds = by_get(holds, 15, (), [NEXT])
+    assert (held(holds, 15), holds.granted) == (SHARE, {})
+
+
+def test_a_grant_that_no_entry_follows_needs_a_list_to_end() -> None:
+    """A pod whose containers ask for several resources is written down when it has them all: that may take long."""
+    holds = by_get(grant(after(Holds(), 10), SHARE, 20), 20 + 2 * GRANT_GRACE)
+    assert held(holds, 100) == SHARE
+    assert look_due(holds, 20 + 2 * GRANT_GRACE) is None
+    assert held(after(holds, 101), 101) == frozenset()
+
+
+def test_a_grant_is_held_while_the_checkpoint_cannot_be_read() -> None:
+    """There is no other witness of a pod without a name, until the next `List`."""
+    holds = by_get(grant(after(Holds(), 10), SHARE, 20), 60, (), None)
+    assert held(holds, 60) == SHARE
+
+
+def test_a_list_names_what_the_checkpoint_had() -> None:
+    """Then `Get` knows whom to ask for, and the entry proves nothing any more."""
+    holds = by_get(grant(after(Holds(), 10), SHARE, 20), 22, (), [NEXT])
+    holds = after(holds, 23, SHARE, [NEXT])
+    assert not holds.unnamed
+    assert holds.ended == {NEXT}
+    assert held(by_get(holds, 24, (), [NEXT]), 24) == frozenset()
+
+
+def test_a_list_right_after_an_entry_was_written_does_not_speak_for_it() -> None:
+    """It was perhaps answered before: the next one will show the pod."""
+    holds = after(by_get(after(Holds(), 10), 20, (), [NEXT]), 20 + GRANT_SETTLED / 2, (), [NEXT])
+    assert NEXT in holds.unnamed
+    assert NEXT in after(holds, 22, (), [NEXT]).unlisted
+
+
+def test_two_pods_on_one_share_are_two_holders() -> None:
+    """Where the kubelet has handed it out twice, the end of the one that has a name is not that of the other."""
+    holds = grant(after(Holds(), 10, SHARE, [ENTRY]), SHARE, 20)
+    holds = by_get(holds, 22, SHARE, [ENTRY, NEXT])
+    assert held(by_get(holds, 23, (), [ENTRY, NEXT]), 23) == SHARE
+
+
+LIVES = st.lists(
+    st.tuples(
+        st.sampled_from(["admit", "end", "list", "get", "other", "wait", "blind"]), st.sampled_from([0.1, 1.1, 11.0])
+    ),
+    max_size=30,
+)
+
+
+@given(LIVES, st.booleans())
+def test_a_share_is_never_taken_for_free_while_a_pod_has_it(lives: list[tuple[str, float]], init: bool) -> None:
+    """Whatever comes when: admissions, ends, looks of either kind. `init`: pods that `List` does not show."""
+    now, count, named, running = 0.0, 0, False, False
+    entries: list[CheckpointEntry] = []
+    holds = after(Holds(), now)
+    for what, seconds in lives:
+        now += seconds
+        if what == "admit" and not running:
+            count, running, named = count + 1, True, False
+            entries = [make.in_checkpoint(*KEY, pod=f"pod-{count}")]
+            holds = grant(holds, SHARE, now)
+        elif what == "end":
+            running = False
+        elif what == "other":
+            entries = entries if running else []
+        elif what == "list":
+            named = running and not init
+            holds = after(holds, now, SHARE if named else (), entries)
+        elif what in {"get", "blind"}:
+            holds = by_get(holds, now, SHARE if named and running else (), None if what == "blind" else entries)
+        assert not running or now > UNLISTED_GRACE or held(holds, now) == SHARE

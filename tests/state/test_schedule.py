@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from nodeagent.model.holds import Holds
+from nodeagent.model.kubelet import Looks
 from nodeagent.model.plan import Plan, Wait, WaitReason
 from nodeagent.model.shares import Applied, Device, Listing
 from nodeagent.state.holds import GRANT_GRACE, GRANT_SETTLED
@@ -14,6 +17,7 @@ from nodeagent.state.schedule import LOOK_SELDOM, LOOK_WHILE_WAITING, Agenda, Pe
 from tests.state import make
 
 NOW = 100.0
+LOOK = make.look(99.0)
 FENCED = make.applied(make.entry(0, make.SLICED, range(2), {0: 99.8, 1: 90.0}))
 
 
@@ -30,38 +34,45 @@ def at(
         plan=Plan(waits=waits),
         applied=applied or Applied(),
         holds=holds or Holds(),
-        looked_at=99.0,
         decided_at=decided_at,
-        **more,  # type: ignore[arg-type]  # the fields of Pending, as the tests name them
+        **{"listing": LOOK, **more},  # type: ignore[arg-type]  # the fields of Pending, as the tests name them
     )
     return agenda(pending, NOW)
 
 
 def test_a_node_that_rests_is_left_alone() -> None:
     """A look now and then, no turn without an event."""
-    assert at() == Agenda(LOOK_SELDOM, look_now=False, turn_at=None)
+    assert at() == Agenda(Looks(LOOK_SELDOM), look_now=False, turn_at=None)
 
 
 def test_a_daemon_is_not_waited_for_by_the_clock() -> None:
     """What becomes of it is an event: no look at the kubelet shows it, and none is hurried."""
     assert at(WaitReason.DAEMON) == at()
     assert at(WaitReason.DAEMON, decided_at=99.5) == at()
-    assert at(WaitReason.DAEMON, applied=FENCED, holds=Holds(granted={("a", "b"): 99.5})).interval == LOOK_SELDOM
+    assert at(WaitReason.DAEMON, applied=FENCED, holds=Holds(granted={("a", "b"): 99.5})).looks.interval == LOOK_SELDOM
 
 
 @pytest.mark.parametrize("reason", [one for one in WaitReason if one is not WaitReason.DAEMON])
 def test_whatever_else_is_waited_for_is_looked_at_often(reason: WaitReason) -> None:
     """Also where another GPU waits for its daemon."""
-    assert at(reason).interval == LOOK_WHILE_WAITING
-    assert at(WaitReason.DAEMON, reason).interval == LOOK_WHILE_WAITING
+    assert at(reason).looks.interval == LOOK_WHILE_WAITING
+    assert at(WaitReason.DAEMON, reason).looks.interval == LOOK_WHILE_WAITING
 
 
 @pytest.mark.parametrize("reason", [one for one in WaitReason if one is not WaitReason.DAEMON])
-def test_a_look_from_before_the_decision_is_followed_by_one_at_once(reason: WaitReason) -> None:
-    """Nothing may be taken away by it; one begun since is good enough."""
-    assert at(reason, decided_at=99.5).look_now
-    assert not at(reason, decided_at=98.5).look_now
-    assert not at(decided_at=99.5).look_now
+def test_a_list_from_before_the_decision_is_followed_by_one_at_once(reason: WaitReason) -> None:
+    """Nothing may be taken away by it; one begun since is good enough, whatever `Get` has said after it."""
+    assert at(reason, decided_at=99.5).looks.list_at == 99.5
+    assert at(reason, decided_at=98.5).looks.list_at is None
+    assert at(decided_at=99.5).looks.list_at is None
+    by_get = replace(LOOK, begun_at=99.8, list_begun_at=97.0)
+    assert at(reason, decided_at=98.5, listing=by_get).looks.list_at == 98.5
+
+
+def test_what_an_earlier_agent_granted_is_waited_for() -> None:
+    """A `List` is needed that begins when the pods of its last moments are in it."""
+    assert at(WaitReason.RESTART, cautious_until=105.0).looks.list_at == 105.0
+    assert at(WaitReason.RESTART, cautious_until=98.0).looks.list_at is None
 
 
 def test_pods_that_stay_cost_no_turns() -> None:
@@ -100,3 +111,17 @@ def test_the_first_of_what_ends_gives_the_next_turn() -> None:
     """What has ended already gives none."""
     assert at(ends=[130.0, 110.0, 90.0, NOW]).turn_at == 110.0
     assert at(WaitReason.DAEMON, ends=[110.0]).turn_at == 110.0
+
+
+def test_a_checkpoint_that_is_written_for_us_is_read_soon() -> None:
+    """After a `List` that left something open our lists are sent again, and the look after that shows what came of
+    it.
+    """
+    entry = make.in_checkpoint(make.SHARED, "GPU-0::1")
+    first = at(holds=Holds(unlisted={entry: 97.0}), listing=make.look(99.8))
+    assert first.rewrite == {make.SHARED}
+    assert first.turn_at == 99.8 + LOOK_WHILE_WAITING
+    done = at(holds=Holds(unlisted={entry: 97.0}), rewritten_at=99.0)
+    assert not done.rewrite
+    assert done.look_now
+    assert not at(rewritten_at=99.0, listing=replace(LOOK, begun_at=99.7, list_begun_at=99.0)).look_now

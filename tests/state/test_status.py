@@ -9,7 +9,13 @@ import pytest
 from nodeagent.model.config import Stage, Violation, Where
 from nodeagent.model.health import EventsReason, XidLog
 from nodeagent.model.inventory import ComputeMode, GpuHealth, Inventory, InventoryReason
-from nodeagent.model.kubelet import PodResourcesReason, PodResourcesStatus, RegistrationState, RegistrationStatus
+from nodeagent.model.kubelet import (
+    PodResourcesReason,
+    PodResourcesStatus,
+    RegistrationState,
+    RegistrationStatus,
+    SharedTwice,
+)
 from nodeagent.model.mps import DaemonState, MpsReason, MpsStatus
 from nodeagent.model.plan import Plan, Refusal, Wait, WaitReason
 from nodeagent.model.shares import AppliedGpu, ShareState
@@ -60,7 +66,7 @@ def test_all_is_well() -> None:
     """Normal-true conditions are true, the others false; each is there exactly once, with a known reason."""
     found = conditions(WELL, ())
     assert {one.type for one in found if one.status} == NORMAL_TRUE
-    assert len({one.type for one in found}) == len(found) == 16
+    assert len({one.type for one in found}) == len(found) == 17
     assert all(one.reason in set(Reason) for one in found)
 
 
@@ -347,6 +353,15 @@ def test_a_gpu_without_a_plan_is_reported_by_name() -> None:
     assert (found.status, found.reason) == (True, Reason.INVARIANT_BROKEN)
     assert found.message == "GPU 0 stays as it is: cannot drop shares; GPU-x stays as it is: broken"
     assert condition(facts, "Ready").status
+
+
+def test_a_share_that_two_pods_have_is_told_with_both() -> None:
+    """Each such share with its pods; it is nothing that a restart of the agent would help against."""
+    twice = tuple(SharedTwice("a", f"GPU-0::{number}", (("ml", "old"), ("ml", "new"))) for number in (0, 1))
+    found = condition(replace(WELL, shared_twice=twice), "SharedTwice")
+    assert (found.status, found.reason) == (True, Reason.SEVERAL_PODS)
+    assert found.message == "GPU-0::0 (a): ml/old and ml/new; GPU-0::1 (a): ml/old and ml/new"
+    assert condition(replace(WELL, shared_twice=twice), "Ready").status
 
 
 def test_a_condition_keeps_its_since_while_status_and_reason_stay() -> None:

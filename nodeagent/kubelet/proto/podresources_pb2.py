@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*nodeagent/kubelet/proto/podresources.proto\x12\x1enodeagent.kubelet.podresources\"\x19\n\x17ListPodResourcesRequest\"_\n\x18ListPodResourcesResponse\x12\x43\n\rpod_resources\x18\x01 \x03(\x0b\x32,.nodeagent.kubelet.podresources.PodResources\"w\n\x0cPodResources\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x46\n\ncontainers\x18\x03 \x03(\x0b\x32\x32.nodeagent.kubelet.podresources.ContainerResources\"e\n\x12\x43ontainerResources\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x41\n\x07\x64\x65vices\x18\x02 \x03(\x0b\x32\x30.nodeagent.kubelet.podresources.ContainerDevices\"=\n\x10\x43ontainerDevices\x12\x15\n\rresource_name\x18\x01 \x01(\t\x12\x12\n\ndevice_ids\x18\x02 \x03(\t\"\x1d\n\x1b\x41llocatableResourcesRequest\"a\n\x1c\x41llocatableResourcesResponse\x12\x41\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x30.nodeagent.kubelet.podresources.ContainerDevicesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*nodeagent/kubelet/proto/podresources.proto\x12\x1enodeagent.kubelet.podresources\"\x19\n\x17ListPodResourcesRequest\"_\n\x18ListPodResourcesResponse\x12\x43\n\rpod_resources\x18\x01 \x03(\x0b\x32,.nodeagent.kubelet.podresources.PodResources\"w\n\x0cPodResources\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x46\n\ncontainers\x18\x03 \x03(\x0b\x32\x32.nodeagent.kubelet.podresources.ContainerResources\"e\n\x12\x43ontainerResources\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x41\n\x07\x64\x65vices\x18\x02 \x03(\x0b\x32\x30.nodeagent.kubelet.podresources.ContainerDevices\"=\n\x10\x43ontainerDevices\x12\x15\n\rresource_name\x18\x01 \x01(\t\x12\x12\n\ndevice_ids\x18\x02 \x03(\t\"\x1d\n\x1b\x41llocatableResourcesRequest\"a\n\x1c\x41llocatableResourcesResponse\x12\x41\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x30.nodeagent.kubelet.podresources.ContainerDevices\"A\n\x16GetPodResourcesRequest\x12\x10\n\x08pod_name\x18\x01 \x01(\t\x12\x15\n\rpod_namespace\x18\x02 \x01(\t\"^\n\x17GetPodResourcesResponse\x12\x43\n\rpod_resources\x18\x01 \x01(\x0b\x32,.nodeagent.kubelet.podresources.PodResourcesb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,4 +35,8 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_ALLOCATABLERESOURCESREQUEST']._serialized_end=518
   _globals['_ALLOCATABLERESOURCESRESPONSE']._serialized_start=520
   _globals['_ALLOCATABLERESOURCESRESPONSE']._serialized_end=617
+  _globals['_GETPODRESOURCESREQUEST']._serialized_start=619
+  _globals['_GETPODRESOURCESREQUEST']._serialized_end=684
+  _globals['_GETPODRESOURCESRESPONSE']._serialized_start=686
+  _globals['_GETPODRESOURCESRESPONSE']._serialized_end=780
 # @@protoc_insertion_point(module_scope)
