@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
+from lightkube.resources.apps_v1 import DaemonSet
+from lightkube.resources.core_v1 import Pod
 
-from tests.e2e.cluster import Cluster, metadata
+from tests.e2e.cluster import Cluster, made_of, metadata
 from tests.e2e.conftest import Install
 from tests.e2e.figures import Figures
 from tests.e2e.overlays import A100_INFERENCE
@@ -17,7 +21,8 @@ from tests.e2e.workload import Pods, config
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
-MPS, SHARED = "nvidia.com/gpu.mps", "nvidia.com/gpu.shared"
+MPS, SHARED, WHOLE = "nvidia.com/gpu.mps", "nvidia.com/gpu.shared", "nvidia.com/gpu"
+HOST = "nodeagent-mps-host"
 GPUS = 8
 
 
@@ -45,6 +50,28 @@ def daemons(pool: Pool) -> dict[str, str]:
     pod = str(metadata(pool.pod()).name)
     printed = pool.cluster.kubectl("exec", "--namespace", pool.overlay.namespace, pod, "--", "stat", "-c", "%i", *pipes)
     return dict(zip(there, printed.split(), strict=True))
+
+
+def waits(pool: Pool, reason: str) -> list[str]:
+    """The GPUs that wait for this."""
+    return [wait["uuid"] for wait in pool.status()["plan"]["waits"] if wait["reason"] == reason]
+
+
+@contextmanager
+def without_host(pool: Pool) -> Iterator[float]:
+    """The MPS host is taken away, and comes back in the end; when it had ended."""
+    client, namespace = pool.cluster.client, pool.overlay.namespace
+    host = client.get(DaemonSet, HOST, namespace=namespace)
+    client.delete(DaemonSet, HOST, namespace=namespace)
+    until(lambda: not [*client.list(Pod, namespace=namespace, labels={"app.kubernetes.io/name": HOST})])
+    ended = time.monotonic()
+    try:
+        yield ended
+    finally:
+        found = metadata(host)
+        place = {"name": HOST, "namespace": namespace, "labels": found.labels, "annotations": found.annotations}
+        client.create(made_of(DaemonSet, metadata=place, spec=host.to_dict()["spec"]))
+        until(pool.ready)
 
 
 def test_a_pod_gets_its_part_of_a_gpu(pool: Pool, pods: Pods, cluster: Cluster) -> None:
@@ -104,3 +131,35 @@ def test_a_gpu_leaves_mps_and_comes_back(
     assert not seen.at_zero(SHARED)
     assert pods.phase(held) == "Running"
     figures.add("MPS: GPUs that left it and came back", "5 of 6", "the pod on the sixth, and its daemon, not touched")
+
+
+def test_mps_waits_for_its_host(pool: Pool, probe: Probe, cluster: Cluster, figures: Figures) -> None:
+    """Without the MPS host GPUs stay what they are, and go on by themselves when there is one. When the rules and the
+    host leave together, the GPUs are back soon after the host's end, and need nobody to clean up.
+    """
+    free = config(f"{{name: rest, resource: {SHARED}, timeSlicing: {{replicas: 10}}}}", name="a100-inference")
+    under = config(f"{{name: all, resource: {SHARED}, mps: {{replicas: 4}}}}", name="a100-inference")
+    whole = config("{name: all, exclusive: {}}", name="a100-inference")
+    pool.apply(free)
+    until(lambda: cluster.capacity() == {SHARED: GPUS * 10})
+
+    with without_host(pool):
+        with probe.watching() as seen:
+            written = pool.commit(under)
+            until(lambda: pool.condition("MpsReady")["reason"] == "HostAbsent")
+            until(lambda: len(waits(pool, "daemon")) == GPUS)
+            # Longer than the kubelet takes to report what it has.
+            until(lambda: pool.ready() and cluster.capacity() == {SHARED: GPUS * 10})
+        assert seen.counts(SHARED) == [GPUS * 10]
+    with probe.watching() as seen:
+        until(lambda: pool.applied(written), within=120.0)
+    assert seen.at_zero(SHARED) == []
+    assert len(daemons(pool)) == GPUS
+
+    with without_host(pool) as ended:
+        written = pool.commit(whole)
+        until(lambda: pool.registered(WHOLE) and len(pool.shares()) == GPUS and not waits(pool, "daemon"))
+        back = time.monotonic() - ended
+        assert pool.condition("MpsReady")["reason"] == "ComputeModeLeft"
+    figures.seconds("MPS host and rules leave together: whole GPUs are back after", back)
+    assert back < 15.0

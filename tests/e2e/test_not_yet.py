@@ -15,7 +15,7 @@ from tests.e2e.options import Options
 from tests.e2e.patience import until
 from tests.e2e.pool import Pool
 from tests.e2e.probe import Probe
-from tests.e2e.workload import Pods, config, exclusive, shared
+from tests.e2e.workload import Pods, shared
 
 SHARED = "nvidia.com/gpu.shared"
 GPUS = 4
@@ -37,37 +37,6 @@ def keep(kept: bool, broken: str) -> None:
 
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
-
-
-@not_yet("a change of mode under one name reaches zero (16 of 16, 1.0 s)")
-def test_a_change_of_mode_under_one_name(pool: Pool, probe: Probe, options: Options, figures: Figures) -> None:
-    """GPUs that change their mode under one resource name do so in turns: at no moment has the name no device."""
-    pool.apply(exclusive(resource=SHARED))
-    changes = options.times(16)
-    with probe.watching() as seen:
-        for number in range(changes):
-            pool.apply(exclusive(resource=SHARED) if number % 2 else shared(2))
-    zero = seen.at_zero(SHARED)
-    figures.seconds(
-        "change of mode under one name: without devices, longest",
-        max(zero, default=0.0),
-        f"{len(zero)} of {changes} changes reach zero",
-    )
-    keep(not zero, f"{len(zero)} of {changes} changes reach zero, the longest for {max(zero, default=0.0):.2f} s")
-
-
-@not_yet("an MPS config without a host takes the node to zero")
-def test_mps_without_a_host(pool: Pool, probe: Probe, cluster: Cluster, figures: Figures) -> None:
-    """GPUs that are to come under MPS stay what they are while nobody could start their daemons."""
-    rule = "{name: all, resource: nvidia.com/gpu.mps, mps: {replicas: 4}}"
-    with probe.watching() as seen:
-        pool.commit(config(rule))
-        until(lambda: pool.condition("MpsReady")["reason"] == "HostAbsent")
-        lost = _comes(lambda: not cluster.capacity(), within=30.0)
-    figures.add(
-        "MPS config without an MPS host", "no devices" if lost else "devices stay", f"counts {seen.counts(SHARED)}"
-    )
-    keep(not lost, "the node has no devices")
 
 
 @not_yet("a drain where pods queue hands draining shares to new pods")
