@@ -167,9 +167,9 @@ NEEDED = {
     "device-plugins": ("Registered", "KubeletAbsent"),
     "pod-resources": ("PodResourcesReady", "KubeletAbsent"),
     "state": None,
-    "mps-root": ("MpsReady", "Unusable"),
+    "mps-root": ("MpsReady", "HostAbsent"),
 }
-"""What an agent says without a volume; None: it cannot start."""
+"""What an agent says without a volume; None: it cannot start. An MPS host runs where it is about one."""
 
 WRITTEN = {"device-plugins": ("Registered", "Pending"), "state": None, "mps-root": ("MpsReady", "Unusable")}
 """What it says when it may not write there."""
@@ -183,17 +183,30 @@ def test_all_mounts_are_known(a100: list[Manifest]) -> None:
     assert {mount["name"] for mount in mounts if not mount.get("readOnly")} == WRITTEN.keys()
 
 
+async def hosted(node: RenderedNode, a100: list[Manifest], request: pytest.FixtureRequest) -> None:
+    """An MPS host works on the node."""
+    request.getfixturevalue("mps_control")
+    host = await node.start(a100, find(a100, "DaemonSet", "mps-host"))
+    await eventually(lambda: "hosting MPS daemons" in host.log, within=WITHIN)
+
+
 @pytest.mark.parametrize("volume", NEEDED)
-async def test_the_agent_needs_each_of_its_mounts(a100: list[Manifest], volume: str) -> None:
+async def test_the_agent_needs_each_of_its_mounts(
+    a100: list[Manifest], volume: str, request: pytest.FixtureRequest
+) -> None:
     """An agent that lacks one of its mounts says what it cannot do: none of them is there for nothing."""
     async with RenderedNode(A100S) as node:
+        if volume == "mps-root":
+            await hosted(node, a100, request)
         await fails(await node.start(a100, find(a100, "DaemonSet", "agent"), without=volume), NEEDED[volume])
 
 
 @pytest.mark.parametrize("volume", WRITTEN)
-async def test_the_agent_writes_where_it_may(a100: list[Manifest], volume: str) -> None:
+async def test_the_agent_writes_where_it_may(a100: list[Manifest], volume: str, request: pytest.FixtureRequest) -> None:
     """An agent that may not write to a mount which is not read-only says what it cannot do."""
     async with RenderedNode(A100S) as node:
+        if volume == "mps-root":
+            await hosted(node, a100, request)
         await fails(await node.start(a100, find(a100, "DaemonSet", "agent"), read_only=volume), WRITTEN[volume])
 
 

@@ -22,7 +22,7 @@ from tests.e2e.workload import Pods, config
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 MPS, SHARED, WHOLE = "nvidia.com/gpu.mps", "nvidia.com/gpu.shared", "nvidia.com/gpu"
-HOST = "nodeagent-mps-host"
+HOST = {"app.kubernetes.io/name": "nodeagent-mps-host"}
 GPUS = 8
 
 
@@ -61,15 +61,15 @@ def waits(pool: Pool, reason: str) -> list[str]:
 def without_host(pool: Pool) -> Iterator[float]:
     """The MPS host is taken away, and comes back in the end; when it had ended."""
     client, namespace = pool.cluster.client, pool.overlay.namespace
-    host = client.get(DaemonSet, HOST, namespace=namespace)
-    client.delete(DaemonSet, HOST, namespace=namespace)
-    until(lambda: not [*client.list(Pod, namespace=namespace, labels={"app.kubernetes.io/name": HOST})])
+    (host,) = client.list(DaemonSet, namespace=namespace, labels=dict(HOST))
+    found = metadata(host)
+    client.delete(DaemonSet, str(found.name), namespace=namespace)
+    until(lambda: not [*client.list(Pod, namespace=namespace, labels=dict(HOST))])
     ended = time.monotonic()
     try:
         yield ended
     finally:
-        found = metadata(host)
-        place = {"name": HOST, "namespace": namespace, "labels": found.labels, "annotations": found.annotations}
+        place = {"name": found.name, "namespace": namespace, "labels": found.labels, "annotations": found.annotations}
         client.create(made_of(DaemonSet, metadata=place, spec=host.to_dict()["spec"]))
         until(pool.ready)
 

@@ -64,7 +64,7 @@ def test_a_pod_on_each_gpu(pool: Pool, pods: Pods, probe: Probe, cluster: Cluste
             pods.end(name)
         until(lambda: pool.applied(written))
     assert seen.at_zero(SHARED) == []
-    assert cluster.capacity()[SHARED] == GPUS
+    until(lambda: cluster.capacity() == {SHARED: GPUS})
 
 
 def test_mps_without_a_host(pool: Pool, probe: Probe, cluster: Cluster, figures: Figures) -> None:
