@@ -217,9 +217,14 @@ class Reconciler:
         self._obstacles = obstacles
         decided = desired != self._desired
         concerns = changed(self._desired, desired) if decided else frozenset[str]()
+        if concerns or (desired is None) is not (self._desired is None):
+            # Not where merely facts of a GPU have changed: a fresh look would be needed to go on with the others.
+            self._decided_at = now
         if decided:
-            self._desired, self._decided_at = desired, now
+            self._desired = desired
             self._wishes = desired or self._wishes
+        if self._wishes is None:
+            self._wishes = acceptance.unfinished(self._acceptance, gpus, self._applied)
         self._take_in(gpus, pods, now)
         view = self._observe(gpus, pods)
         notices.health(view)
@@ -307,6 +312,7 @@ class Reconciler:
             registered=frozenset(entry.resource for entry in self._plugins.statuses()),
             resend=comparison.resend(),
             reconnect=comparison.reconnect(),
+            unwritten=self._keeper.problem is not None,
         )
 
     def _plan(self, view: Observed) -> Plan:

@@ -47,6 +47,7 @@ class _Pending:
     view: Observed
     verify_by: float
     concerns: frozenset[str]
+    changed: int = 0
 
 
 class Reloads:
@@ -108,6 +109,10 @@ class Reloads:
         pending = self._pending
         if pending is None:
             return
+        if plan.waves.changed > pending.changed:
+            # Each wave has daemons of its own to start.
+            verify_by = self._clock() + VERIFY_SECONDS
+            self._pending = pending = replace(pending, verify_by=verify_by, changed=plan.waves.changed)
         failure = ("apply", problem) if problem is not None else ("verify", unready) if unready else None
         if pending.verdict.result is ReloadResult.ACCEPTED:
             deciding = any(wait.reason is WaitReason.FRESH_LIST for wait in plan.waits)

@@ -168,6 +168,7 @@ class WaitReason(Enum):
     LIST_SIZE = "list-size"  # the list has no room before others have left it (the kubelet takes 4 MiB)
     WAVE = "wave"  # as many other devices as may be unavailable at a time are on their way
     LAST = "last"  # no other device offers its resource name yet, which is still wanted
+    DISK = "disk"  # the state directory cannot be written, so nothing can be begun
 
 
 @dataclass(frozen=True, slots=True)

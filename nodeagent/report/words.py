@@ -135,6 +135,8 @@ def describe_wait(wait: Wait, names: Names) -> str:  # noqa: PLR0911 - a table, 
             return f"{gpu}: waiting for its turn: as many devices as may be unavailable at a time are on their way"
         case WaitReason.LAST:
             return f"{gpu}: waiting until another device offers its resource, which nothing else does"
+        case WaitReason.DISK:
+            return f"{gpu}: waiting until the state directory can be written, and stays what it is until then"
         case WaitReason.LIST_SIZE:
             return (
                 f"{gpu}: waiting for old shares to leave the kubelet's list: it has no room for {len(numbers):,} more"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from nodeagent.model.config import Document, Loaded, SharingConfig, Stage, Unreadable, Violation
 from nodeagent.model.inventory import Gpu
+from nodeagent.model.shares import Applied
 from nodeagent.model.snapshot import ConfigState, DocumentInfo, ReloadResult
 from nodeagent.state.desired import Desired, check, resolve
 
@@ -85,6 +86,25 @@ def wanted(acceptance: Acceptance, gpus: Sequence[Gpu]) -> tuple[Desired | None,
     desired = resolve(accepted.config, gpus)
     obstacles = check(desired, accepted.document.path)
     return (None if obstacles else desired), obstacles
+
+
+def unfinished(acceptance: Acceptance, gpus: Sequence[Gpu], applied: Applied) -> Desired | None:
+    """What is still to be done while a config suspends that an agent has found as it started: GPUs that had taken the
+    very contract which that config gives them, and have nothing on the list yet. None where there is no such GPU.
+    """
+    config = acceptance.config
+    if config is None or not config.suspend:
+        return None
+    found = resolve(config, gpus)
+    begun = {
+        uuid: want
+        for uuid, want in found.wants.items()
+        if (entry := applied.gpus.get(uuid)) is not None
+        and entry.contract is not None
+        and entry.contract == want.contract
+        and not entry.numbers
+    }
+    return Desired(begun, found.most_unavailable) if begun else None
 
 
 def config_state(

@@ -13,9 +13,17 @@ from nodeagent.state.families import Family, is_beside
 from nodeagent.state.observed import Observed, droppable
 
 
-def verify(family: Family, observed: Observed, wishes: Desired | None, actions: Iterable[ShareAction]) -> Applied:
-    """What is applied of one piece of silicon after the actions; `wishes` is what they are to come to. Raises
-    InvariantBroken where one of them breaks an invariant.
+def verify(
+    family: Family,
+    observed: Observed,
+    wishes: Desired | None,
+    actions: Iterable[ShareAction],
+    *,
+    keeps: bool = False,
+) -> Applied:
+    """What is applied of one piece of silicon after the actions; `wishes` is what they are to come to, but for shares
+    that are on the list where what is applied is kept (`keeps`). Raises InvariantBroken where one of them breaks an
+    invariant.
     """
     applied = family.applied
     for action in actions:
@@ -32,7 +40,8 @@ def verify(family: Family, observed: Observed, wishes: Desired | None, actions: 
             if is_beside(entry, {uuid: one for uuid, one in applied.gpus.items() if one.numbers}):
                 raise InvariantBroken(f"cannot advertise a GPU beside its MIG devices: {action.uuid}")
         if isinstance(action, Advertise | Restore):
-            _demand_room(family, applied.gpus[action.uuid], action, wishes)
+            kept = keeps and isinstance(action, Restore)
+            _demand_room(family, applied.gpus[action.uuid], action, None if kept else wishes)
     return applied
 
 

@@ -38,7 +38,8 @@ class Observed:
     cannot be read, None while they can. `mps` is how the MPS daemons stand, `orphans` are those that an agent before
     this one asked for and that no applied contract speaks of: its state directory was lost. `symptoms` is what the
     driver has reported of the GPUs' faults, and how that is to be judged. `registered` are the resources being served;
-    `resend` and `reconnect` those whose view at the kubelet asks for healing.
+    `resend` and `reconnect` those whose view at the kubelet asks for healing. `unwritten`: the disk does not know all
+    that is so, since it cannot be written.
     """
 
     now: float
@@ -58,6 +59,7 @@ class Observed:
     symptoms: Symptoms = field(default_factory=Symptoms)
     resend: frozenset[str] = frozenset()
     reconnect: frozenset[str] = frozenset()
+    unwritten: bool = False
 
     @property
     def readable(self) -> bool:

@@ -21,7 +21,7 @@ is refused: nothing changes there but what is known of it, and all others go on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nodeagent.model.config import Contract
@@ -113,9 +113,12 @@ def plan(desired: Desired | None, observed: Observed, unfinished: Desired | None
     None: what is applied is kept, and only what a change towards `unfinished` has left without a contract is finished.
     """
     known = [_know(family, observed) for family in families(observed)]
-    course = _Course(desired, observed, unfinished, _decide(desired, known, observed))
-    parts = [_part(one, course) for one in known]
-    faults = {one.family.uuid: one.fault or part.fault for one, part in zip(known, parts, strict=True)}
+    faults = {one.family.uuid: one.fault for one in known if one.fault}
+    course, parts = _courses(known, desired, unfinished, observed, faults)
+    if broken := {one.family.uuid: part.fault for one, part in zip(known, parts, strict=True) if part.fault}:
+        # What is refused must not take the turn of another: everybody else is planned without it.
+        faults |= broken
+        course, parts = _courses(known, desired, unfinished, observed, faults)
     learned = _sorted(action for one in known for action in one.actions)
     steps = _sorted(action for part in parts for action in part.actions)
     applied = Applied({uuid: entry for one in known for uuid, entry in one.applied.gpus.items()})
@@ -130,9 +133,21 @@ def plan(desired: Desired | None, observed: Observed, unfinished: Desired | None
             *registrations(desired, after, observed),
         ),
         waits=(*(wait for part in parts for wait in part.waits), *crowded),
-        refused=tuple(Refusal(uuid, why) for uuid, why in faults.items() if why),
+        refused=tuple(Refusal(uuid, why) for uuid, why in faults.items()),
         waves=course.decision.waves,
     )
+
+
+def _courses(
+    known: Sequence[_Known],
+    desired: Desired | None,
+    unfinished: Desired | None,
+    observed: Observed,
+    faults: Mapping[str, str],
+) -> tuple[_Course, list[_Part]]:
+    """What is done to each family; nothing to those with faults."""
+    course = _Course(desired, observed, unfinished, _decide(desired, known, observed, faults))
+    return course, [_Part() if one.family.uuid in faults else _part(one, course) for one in known]
 
 
 def _sorted(actions: Iterable[ShareAction]) -> list[ShareAction]:
@@ -192,37 +207,44 @@ def _find(applied: Applied, observed: Observed) -> tuple[ShareAction, ...]:
     )
 
 
-def _decide(desired: Desired | None, known: Iterable[_Known], observed: Observed) -> Decision:
-    """Which GPUs may leave the contract that they have. What is refused, or has to be cleared up first, stays."""
+def _decide(
+    desired: Desired | None, known: Iterable[_Known], observed: Observed, faults: Mapping[str, str]
+) -> Decision:
+    """Which GPUs may leave the contract that they have."""
     if desired is None:
         return _NOTHING_DECIDED
     return decide(
         desired,
         [
-            _device(entry, one, desired, observed)
+            _device(entry, one, desired, observed, refused=one.family.uuid in faults)
             for one in known
             for entry in one.applied.gpus.values()
-            if not one.fault
         ],
     )
 
 
-def _device(entry: AppliedGpu, known: _Known, desired: Desired, observed: Observed) -> Device:
+def _device(entry: AppliedGpu, known: _Known, desired: Desired, observed: Observed, *, refused: bool) -> Device:
     want = desired.wants.get(entry.gpu.uuid)
     contract = want.contract if want is not None else None
     lacks = missing(contract, entry.gpu, observed.mps) if contract is not None else ""
     own = known.family.holdings(entry).own if observed.readable else entry.numbers
-    waits_for_daemon = entry.contract == contract or (entry.contract is None and entry.gpu.uuid in observed.mps.daemons)
-    arriving = contract is not None and not entry.numbers and waits_for_daemon and not lacks
-    return Device(entry, want, len(own), lacks, arriving)
+    lingers = entry.gpu.uuid in observed.mps.daemons and not lacks
+    arriving = contract is not None and not entry.numbers and (entry.contract is not None or lingers)
+    kept_by = None
+    if refused:
+        kept_by = Wait(entry.gpu.uuid, WaitReason.WAVE, entry.numbers)
+    elif lacks:
+        kept_by = Wait(entry.gpu.uuid, WaitReason.DAEMON, entry.numbers, lacks)
+    elif observed.unwritten:
+        kept_by = Wait(entry.gpu.uuid, WaitReason.DISK, entry.numbers)
+    return Device(entry, want, own, kept_by, arriving)
 
 
 def _part(known: _Known, course: _Course) -> _Part:
-    if known.fault:
-        return _Part()
     try:
         found = _steps(known, course)
-        verify(known.family, course.observed, course.wishes, (*known.actions, *found.actions))
+        actions = (*known.actions, *found.actions)
+        verify(known.family, course.observed, course.wishes, actions, keeps=course.desired is None)
     except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the other GPUs anything
         return _Part(fault=_words(error))
     return found

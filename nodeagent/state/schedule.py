@@ -22,7 +22,7 @@ LOOK_AT_SHARED = 2.0
 
 LOOK_SELDOM = 30.0
 
-_FOR_PODS = (WaitReason.PODS, WaitReason.MIG, WaitReason.WAVE, WaitReason.LAST)
+_FOR_PODS = (WaitReason.PODS, WaitReason.MIG, WaitReason.WAVE, WaitReason.LAST, WaitReason.DISK)
 """What is waited for until a pod has ended, which a look at PodResources shows; or another device, whose waits say how
 long.
 """

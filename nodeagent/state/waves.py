@@ -2,13 +2,16 @@
 
 A GPU that changes its contract offers nothing between the old one and the new one. So (DESIGN section 5, rules 10, 11):
 
-- A GPU stays what it is until what its next contract needs to be prepared can be had.
+- A GPU stays what it is until what its next contract needs to be prepared can be had, whatever else is wrong with it.
 - At most `spec.transition.maxUnavailable` devices are on their way at a time: free ones first, then occupied ones, the
   fewest held first. A device is on its way from its first fence to its first new share. While all that are on their way
   wait for pods, a free one goes all the same: it will be back in a moment.
-- What offers nothing anyway never counts and waits for nobody: GPUs that are lost, unhealthy, or withheld.
+- What offers nothing anyway does not count: a GPU that is lost or unhealthy. If it is free it waits for nobody; if pods
+  have shares of it, it could not change now, and begins when it is well again or free.
+- A device whose daemon fails under a contract that others are still to take counts, until that works on more devices
+  than it fails on: a contract that works nowhere takes no more than one wave.
 - The last device that offers a resource name which is still wanted leaves only when another one offers that name. Where
-  this holds up every device, the first one goes whose name something will offer then.
+  nothing that could is on its way it leaves all the same, in its turn: with one GPU, or where two swap their names.
 
 A device that Git wants nothing of does not come back, so it is not counted; but it, too, is not the last of its name to
 go while another is to take the name over. `then: plan`.
@@ -16,11 +19,11 @@ go while another is to take the name over. `then: plan`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from nodeagent.model.config import THROUGH_MIG
-from nodeagent.model.inventory import GpuHealth
 from nodeagent.model.plan import Wait, WaitReason, Waves
 from nodeagent.model.shares import AppliedGpu
 from nodeagent.state.desired import Desired, Want
@@ -28,20 +31,25 @@ from nodeagent.state.desired import Desired, Want
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One GPU or MIG device on its way, or not: what is applied of it, what is wanted (None: it is not of this node any
-    more), how many of its shares pods have, and why what it is to become cannot be prepared.
+    """One GPU or MIG device: what is applied of it, what is wanted (None: it is not of this node any more), which of
+    its shares pods have, and what keeps it from changing, whoever else does (None: nothing).
     """
 
     entry: AppliedGpu
     want: Want | None
-    held: int = 0
-    missing: str = ""
+    held: frozenset[int] = frozenset()
+    kept_by: Wait | None = None
     arriving: bool = False
-    """It has left its old contract, and its new one is not ready yet."""
+    """It offers nothing of its old contract any more, and nothing of its new one yet."""
 
     @property
     def uuid(self) -> str:
         return self.entry.gpu.uuid
+
+    @property
+    def name(self) -> str:
+        """The resource that it is on the list as; empty where it has no contract."""
+        return self.entry.contract.resource if self.entry.contract is not None else ""
 
     @property
     def leaves(self) -> bool:
@@ -64,23 +72,33 @@ class Device:
         return self.returns and not self.leaves and self.entry.contract is not None and self.offers
 
     @property
-    def must_go(self) -> bool:
-        """Whether nothing could be had by its staying: it is gone, in MIG mode, ill, or has nothing on the list."""
+    def waits_for_nobody(self) -> bool:
+        """Whether nothing could be had by its staying: it is gone, in MIG mode, or has nothing on the list; or it is
+        ill, and free or leaving already.
+        """
         gone = self.want is None or self.want.rule == THROUGH_MIG
-        ill = not self.entry.healthy or self.entry.gpu.health is not GpuHealth.OK
-        return gone or ill or not self.entry.numbers
+        ill = not self.entry.healthy
+        return gone or not self.entry.numbers or (ill and not self.kept_by and (not self.held or self.entry.leaving))
 
     @property
-    def under_way(self) -> bool:
-        """Whether it counts: it could offer something, and does not, or not for long, since it changes."""
+    def begun(self) -> bool:
+        """Whether it is on its way: it could offer something, and does not, or not for long, since it changes."""
         if not self.returns or not self.entry.well:
             return False
-        return self.arriving or (self.leaves and self.entry.leaving and not self.must_go and not self.missing)
+        leaving = self.leaves and self.entry.leaving and not self.waits_for_nobody and not self.kept_by
+        return self.arriving or leaving
 
     @property
-    def rank(self) -> tuple[bool, int, bool, tuple[int, int, int, str]]:
+    def may_offer(self) -> str:
+        """The name that it will offer when what is under way has come to its end; empty where it will not."""
+        contract = self.want.contract if self.want is not None else None
+        comes = self.begun or (not self.entry.numbers and not self.kept_by)
+        return contract.resource if contract is not None and comes and self.entry.well else ""
+
+    @property
+    def rank(self) -> tuple[int, bool, tuple[int, int, int, str]]:
         """In which order devices go; one whose shares are fenced already before its like."""
-        return (self.held > 0, self.held, not self.entry.fences, self.entry.gpu.place)
+        return (len(self.held), not self.entry.fences, self.entry.gpu.place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,29 +115,29 @@ def decide(desired: Desired, devices: Iterable[Device]) -> Decision:
     """Who may leave now. Deterministic, and stable from turn to turn: what has begun to leave goes on."""
     devices = tuple(devices)
     turn = _Turn(desired, devices)
-    stay = {
-        one.uuid: Wait(one.uuid, WaitReason.DAEMON, one.entry.numbers, one.missing)
-        for one in devices
-        if one.leaves and one.missing and not one.must_go
-    }
-    candidates = sorted(
-        (one for one in devices if one.leaves and not one.must_go and not one.under_way and one.uuid not in stay),
-        key=lambda one: one.rank,
-    )
+    stay: dict[str, Wait] = {}
+    candidates = []
+    for one in sorted(devices, key=lambda one: one.rank):
+        if not one.leaves or one.waits_for_nobody or one.begun:
+            continue
+        if one.kept_by is not None:
+            stay[one.uuid] = one.kept_by
+        else:
+            candidates.append(one)
     waiting: dict[str, Wait] = {}
     for one in candidates:
-        reason = turn.refuses(one)
-        if reason is None:
+        if not one.entry.healthy:
+            # Pods have it, so that it could not change now; what is free of it can be given to nobody.
+            stay[one.uuid] = Wait(one.uuid, WaitReason.PODS, one.held)
+        elif (reason := turn.refuses(one)) is None:
             turn.goes(one)
         else:
             waiting[one.uuid] = Wait(one.uuid, reason, one.entry.numbers)
-    if waiting and not turn.under_way:
-        # Each of them is the last of its name: without this none would ever go.
-        first = next((one for one in candidates if one.uuid in waiting and turn.can_be_replaced(one)), None)
-        if first is not None:
-            del waiting[first.uuid]
-            turn.goes(first)
-    total = [one for one in devices if one.returns]
+    for one in candidates:
+        if one.uuid in waiting and waiting[one.uuid].reason is WaitReason.LAST and turn.nobody_follows(one):
+            del waiting[one.uuid]
+            turn.goes(one)
+    total = [one for one in devices if one.returns and one.entry.well]
     return Decision(
         stay={**stay, **waiting},
         waves=Waves(
@@ -137,33 +155,33 @@ class _Turn:
 
     def __init__(self, desired: Desired, devices: tuple[Device, ...]) -> None:
         self.limit = desired.most_unavailable
-        self.under_way = [one for one in devices if one.under_way]
+        self.under_way = [one for one in devices if one.begun]
+        self._unproven = _unproven(devices)
         self._devices = devices
         self._wanted = desired.resources()
+        self._coming = {one.may_offer for one in devices}
         self._offers: dict[str, set[str]] = {}
-        on_their_way = {one.uuid for one in self.under_way}
         for one in devices:
-            if one.offers and one.uuid not in on_their_way:
-                self._offers.setdefault(_name(one), set()).add(one.uuid)
+            if one.offers and not one.begun and not (one.leaves and one.waits_for_nobody):
+                self._offers.setdefault(one.name, set()).add(one.uuid)
 
     def refuses(self, one: Device) -> WaitReason | None:
         """Why this device must not go yet; None when it may."""
-        name = _name(one)
-        if name in self._wanted and one.offers and not self._offers.get(name, set()) - {one.uuid}:
+        if one.name in self._wanted and not self._offers.get(one.name, set()) - {one.uuid}:
             return WaitReason.LAST
-        if one.returns and len(self.under_way) >= self.limit and (one.held or not self._all_wait_for_pods()):
-            return WaitReason.WAVE
-        return None
+        return WaitReason.WAVE if self._is_full(one) else None
 
-    def can_be_replaced(self, one: Device) -> bool:
-        """Whether what is to offer its name then, if only a GPU that is ill, waits for nothing to be prepared."""
-        name = _name(one)
+    def nobody_follows(self, one: Device) -> bool:
+        """Whether the last device of a name goes all the same: nothing that will offer the name is on its way, what is
+        to offer it does not wait for something to be prepared, and it is its turn.
+        """
         to_offer = [
             other
             for other in self._devices
-            if other.want is not None and (wanted := other.want.contract) is not None and wanted.resource == name
+            if other.want is not None and (wanted := other.want.contract) is not None and wanted.resource == one.name
         ]
-        return any(not other.missing for other in to_offer)
+        can_come = any(other.kept_by is None for other in to_offer)
+        return can_come and one.name not in self._coming and not self._is_full(one)
 
     def goes(self, one: Device) -> None:
         """It begins to leave, or goes on."""
@@ -171,11 +189,23 @@ class _Turn:
             offering.discard(one.uuid)
         if one.returns:
             self.under_way.append(one)
+            if one.want is not None and one.want.contract is not None:
+                self._coming.add(one.want.contract.resource)
 
-    def _all_wait_for_pods(self) -> bool:
-        return all(one.held for one in self.under_way)
+    def _is_full(self, one: Device) -> bool:
+        """Whether as many as may be are on their way; while all of them wait for pods, a free one may follow."""
+        if not one.returns or len(self.under_way) + self._unproven < self.limit:
+            return False
+        return bool(one.held) or self._unproven > 0 or not all(other.held for other in self.under_way)
 
 
-def _name(one: Device) -> str:
-    """The resource that it is on the list as; empty where it has no contract."""
-    return one.entry.contract.resource if one.entry.contract is not None else ""
+def _unproven(devices: Iterable[Device]) -> int:
+    """How many devices have a daemon that fails under a contract which others are still to take, where it works on no
+    more devices than it fails on.
+    """
+    awaited = {one.want.contract for one in devices if one.leaves and one.want is not None and one.returns}
+    faulty = Counter(
+        one.entry.contract for one in devices if one.entry.fault and one.returns and not one.leaves and one.entry.well
+    )
+    working = Counter(one.entry.contract for one in devices if one.arrived)
+    return sum(number for contract, number in faulty.items() if contract in awaited and number >= working[contract])

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from nodeagent.clearing import Clearing
 from nodeagent.desk import FrontDesk
-from nodeagent.executor import Executor, Performed, share_actions
+from nodeagent.executor import SAFE_UNWRITTEN, Executor, Performed, share_actions
 from nodeagent.model.config import Contract
 from nodeagent.model.handover import HandOver
 from nodeagent.model.health import APPLICATION_XIDS, XidSource
@@ -292,7 +292,8 @@ class Agent:
         """A plan that is about to be performed."""
         self.views.append(view)
         assert not made.refused, f"a plan was refused: {made.refused}"
-        shares = share_actions(made.actions)
+        # What a disk that cannot be written holds up is planned, and not done.
+        shares = [one for one in share_actions(made.actions) if self.disk.writable or isinstance(one, SAFE_UNWRITTEN)]
         after = perform(view.applied, shares, view.now)
         self._note_most(view.applied)
         self._note_most(after)

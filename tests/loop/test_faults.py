@@ -9,7 +9,7 @@ from typing import NoReturn
 from nodeagent.model.config import Match, Rule
 from nodeagent.model.inventory import Gpu, GpuHealth
 from nodeagent.model.kubelet import CheckpointEntry
-from nodeagent.model.plan import Plan
+from nodeagent.model.plan import Fence, Plan
 from nodeagent.model.shares import AppliedGpu
 from nodeagent.state.plan import plan
 from tests.loop.worlds import World, world
@@ -111,6 +111,17 @@ def test_a_plan_that_cannot_be_made_for_one_gpu_is_made_for_all_others() -> None
     assert {getattr(action, "uuid", None) for action in made.actions} >= {"GPU-0", "GPU-2"}
     assert not any(getattr(action, "uuid", None) == "GPU-1" for action in made.actions)
     assert not made.converged
+
+
+def test_a_refused_gpu_takes_nobodys_turn() -> None:
+    """Of four GPUs one may change at a time; the first in line cannot be planned for, and the second goes."""
+    broken = AppliedGpu(make.gpu(0), make.SLICED, frozenset(range(2)), Broken())
+    have = make.applied(*(make.entry(index, make.SLICED, range(2)) for index in (1, 2, 3)))
+    gpus = tuple(make.gpu(index) for index in range(4))
+    view = replace(make.seen(have), gpus=gpus, applied=make.applied(broken, *have.ordered()))
+    made = plan(make.wanted(gpus, make.whole()), view)
+    assert [one.uuid for one in made.refused] == ["GPU-0"]
+    assert [one.uuid for one in made.actions if isinstance(one, Fence)] == ["GPU-1"]
 
 
 def test_a_refused_plan_is_not_converged() -> None:

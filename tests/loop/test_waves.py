@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 
 from nodeagent.model.config import Contract, MaxUnavailable, Mode, Rule, SharingConfig
-from nodeagent.model.inventory import GpuHealth
+from nodeagent.model.inventory import GpuHealth, InventoryReason
 from nodeagent.model.mps import MpsReason
 from nodeagent.model.plan import WaitReason
+from nodeagent.model.shares import AppliedGpu
+from tests.loop.agent import Agent
 from tests.loop.worlds import World, world
 from tests.state import make
 
@@ -304,6 +306,211 @@ def test_a_withheld_gpu_is_not_the_last_of_its_name_while_another_is_to_take_it_
     found.rests()
     assert found.agent.plan.converged
     assert found.kubelet.least[make.SHARED] == 4
+
+
+def slow_host(found: World, *uuids: str) -> None:
+    """The MPS host takes in every wish from now on, and has the daemons of these GPUs alone ready."""
+    found.clock.now += 0.5
+    found.looks()
+    found.host.reads()
+    for uuid in uuids:
+        found.host.moves(uuid)
+    found.agent.daemons.looks()
+    found.agent.settle()
+    found.kubelet.arrive_all()
+
+
+def test_suspended_within_the_second_of_fewer_shares_gives_them_back() -> None:
+    """What is fenced comes back under the contract that it has, though fewer are wanted."""
+    found = node(make.sliced(8), gpus=2)
+    change(found, make.sliced(2))
+    found.works(1)
+    newest = found.config
+    assert newest is not None
+    follow(found, replace(newest, suspend=True))
+    found.works(4)
+    assert found.agent.plan.refused == ()
+    assert sum(found.kubelet.views[make.SHARED].values()) == 16
+
+
+@pytest.mark.parametrize("reason", [InventoryReason.DRIVER_MISSING, InventoryReason.FOUND])
+def test_a_gpu_that_is_lost_for_a_while_stays_until_it_can_be_prepared(reason: InventoryReason) -> None:
+    """Without an MPS host nothing is withdrawn for MPS, also while the driver is away or GPUs hang."""
+    found = node(make.sliced(10))
+    found.host.dies()
+    found.agent.daemons.looks()
+    change(found, make.mps(4, resource=make.SHARED))
+    found.works(4)
+    good = found.agent.driver.inventory
+    hanging = tuple(replace(gpu, health=GpuHealth.HANG, message="it hangs") for gpu in good.gpus)
+    gone = replace(good, reason=reason, message="no driver", gpus=() if reason is not good.reason else hanging)
+    found.agent.driver.inventory = gone
+    found.works(10)
+    found.agent.driver.inventory = good
+    found.works(10)
+    assert sum(found.kubelet.views[make.SHARED].values()) == 80
+
+
+def test_a_moment_in_which_occupied_gpus_hang_begins_nothing() -> None:
+    """They could not change in it, and are what they were when it is over."""
+    found = node(make.sliced(4), gpus=4)
+    for index in range(4):
+        pod(found, make.SHARED, f"GPU-{index}::0")
+    change(found, whole())
+    found.works(6)
+    before = sum(found.kubelet.views[make.SHARED].values())
+    good = found.agent.driver.inventory
+    hanging = (replace(gpu, health=GpuHealth.HANG, message="it hangs") for gpu in good.gpus)
+    found.agent.driver.inventory = replace(good, gpus=tuple(hanging))
+    found.works(2)
+    found.agent.driver.inventory = good
+    found.works(10)
+    assert sum(found.kubelet.views[make.SHARED].values()) == before == 13
+
+
+def test_a_revert_does_not_take_the_only_one_that_offers() -> None:
+    """One GPU has changed, the other is between its contracts: it comes back before the first one leaves again."""
+    found = node(make.sliced(4), gpus=2)
+    change(found, make.mps(4, resource=make.SHARED))
+    for _ in range(40):
+        slow_host(found, "GPU-0")
+        first, second = found.agent.applied.ordered()
+        if first.numbers and first.contract != make.SLICED and not second.numbers:
+            break
+    found.kubelet.least.clear()
+    change(found, make.sliced(4))
+    found.rests()
+    assert set(modes(found).values()) == {Mode.TIME_SLICED}
+    assert found.kubelet.least[make.SHARED] == 4
+
+
+def test_a_revert_in_the_middle_takes_no_more_than_a_wave() -> None:
+    """GPUs that are between two contracts count, whichever of them is wanted by now."""
+    found = node(make.sliced(4))
+    change(found, make.mps(4, resource=make.SHARED))
+    found.works(8)
+    for _ in range(8):
+        slow_host(found)
+    change(found, make.sliced(4))
+    for _ in range(40):
+        found.works()
+        assert sum(not one.numbers or len(one.fences) == len(one.numbers) for one in entries_of(found)) <= 2
+    assert found.agent.plan.converged
+
+
+def entries_of(found: World) -> list[AppliedGpu]:
+    """What is applied of each GPU."""
+    return found.agent.applied.ordered()
+
+
+def test_who_takes_a_name_over_is_waited_for() -> None:
+    """A GPU that has offered nothing is to offer the name: the last one that has it stays until that is so."""
+    found = node(make.withheld(0), make.sliced(4, 1), gpus=2)
+    change(found, make.mps(4, resource=make.SHARED))
+    for _ in range(6):
+        slow_host(found)
+    found.rests()
+    assert set(modes(found).values()) == {Mode.MPS}
+    assert found.kubelet.least[make.SHARED] == 4
+
+
+def test_a_name_that_nobody_else_will_offer_waits_for_no_drain() -> None:
+    """Each GPU has a name of its own: one that drains holds up no free one."""
+    names = [f"example.com/team{index}" for index in range(4)]
+    found = node(*(make.sliced(4, index, resource=name) for index, name in enumerate(names)), gpus=4)
+    pods = [pod(found, name, f"GPU-{index}::0") for index, name in enumerate(names)]
+    change(found, *(make.whole(index, resource=name) for index, name in enumerate(names)))
+    found.works(6)
+    for index in (2, 3):
+        ends(found, pods[index])
+    found.works(12)
+    assert waits(found)[0] is WaitReason.PODS
+    assert (modes(found)[2], modes(found)[3]) == (Mode.EXCLUSIVE, Mode.EXCLUSIVE)
+
+
+def test_daemons_that_fail_everywhere_end_the_change() -> None:
+    """A contract whose daemons fail as soon as they are ready takes no more GPUs than two waves."""
+    found = node(make.sliced(4))
+    change(found, make.mps(4, resource=make.SHARED))
+    for _ in range(60):
+        found.works()
+        for uuid, daemon in found.host.daemons.items():
+            if found.agent.applied.gpus[uuid].numbers and daemon.ready:
+                daemon.dead = True
+        found.host.works = found.host.reads  # type: ignore[method-assign]
+        for uuid in list(found.host.daemons):
+            if not found.agent.applied.gpus[uuid].numbers:
+                found.host.moves(uuid)
+    assert list(modes(found).values()).count(Mode.TIME_SLICED) >= 4
+
+
+def test_a_gpu_with_mig_enabled_offers_nothing_that_others_could_leave_for() -> None:
+    """It has to leave as a whole one, however many may be unavailable: another one keeps the name."""
+    found = node(make.sliced(4), gpus=3)
+    found.agent.driver.inventory = make.inventory(make.with_mig(0), make.gpu(1), make.gpu(2))
+    change(found, whole(), at_most="100%")
+    found.rests()
+    assert found.kubelet.least[make.SHARED] >= 1
+
+
+def test_a_disk_that_cannot_be_written_keeps_no_share_fenced() -> None:
+    """Nothing can be begun: what a change has fenced comes back, the plan says why, and goes on when there is room."""
+    found = node(make.sliced(4))
+    change(found, whole())
+    found.works(1)
+    found.agent.disk.writable = False
+    found.works(4)
+    assert sum(found.kubelet.views[make.SHARED].values()) == 32
+    assert set(waits(found).values()) == {WaitReason.DISK}
+    found.agent.disk.writable = True
+    assert found.rests().converged
+    assert set(modes(found).values()) == {Mode.EXCLUSIVE}
+
+
+def test_an_agent_that_restarts_while_suspended_finishes_what_it_finds() -> None:
+    """A GPU that had taken its new contract gets its shares, by the suspended config that gives it that contract."""
+    found = node(make.sliced(4), make.mps(2, resource=make.MPS), gpus=4)
+    change(found, make.mps(2, resource=make.MPS))
+    for _ in range(8):
+        slow_host(found)
+    newest = found.config
+    assert newest is not None
+    follow(found, replace(newest, suspend=True))
+    found.agent = Agent(found.agent.around, found.agent.driver.inventory)
+    found.works(40)
+    entries = found.agent.applied.ordered()
+    assert [len(one.numbers) for one in entries] == [2, 4, 4, 4]
+
+
+def test_a_gpu_that_flaps_holds_up_no_other() -> None:
+    """What is known of one GPU changes at every turn: that decides nothing anew for those that drain."""
+    found = node(make.sliced(4), gpus=4)
+    first = pod(found, make.SHARED, "GPU-0::0")
+    change(found, whole(0), make.sliced(4, 1, 2, 3, resource="example.com/other"))
+    found.works(30)
+    good = found.agent.driver.inventory
+    hangs = replace(good.gpus[3], health=GpuHealth.HANG, message="it hangs")
+    ends(found, first)
+    for number in range(8):
+        found.agent.driver.inventory = replace(good, gpus=(*good.gpus[:3], hangs)) if number % 2 else good
+        found.works(1)
+    assert modes(found)[0] is Mode.EXCLUSIVE
+
+
+def test_a_reload_that_takes_many_waves_has_not_failed() -> None:
+    """Each wave has the time that daemons may take."""
+    found = node(make.sliced(4))
+    change(found, make.mps(4, resource=make.SHARED))
+    since: dict[str, float] = {}
+    for _ in range(60):
+        ready = [uuid for uuid, at in since.items() if found.clock.now - at >= 2.0]
+        slow_host(found, *ready)
+        for uuid in found.host.daemons:
+            since.setdefault(uuid, found.clock.now)
+        if found.agent.plan.converged:
+            break
+    assert found.agent.plan.converged
+    assert [reload.result.value for reload in found.agent.snapshot.reloads] == ["accepted", "accepted"]
 
 
 def test_the_waves_are_part_of_the_plan() -> None:
