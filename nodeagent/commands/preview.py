@@ -108,6 +108,7 @@ def preview(desired: Desired | None, node: Node) -> Preview:
         left, still = rehearsal.settle(desired, rehearsal.without(left, leave))
     obstacles = {wait.uuid: _obstacle(wait, left) for wait in still.waits if wait.reason is WaitReason.DAEMON}
     end = rehearsal.settle(desired, rehearsal.with_host(left))[0] if obstacles else left
+    in_turn = {wait.uuid for wait in waiting.waits if wait.reason in {WaitReason.WAVE, WaitReason.LAST}}
     uuids = dict.fromkeys((*(gpu.uuid for gpu in node.gpus), *node.applied.gpus))
     found = [
         replace(
@@ -118,6 +119,7 @@ def preview(desired: Desired | None, node: Node) -> Preview:
                 staying=staying.applied,
                 end=end.applied,
                 drains=drains.get(uuid, frozenset()),
+                in_turn=uuid in in_turn,
             ),
             obstacle=obstacles.get(uuid, ""),
         )
@@ -144,10 +146,20 @@ def _obstacle(wait: Wait, observed: Observed) -> str:
 
 
 def _gpu(
-    uuid: str, desired: Desired | None, node: Node, *, staying: Applied, end: Applied, drains: frozenset[int]
+    uuid: str,
+    desired: Desired | None,
+    node: Node,
+    *,
+    staying: Applied,
+    end: Applied,
+    drains: frozenset[int],
+    in_turn: bool,
 ) -> GpuPreview:
+    """`in_turn`: it waits for its turn. Whenever it leaves its contract, what nobody has goes and the rest drains."""
     before = node.applied.gpus.get(uuid, _UNKNOWN)
     stays, last = staying.gpus.get(uuid, _UNKNOWN), end.gpus.get(uuid, _UNKNOWN)
+    if in_turn or (drains and before.contract != last.contract):
+        stays = replace(stays, numbers=drains)
     want = desired.wants.get(uuid) if desired is not None else None
     gpu = want.gpu if want is not None else next((one for one in node.gpus if one.uuid == uuid), before.gpu)
     after = _terms(last)

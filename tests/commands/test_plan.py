@@ -240,6 +240,7 @@ def test_every_wave_is_foreseen() -> None:
     assert [len(one.draining) for one in found.gpus] == [1, 1, 0, 1]
     assert [one.after for one in found.gpus] == [Terms(WHOLE, 1)] * 4
     assert [len(one.later) for one in found.gpus] == [1, 1, 0, 1]
+    assert [(len(one.removed), len(one.kept)) for one in found.gpus] == [(3, 0), (3, 0), (4, 0), (3, 0)]
 
 
 def test_waves_are_said(tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
