@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from tests.waiting import eventually
 POD = ("default", "pod")
 OFTEN = Looks(0.02, {POD: 0.0})
 NEVER = float("inf")
+EMPTY = '{"Data": {"PodDeviceEntries": null}}'
 
 
 @dataclass
@@ -75,7 +76,8 @@ class Looking:
 
 @pytest.fixture
 async def books(tmp_path: Path) -> AsyncIterator[PodBooks]:
-    """A kubelet with `Get`, and one pod with one device."""
+    """A kubelet with `Get` and a checkpoint, and one pod with one device."""
+    (tmp_path / names.CHECKPOINT).write_text(EMPTY)
     async with PodBooks(tmp_path / names.KUBELET_SOCKET, serves_get=True) as service:
         service.pods[(*POD, "main")] = {GPU: ["GPU-0"]}
         service.allocatable = {GPU: ["GPU-0", "GPU-1"]}
@@ -166,6 +168,36 @@ async def test_a_kubelet_that_serves_get_no_more_is_asked_by_list(books: PodBook
         world.looks.follow(OFTEN)
         await eventually(lambda: books.looks > 5)
         assert world.holders() == {"pod": ("GPU-0",)}
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text('{"Data": 7}')])
+async def test_without_the_checkpoint_every_look_is_a_list(
+    books: PodBooks, tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    """A pod that has come since the last `List` would be seen by nobody. The status says so, and `Get` will do again as
+    soon as the file can be read.
+    """
+    async with looking(tmp_path) as world:
+        checkpoint = tmp_path / names.CHECKPOINT
+        world.looks.follow(OFTEN)
+        await eventually(lambda: books.gets.count(POD) > 2)
+        damage(checkpoint)
+        await eventually(lambda: books.looks > 3)
+        assert str(checkpoint) in world.looks.status.message
+        assert world.listing.by_list
+        checkpoint.write_text(EMPTY)
+        asked = len(books.gets)
+        await eventually(lambda: len(books.gets) > asked + 2)
+        assert world.looks.status.message == ""
+
+
+async def test_a_look_says_whom_it_has_asked_for(books: PodBooks, tmp_path: Path) -> None:
+    """Of everybody else it repeats what was known."""
+    books.pods["default", "seldom", "main"] = {GPU: ["GPU-1"]}
+    async with looking(tmp_path) as world:
+        world.looks.follow(Looks(0.02, {POD: 0.0, ("default", "seldom"): 30.0}))
+        await eventually(lambda: books.gets.count(POD) > 1)
+        assert world.listing.asked == {POD}
 
 
 async def test_a_needed_list_waits_for_a_quiet_window(books: PodBooks, tmp_path: Path) -> None:
