@@ -13,8 +13,9 @@ A share counts as held when
 
 - the last `List` shows it for a pod, and `Get` has not said since that the pod has ended (`listed`); or
 - Allocate granted it (`granted`). The grant ends when a `List` or `Get` begun `GRANT_SETTLED` later shows the share
-  (where there is no checkpoint to read, for a pod that this very look has asked for); when a look begun that much later finds a new entry of it in the checkpoint, which takes over; or when a `List` begun
-  `GRANT_GRACE` later does not show it: that pod was not admitted; or
+  (where there is no checkpoint to read, for a pod that this very look has asked for); when a look begun that much
+  later finds a new entry of it in the checkpoint, which takes over; or when a `List` begun `GRANT_GRACE` later does not
+  show it: that pod was not admitted; or
 - the checkpoint names it and no `List` has been asked about that entry (`unnamed`), however long that takes; or
 - the checkpoint names it and `List` does not (`unlisted`: an init container, or a pod that ended before it was named),
   for at most `UNLISTED_GRACE`; or
