@@ -93,7 +93,7 @@ class MpsHost:
         self._daemons: dict[str, Daemon] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._searched_at: float | None = None
-        self._written: bytes | None = None
+        self._written: Observed | None = None
 
     def look_again(self) -> None:
         """Read now what is asked for, and try now what can be done."""
@@ -262,14 +262,17 @@ class MpsHost:
 
     async def _keep_telling(self) -> None:
         """Write what is true whenever that changes, and now and then in any case: one that is old is not believed."""
-        complaint = ""
+        complaint, due = "", True
         while True:
             self._changed.clear()
-            told = encode_observed(self._observed())
-            if told != self._written:
+            if due or self._observed() != self._written:
+                # Each time another number: changes that come without end are no sign of a host that hangs.
+                self._beat += 1
+                told = self._observed()
                 try:
-                    await self._disk.do(partial(atomic.write, self._layout.observed, told, sync=False))
-                    self._written, complaint = told, ""
+                    data = encode_observed(told)
+                    await self._disk.do(partial(atomic.write, self._layout.observed, data, sync=False))
+                    self._written, complaint, due = told, "", False
                 except OSError as error:
                     if reason(error) != complaint:
                         logger.error("cannot tell what is true: %s", reason(error))
@@ -280,7 +283,7 @@ class MpsHost:
                 async with asyncio.timeout(self._timing.beats_every):
                     await self._changed.wait()
             except TimeoutError:
-                self._beat += 1
+                due = True
 
     def _observed(self) -> Observed:
         return Observed(
