@@ -9,6 +9,7 @@ import pytest
 from nodeagent.kubelet import names
 from nodeagent.sim.kubelet import StandInKubelet
 from nodeagent.sim.pods import Pod
+from nodeagent.state import looks
 from nodeagent.state.schedule import LOOK_SELDOM
 from tests.agent.documents import SHARED, shares
 from tests.agent.harness import Node
@@ -26,7 +27,7 @@ async def _ends(node: Node, pod: Pod, left: int) -> None:
 
 
 async def test_a_drain_costs_one_list(node: Node) -> None:
-    """By it the pods are known: their ends, half an hour later or at once, are seen by `Get`."""
+    """By it the pods are known: their ends, later or at once, are seen by `Get`."""
     node.simulate(1)
     node.commit(shares(6))
     agent = await node.agent()
@@ -92,6 +93,27 @@ async def test_a_pod_that_ends_before_it_has_a_name_does_not_hold_up_a_drain(nod
     await node.advertises({SHARED: 3}, within=20.0)
     await node.kubelet.end(pods[1])
     await node.advertises({SHARED: 2}, within=GONE_WITHIN)
+
+
+@pytest.mark.parametrize("gets_finished", [True, False])
+async def test_a_pod_that_has_finished_and_stays_holds_up_no_drain(
+    monkeypatch: pytest.MonkeyPatch, gets_finished: bool
+) -> None:
+    """As a Job's does. Where the kubelet's `Get` still shows it, the next `List` does not."""
+    monkeypatch.setattr(looks, "LIST_SELDOM", 2.0)
+    async with Node(gpus=1, gets_finished=gets_finished) as node:
+        node.commit(shares(4))
+        agent = await node.agent()
+        await node.advertises({SHARED: 4})
+        pods = await node.hold(4)
+        await eventually(lambda: all(share.holder for share in agent.snapshot.gpus[0].shares))
+        node.commit(shares(1))
+        await eventually(lambda: agent.says("Draining").status)
+        for pod in pods[:3]:
+            await node.kubelet.end(pod, stays=True)
+        await node.advertises({SHARED: 1}, within=GONE_WITHIN)
+        await eventually(lambda: agent.snapshot.in_sync)
+        assert await agent.metric("pod_resources_lists_without_window_total") == 0
 
 
 async def test_an_old_kubelet_is_looked_at_as_always() -> None:
