@@ -105,6 +105,7 @@ class PodResources:
         self._asked_at: dict[PodName, float] = {}
         self._list_wanted_since: float | None = None
         self._for_names = Budget(*_NAMES)
+        self._traffic.when_allocated(self._allocated)
 
     @property
     def status(self) -> PodResourcesStatus:
@@ -191,6 +192,11 @@ class PodResources:
             return True
         list_at = self._looks.list_at
         return list_at is not None and self._listed_at < list_at <= now
+
+    def _allocated(self) -> None:
+        """An Allocate has been answered: a `List` that waits for a chance may have one now."""
+        if self._list_wanted_since is not None:
+            self._nudged.set()
 
     async def _rest(self, kubelet: str | None, chance: Window | None) -> None:
         """Until the next look is due, is asked for, or there is another kubelet."""

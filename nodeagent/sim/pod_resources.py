@@ -1,8 +1,8 @@
 """PodResources v1 as the kubelet serves it, and the ways in which it fails.
 
-`List` shows the containers of active pods, without init containers, and `Get` those of one pod, for some kubelets also of one that has finished;
-`GetAllocatableResources` the healthy devices. All answer with one entry per device. `List` alone frees what finished
-pods held, and with it whatever is being allocated at that moment; `Get` frees nothing.
+`List` shows the containers of active pods, without init containers, and `Get` those of one pod, for some kubelets also
+of one that has finished; `GetAllocatableResources` the healthy devices. All answer with one entry per device. `List`
+alone frees what finished pods held, and with it whatever is being allocated at that moment; `Get` frees nothing.
 """
 
 from __future__ import annotations

@@ -134,15 +134,20 @@ async def test_an_old_kubelet_is_looked_at_as_always() -> None:
 
 
 async def test_a_list_that_finds_no_quiet_window_goes_all_the_same(node: Node) -> None:
-    """Where one pod is admitted after the other a reload takes two seconds longer, which is counted."""
+    """Where one pod is admitted after the other a reload takes some seconds longer, which is counted; it goes when the
+    kubelet has one pod's devices in its books and has not chosen the next one's.
+    """
     node.commit(shares(4))
     agent = await node.agent()
     await node.advertises({SHARED: 32})
 
-    admitted = 0
+    admitted, meanwhile = 0, 0
 
     async def slow() -> None:
+        nonlocal meanwhile
+        before = node.kubelet.lists
         await asyncio.sleep(0.3)  # a device is chosen, and its Allocate is still to come
+        meanwhile += node.kubelet.lists - before
 
     async def one_after_the_other() -> None:
         nonlocal admitted
@@ -150,6 +155,7 @@ async def test_a_list_that_finds_no_quiet_window_goes_all_the_same(node: Node) -
             (pod,) = await node.hold(1, prefix=f"busy-{admitted}")
             await node.kubelet.end(pod)
             admitted += 1
+            await asyncio.sleep(0.06)
 
     node.kubelet.hooks.before_allocate = slow
     admissions = asyncio.create_task(one_after_the_other())
@@ -162,6 +168,7 @@ async def test_a_list_that_finds_no_quiet_window_goes_all_the_same(node: Node) -
     await eventually(counted, within=20.0)
     admissions.cancel()
     await asyncio.gather(admissions, return_exceptions=True)
+    assert meanwhile == 0
     await node.advertises({SHARED: 16}, within=20.0)
 
 

@@ -33,6 +33,10 @@ class Traffic:
     quiet: float = float("-inf")
     lull: float = float("-inf")
     listing: bool = False
+    allocated: Callable[[], None] = lambda: None
+
+    def when_allocated(self, call: Callable[[], None]) -> None:
+        self.allocated = call
 
     def quiet_at(self) -> float:
         return self.quiet
@@ -213,14 +217,29 @@ async def test_a_needed_list_waits_for_a_quiet_window(books: PodBooks, tmp_path:
 
 
 async def test_a_needed_list_does_not_wait_for_ever(books: PodBooks, tmp_path: Path) -> None:
-    """After two seconds it goes, and is counted."""
+    """A second after the two it goes, and is counted, though a device is chosen all the time."""
     async with looking(tmp_path) as world:
         world.traffic.quiet = world.traffic.lull = NEVER
         asked = time.monotonic()
         world.looks.follow(Looks(0.02, list_at=asked))
         await eventually(lambda: books.looks == 2)
         (gone,) = world.without
-        assert gone >= asked + 2.0
+        assert gone >= asked + 3.0
+
+
+async def test_a_list_without_a_window_goes_right_after_an_allocate(books: PodBooks, tmp_path: Path) -> None:
+    """Nothing else says that the device is no longer merely chosen: it has to be noticed at once."""
+    async with looking(tmp_path) as world:
+        world.traffic.quiet = world.traffic.lull = NEVER
+        asked = time.monotonic()
+        world.looks.follow(Looks(30.0, list_at=asked))
+        await eventually(lambda: time.monotonic() > asked + 1.8)
+        assert books.looks == 1
+        world.traffic.lull = time.monotonic() + 0.02
+        world.traffic.allocated()
+        await eventually(lambda: books.looks == 2)
+        (gone,) = world.without
+        assert world.traffic.lull <= gone < asked + 3.0
 
 
 async def test_a_list_for_names_waits_until_it_is_quiet(books: PodBooks, tmp_path: Path) -> None:
