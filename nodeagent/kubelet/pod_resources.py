@@ -51,6 +51,9 @@ _PATIENCE: Final = 5
 _MOST_PODS: Final = 25
 """So many pods are asked for in one look by `Get`: with those of half a second the next one begins at once."""
 
+_PODS: Final = (_MOST_PODS, 1 / 50)
+"""And of all looks together: so many in a row, and one in so many seconds in the long run."""
+
 _NAMES: Final = (10, 30.0)
 """`List` for names alone: so many in a row, and one in so many seconds in the long run."""
 
@@ -105,6 +108,7 @@ class PodResources:
         self._asked_at: dict[PodName, float] = {}
         self._list_wanted_since: float | None = None
         self._for_names = Budget(*_NAMES)
+        self._for_pods = Budget(*_PODS)
         self._traffic.when_allocated(self._allocated)
 
     @property
@@ -287,6 +291,9 @@ class PodResources:
             chance = self._list_chance(self._kubelet)
             if number and chance is not None and chance.at <= at and not chance.for_names:
                 break
+            if self._for_pods.ready_at() > at:
+                break
+            self._for_pods.spend(at)
             try:
                 answer = await self._calls.call(GET, until, pod_answers.pod_request(pod))
             except grpc.aio.AioRpcError as error:

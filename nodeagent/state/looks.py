@@ -41,9 +41,9 @@ LIST_SELDOM = 30.0
 deleted, such as a Job's.
 """
 
-ASK_SELDOM = 25.0
-"""Seconds for which an answer about a pod is good enough while nothing waits for its end. Less than the interval of
-looks then: otherwise every other look would find it just too young.
+ASK_SELDOM = 5.0
+"""Seconds for which an answer about a pod is good enough while nothing waits for its end. Much less than the interval
+of looks then, so that each of them asks for every pod, also when one was asked for in between.
 """
 
 

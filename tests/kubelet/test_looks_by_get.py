@@ -280,6 +280,21 @@ async def test_many_pods_are_asked_for_in_turn_at_the_kubelets_pace(books: PodBo
         assert world.looks.status.reason is PodResourcesReason.LISTED
 
 
+async def test_looks_that_are_asked_for_keep_the_pace(books: PodBooks, tmp_path: Path) -> None:
+    """Fifty calls a second for pods, also where every admission asks for a look."""
+    pods = {("default", f"pod-{number}"): 0.0 for number in range(20)}
+    for namespace, name in pods:
+        books.pods[namespace, name, "main"] = {GPU: [f"GPU-{name}"]}
+    async with looking(tmp_path) as world:
+        begun = time.monotonic()
+        world.looks.follow(Looks(30.0, pods))
+        while time.monotonic() < begun + 1.5:
+            world.looks.request()
+            await asyncio.sleep(0.01)
+        assert 25 <= len(books.gets) <= 1 + 25 + 50 * (time.monotonic() - begun)
+        assert set(books.gets[1:]) == pods.keys()
+
+
 async def test_a_rate_limit_in_the_middle_of_a_look_loses_nothing(books: PodBooks, tmp_path: Path) -> None:
     """Who was not asked for stays as known, and is asked for next."""
     books.pods["default", "second", "main"] = {GPU: ["GPU-1"]}

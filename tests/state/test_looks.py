@@ -8,6 +8,7 @@ from nodeagent.model.holds import Holds
 from nodeagent.model.kubelet import Looks, PodListing
 from nodeagent.state.holds import GRANT_GRACE, GRANT_SETTLED
 from nodeagent.state.looks import ASK_SELDOM, LINGER_GAP, LIST_GAP, LIST_SELDOM, looks, rewrites
+from nodeagent.state.schedule import LOOK_SELDOM
 from tests.state import make
 
 HAVE = make.applied(make.entry(0, make.SLICED, range(4)), make.entry(1, make.SLICED, range(4)))
@@ -123,3 +124,10 @@ def test_pods_on_a_gpu_that_drains_are_asked_for_at_every_look() -> None:
     foreign = ("example.com/nic", "nic-0")
     found = needed(Holds(), by_get(100.0, FIRST, OTHER, foreign)).asks
     assert found == {("default", f"pod-{FIRST[1]}"): 0.0, ("default", f"pod-{OTHER[1]}"): ASK_SELDOM}
+
+
+def test_an_answer_is_old_long_before_the_next_look() -> None:
+    """Looks are asked for at any time, and the interval counts from the last one: if its answers were young enough at
+    that one, an ended pod would be reported as a holder for twice the interval.
+    """
+    assert LOOK_SELDOM + ASK_SELDOM <= 35.0
