@@ -210,7 +210,7 @@ class MpsHost:
             self._unread = f"cannot use {self._layout.desired}: {error}"
 
     async def _search(self) -> set[str]:
-        """GPUs of which a host before this one has left a record, a directory or a process. Looks seldom."""
+        """GPUs of which a host before this one has left a record, a room, a directory or a process. Looks seldom."""
         if self._searched_at is not None and time.monotonic() - self._searched_at < self._timing.strays_every:
             return set()
         try:
@@ -225,6 +225,7 @@ class MpsHost:
         layout = self._layout
         known = [entry.name for entry in layout.root.iterdir() if is_uuid(entry.name)]
         recorded = {uuid for uuid in known if layout.record(uuid).exists() or layout.pipe(uuid).exists()}
+        recorded |= self._means.rooms.left(layout.root) & set(known)
         return recorded | {one.uuid for one in mps_processes(layout.root) if one.uuid is not None and is_uuid(one.uuid)}
 
     def _ask(self, uuid: str) -> None:
