@@ -44,6 +44,7 @@ class FrontDesk:
         self._notes = Notes()
         self._named: dict[str, float] = {}
         self._traffic = traffic.Traffic()
+        self._allocated: Callable[[], None] = _nobody
         self._not_listing = asyncio.Event()
         self._not_listing.set()
 
@@ -55,6 +56,7 @@ class FrontDesk:
         now = self._clock()
         # Refused or not: the kubelet has an answer, and does something with it.
         self._traffic = traffic.allocation(self._traffic, resource, now)
+        self._allocated()
         grants = allocation.allocate(offer, requests)
         for ids in requests:
             for share in ids:
@@ -88,6 +90,10 @@ class FrontDesk:
         """From when on nothing of ours is known to be under way, if nothing more comes."""
         return traffic.lull_at(self._traffic)
 
+    def when_allocated(self, call: Callable[[], None]) -> None:
+        """Call this whenever an Allocate is answered, granted or not."""
+        self._allocated = call
+
     def list_begins(self) -> None:
         """A `List` of ours goes out."""
         self._not_listing.clear()
@@ -120,6 +126,10 @@ class FrontDesk:
         now = self._clock()
         found = {share: self._named[share] for share in among if share in self._named}
         return {share: at for share, at in found.items() if _recent(at, now)}
+
+
+def _nobody() -> None:
+    """Nobody waits for an Allocate."""
 
 
 def _recent(at: float, now: float) -> bool:

@@ -77,6 +77,20 @@ def test_pods_that_come_faster_than_the_loop_turns_are_spread_over_the_gpus_of_t
     assert desk.prefer(small.resource, [PreferenceRequest(["MIG-0-7", "MIG-1-7"], [], 1)]) == [["MIG-1-7"]]
 
 
+def test_an_allocate_is_told_at_once() -> None:
+    """Granted or refused, and when what it changes can be read: a `List` may be waiting for just that."""
+    clock = Clock()
+    desk, free = shown(gpus=1, shares=2, clock=clock)
+    lulls: list[float] = []
+    desk.when_allocated(lambda: lulls.append(desk.lull_at()))
+    desk.prefer(RESOURCE, [PreferenceRequest(free, [], 1)])
+    assert desk.lull_at() == clock.now + CHOICE_SECONDS
+    desk.allocate(RESOURCE, [[free[0]]])
+    with pytest.raises(Refused):
+        desk.allocate(RESOURCE, [["nobody's"]])
+    assert lulls == [clock.now + LULL_SECONDS] * 2
+
+
 def test_a_mention_is_remembered_for_a_while() -> None:
     """An id that a preference named counts as mentioned, from the last time on, until a fence would be as old."""
     clock = Clock()

@@ -25,6 +25,7 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from nodeagent.kubelet import names
+from nodeagent.kubelet.offered import Offered
 from nodeagent.kubelet.proto import deviceplugin_pb2 as pb
 from nodeagent.kubelet.sockets import target
 from nodeagent.kubelet.streams import Streams
@@ -86,12 +87,18 @@ class PluginServer:
     """The DevicePlugin service of one resource, bound once: for another socket make another server.
 
     `changed` is called when a stream came, went or sent a list; `on_allocate` as (resource, result, seconds) for each
-    Allocate, with result `ok`, the reason of a refusal, or `error`. `streams` are those of the kubelet and of guests.
-    `fault` says why the kubelet's stream had to be ended by us.
+    Allocate, with result `ok`, the reason of a refusal, or `error`; `lately` is told what is offered. `streams` are
+    those of the kubelet and of guests. `fault` says why the kubelet's stream had to be ended by us.
     """
 
     def __init__(
-        self, resource: str, desk: Desk, *, changed: Callable[[], None], on_allocate: Callable[[str, str, float], None]
+        self,
+        resource: str,
+        desk: Desk,
+        *,
+        changed: Callable[[], None],
+        on_allocate: Callable[[str, str, float], None],
+        lately: Offered | None = None,
     ) -> None:
         self.resource = resource
         self.endpoint = f"nodeagent-{secrets.token_hex(3)}.sock"
@@ -100,6 +107,7 @@ class PluginServer:
         self._desk = desk
         self._changed = changed
         self._on_allocate = on_allocate
+        self._lately = lately or Offered()
         self._resends = 0
         self._newest: Listing | None = None
         self._list = b""
@@ -165,6 +173,7 @@ class PluginServer:
         if self._newest is None or listing.revision != self._newest.revision:
             self._list = serialise(listing.devices)
             self._newest = listing
+            self._lately.replace(self.offered)
         return listing.revision, self._list
 
     def _handlers(self) -> grpc.GenericRpcHandler:

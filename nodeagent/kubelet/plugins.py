@@ -74,8 +74,8 @@ class Plugins:
             self._registrations[resource] = Registration(
                 resource,
                 self._directory,
-                serve=lambda changed: PluginServer(
-                    resource, self._desk, changed=changed, on_allocate=self._on_allocate
+                serve=lambda changed, offered: PluginServer(
+                    resource, self._desk, changed=changed, on_allocate=self._on_allocate, lately=offered
                 ),
                 changed=self._wake,
                 shown=self._shown,

@@ -5,8 +5,9 @@ holds it". Its time is taken before the first call, so that what happened later 
 look at a time, and whoever asks for one while it is under way gets another after it.
 
 There are two kinds. A look by `List` names every pod, and goes out in a quiet window (`quiet`): the first of each
-kubelet, those that `follow` asks for, and all of them where the kubelet has no `Get` (before 1.34; it is tried once). A
-look by `Get` asks for the pods that are known by then, those whose answers are oldest first, no more of them than the
+kubelet, those that `follow` asks for, and all of them where the kubelet has no `Get` (before 1.34; it is tried once),
+or where its checkpoint cannot be read: without it, new pods on the shares of old ones go unseen by `Get`. A look by
+`Get` asks for the pods that are known by then, those whose answers are oldest first, no more of them than the
 kubelet's rate limit lets pass; of the others it repeats what was known.
 """
 
@@ -49,6 +50,9 @@ _PATIENCE: Final = 5
 
 _MOST_PODS: Final = 25
 """So many pods are asked for in one look by `Get`: with those of half a second the next one begins at once."""
+
+_PODS: Final = (_MOST_PODS, 1 / 50)
+"""And of all looks together: so many in a row, and one in so many seconds in the long run."""
 
 _NAMES: Final = (10, 30.0)
 """`List` for names alone: so many in a row, and one in so many seconds in the long run."""
@@ -98,11 +102,14 @@ class PodResources:
         self._kubelet: str | None = None
         """The kubelet that the last `List` was answered by; what follows is of it."""
         self._gets = False
+        self._checkpoint_read = False
         self._listed_at = float("-inf")
         self._pods: dict[PodName, tuple[Holder, ...]] = {}
         self._asked_at: dict[PodName, float] = {}
         self._list_wanted_since: float | None = None
         self._for_names = Budget(*_NAMES)
+        self._for_pods = Budget(*_PODS)
+        self._traffic.when_allocated(self._allocated)
 
     @property
     def status(self) -> PodResourcesStatus:
@@ -162,7 +169,11 @@ class PodResources:
         return float("-inf") if self._requested else self._begun + self._looks.interval
 
     def _may_get(self, kubelet: str | None) -> bool:
-        return self._gets and kubelet == self._kubelet
+        return self._get_will_do and kubelet == self._kubelet
+
+    @property
+    def _get_will_do(self) -> bool:
+        return self._gets and self._checkpoint_read
 
     def _list_chance(self, kubelet: str | None) -> Window | None:
         """When a look by `List` may go out; None where none is to."""
@@ -180,11 +191,16 @@ class PodResources:
         return None
 
     def _list_needed(self, kubelet: str | None, now: float) -> bool:
-        """Where `Get` will not do: to begin with, to take something away, or because the kubelet does not serve it."""
-        if kubelet != self._kubelet or (not self._gets and self._due() <= now):
+        """Where `Get` will not do: to begin with, to take something away, or because it cannot be relied on."""
+        if kubelet != self._kubelet or (not self._get_will_do and self._due() <= now):
             return True
         list_at = self._looks.list_at
         return list_at is not None and self._listed_at < list_at <= now
+
+    def _allocated(self) -> None:
+        """An Allocate has been answered: a `List` that waits for a chance may have one now."""
+        if self._list_wanted_since is not None:
+            self._nudged.set()
 
     async def _rest(self, kubelet: str | None, chance: Window | None) -> None:
         """Until the next look is due, is asked for, or there is another kubelet."""
@@ -209,7 +225,7 @@ class PodResources:
         until = begun + self._deadline
         if kubelet is None:
             raise Failed(PodResourcesReason.KUBELET_ABSENT, f"no {self._socket}: waiting for the kubelet")
-        gets, listed = self._gets, b""
+        gets, listed, asked = self._gets, b"", frozenset[PodName]()
         try:
             if by_list:
                 listed = await self._list(until)
@@ -217,7 +233,7 @@ class PodResources:
                     gets = await self._serves_get(until)
             allocatable = await self._calls.call(ALLOCATABLE, until)
             if not by_list:
-                await self._ask_for_pods(begun, until)
+                asked = await self._ask_for_pods(begun, until)
         except grpc.aio.AioRpcError as error:
             failed = pod_answers.failure(error, self._deadline)
             if not failed.passing:
@@ -232,8 +248,9 @@ class PodResources:
         if by_list:
             self._kubelet, self._gets, self._listed_at = kubelet, gets, begun
             self._pods, self._asked_at = pods, {}
+        self._checkpoint_read = entries is not None
         holders = tuple(holder for pod in sorted(self._pods) for holder in self._pods[pod])
-        return PodListing(begun, kubelet, holders, free, entries, None if by_list else self._listed_at)
+        return PodListing(begun, kubelet, holders, free, entries, None if by_list else self._listed_at, asked)
 
     @staticmethod
     async def _meaning(parser: Remembered[pod_answers.T], data: bytes) -> pod_answers.T:
@@ -262,35 +279,42 @@ class PodResources:
                 raise
         return True
 
-    async def _ask_for_pods(self, begun: float, until: float) -> None:
-        """`Get` for the pods whose answers are oldest. A round that is cut short loses nothing: what was not asked for
-        stays as it was. Raises AioRpcError, Failed.
+    async def _ask_for_pods(self, begun: float, until: float) -> frozenset[PodName]:
+        """`Get` for the pods whose answers are oldest; those that were asked for. A round that is cut short loses
+        nothing: what was not asked for stays as it was. Raises AioRpcError, Failed.
         """
+        asked: set[PodName] = set()
         since = {pod: self._asked_at.get(pod, self._listed_at) for pod in self._pods if pod in self._looks.asks}
         due = [pod for pod, at in since.items() if at + self._looks.asks[pod] <= begun]
         for number, pod in enumerate(sorted(due, key=lambda pod: (since[pod], pod))[:_MOST_PODS]):
             at = time.monotonic()
             chance = self._list_chance(self._kubelet)
             if number and chance is not None and chance.at <= at and not chance.for_names:
-                return
+                break
+            if self._for_pods.ready_at() > at:
+                break
+            self._for_pods.spend(at)
             try:
                 answer = await self._calls.call(GET, until, pod_answers.pod_request(pod))
             except grpc.aio.AioRpcError as error:
                 ended = pod_answers.result(error)
                 if ended == NOT_FOUND:
                     self._forget(pod)
+                    asked.add(pod)
                     continue
                 if ended == NOT_SERVED:
                     logger.warning("the kubelet does not serve Get of PodResources any more: %s", error.details())
                     self._gets = False
-                    return
+                    break
                 if ended == LIMITED and number:
-                    return
+                    break
                 raise
+            asked.add(pod)
             if holders := pod_answers.pod_of(answer):
                 self._pods[pod], self._asked_at[pod] = holders, at
             else:
                 self._forget(pod)
+        return frozenset(asked)
 
     def _forget(self, pod: PodName) -> None:
         del self._pods[pod]
@@ -309,9 +333,12 @@ class PodResources:
 
     def _take(self, listing: PodListing, *, asked: bool) -> None:
         before = self._status
-        self._status = PodResourcesStatus(PodResourcesReason.LISTED, "", listing)
+        blind = "" if self._checkpoint_read else f"cannot read {self._checkpoint}: every look is a List"
+        self._status = PodResourcesStatus(PodResourcesReason.LISTED, blind, listing)
         known = before.listing
-        news = known is None or _timeless(listing) != _timeless(known)
+        news = known is None or _timeless(listing) != _timeless(known) or blind != before.message
+        if blind and blind != before.message:
+            logger.info("%s", blind)
         if before.reason is not PodResourcesReason.LISTED:
             logger.info("PodResources can be read")
         wanted = listing.by_list and (self._looks.list_at is not None or self._looks.names_at is not None)
@@ -333,4 +360,4 @@ class PodResources:
 
 
 def _timeless(listing: PodListing) -> PodListing:
-    return replace(listing, begun_at=0.0, list_begun_at=None)
+    return replace(listing, begun_at=0.0, list_begun_at=None, asked=frozenset())

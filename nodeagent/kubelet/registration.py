@@ -25,6 +25,7 @@ import grpc.aio
 
 from nodeagent.kubelet import dial, names
 from nodeagent.kubelet.dial import Failed
+from nodeagent.kubelet.offered import Offered
 from nodeagent.kubelet.plugin_server import PluginServer
 from nodeagent.kubelet.rival import Rival, RivalTiming, Shown
 from nodeagent.kubelet.sockets import LOCAL_CHANNEL, identity, prove, target
@@ -71,7 +72,8 @@ class _Loss(Enum):
 class Registration:
     """One resource's standing with the kubelet. `run` works until it is cancelled and then leaves nothing behind.
 
-    `serve` makes the resource's server, given what to call when its streams change; `changed` is called when the status
+    `serve` makes the resource's server, given what to call when its streams change, and whom to tell what is offered;
+    `changed` is called when the status
     does; `shown` asks the kubelet what it shows. Of the state within: `_tries` have come to nothing in a row, under the
     kubelet that `_under` identifies.
     """
@@ -81,7 +83,7 @@ class Registration:
         resource: str,
         directory: Path,
         *,
-        serve: Callable[[Callable[[], None]], PluginServer],
+        serve: Callable[[Callable[[], None], Offered], PluginServer],
         changed: Callable[[], None],
         shown: Shown,
         timing: Timing,
@@ -104,6 +106,7 @@ class Registration:
         self._registrations = 0
         self._failures = 0
         self._tries = 0
+        self._offered = Offered()
         self._rival = Rival(resource, shown, timing.rival)
         self._under: str | None = None
 
@@ -182,7 +185,7 @@ class Registration:
             await self._until(lambda: self._replaced(kubelet), wait)
         if loss is _Loss.RECONNECT:
             # Where nobody is left whom the kubelet asks, it does not notice our end and goes on showing our own ids.
-            await self._look_for_rival(kubelet, server.offered)
+            await self._look_for_rival(kubelet, self._offered.lately())
         elif loss is _Loss.STREAM and lived < self._timing.short:
             await self._look_for_rival(kubelet, frozenset())
 
@@ -195,7 +198,7 @@ class Registration:
             await self._unless_replaced(kubelet, dial.connect(channel, self._kubelet, self._timing.connect))
             if self._replaced(kubelet):
                 raise Failed(_RESTARTED)
-            server = self._server = self._serve(self._streams_changed)
+            server = self._server = self._serve(self._streams_changed, self._offered)
             path = await server.serve(self._directory)
             try:
                 await prove(path, self._timing.connect)

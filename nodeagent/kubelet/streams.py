@@ -81,7 +81,9 @@ class Streams:
 
     def open(self) -> Stream | None:
         """Take in a stream; None where it is one too many."""
-        guest = not self._expected or (self.live and self.settled)
+        # The first one counts however late it is. Once the kubelet has had its own, no other one is the kubelet's, also
+        # when that one has ended and nobody has acted on it yet.
+        guest = not self._expected or (self._seen and self.settled)
         group, most = (self._guests, GUESTS) if guest else (self._ours, CANDIDATES)
         if len(group) >= most:
             self.doubts += not guest

@@ -44,7 +44,8 @@ class PodListing:
     could not be read.
 
     `list_begun_at` is None for a look by `List`. For a look by `Get` it says when the last `List` began: the `holders`
-    are the pods that this `List` named, without those that have ended since.
+    are the pods that this `List` named, without those that have ended since. `asked` are those whose answers are of
+    this very look; what is said of the others was true once.
     """
 
     begun_at: float
@@ -53,6 +54,7 @@ class PodListing:
     allocatable: Mapping[str, frozenset[str]] = field(default_factory=dict)
     checkpoint: frozenset[CheckpointEntry] | None = None
     list_begun_at: float | None = None
+    asked: frozenset[PodName] = frozenset()
 
     @property
     def by_list(self) -> bool:

@@ -57,6 +57,10 @@ class NoDaemon(ControlError):
     """Nothing listens at this pipe directory."""
 
 
+class NotHere(NoDaemon):
+    """Not even its pipe directory can be seen."""
+
+
 class NoAnswer(ControlError):
     """There may be a daemon, but it did not answer within the deadline."""
 
@@ -154,7 +158,8 @@ class Control:
             try:
                 connection.connect(os.fspath(self._pipe / "control"))
             except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
-                raise NoDaemon("nothing listens at its socket") from None
+                kind = NoDaemon if self._pipe.is_dir() else NotHere
+                raise kind("nothing listens at its socket") from None
             except BlockingIOError:
                 raise NoAnswer("it does not accept connections") from None
             except OSError as error:

@@ -93,7 +93,7 @@ class MpsHost:
         self._daemons: dict[str, Daemon] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._searched_at: float | None = None
-        self._written: bytes | None = None
+        self._written: Observed | None = None
 
     def look_again(self) -> None:
         """Read now what is asked for, and try now what can be done."""
@@ -210,7 +210,7 @@ class MpsHost:
             self._unread = f"cannot use {self._layout.desired}: {error}"
 
     async def _search(self) -> set[str]:
-        """GPUs of which a host before this one has left a record, a directory or a process. Looks seldom."""
+        """GPUs of which a host before this one has left a record, a room, a directory or a process. Looks seldom."""
         if self._searched_at is not None and time.monotonic() - self._searched_at < self._timing.strays_every:
             return set()
         try:
@@ -225,6 +225,7 @@ class MpsHost:
         layout = self._layout
         known = [entry.name for entry in layout.root.iterdir() if is_uuid(entry.name)]
         recorded = {uuid for uuid in known if layout.record(uuid).exists() or layout.pipe(uuid).exists()}
+        recorded |= self._means.rooms.left(layout.root) & set(known)
         return recorded | {one.uuid for one in mps_processes(layout.root) if one.uuid is not None and is_uuid(one.uuid)}
 
     def _ask(self, uuid: str) -> None:
@@ -262,14 +263,17 @@ class MpsHost:
 
     async def _keep_telling(self) -> None:
         """Write what is true whenever that changes, and now and then in any case: one that is old is not believed."""
-        complaint = ""
+        complaint, due = "", True
         while True:
             self._changed.clear()
-            told = encode_observed(self._observed())
-            if told != self._written:
+            if due or self._observed() != self._written:
+                # Each time another number: changes that come without end are no sign of a host that hangs.
+                self._beat += 1
+                told = self._observed()
                 try:
-                    await self._disk.do(partial(atomic.write, self._layout.observed, told, sync=False))
-                    self._written, complaint = told, ""
+                    data = encode_observed(told)
+                    await self._disk.do(partial(atomic.write, self._layout.observed, data, sync=False))
+                    self._written, complaint, due = told, "", False
                 except OSError as error:
                     if reason(error) != complaint:
                         logger.error("cannot tell what is true: %s", reason(error))
@@ -280,7 +284,7 @@ class MpsHost:
                 async with asyncio.timeout(self._timing.beats_every):
                     await self._changed.wait()
             except TimeoutError:
-                self._beat += 1
+                due = True
 
     def _observed(self) -> Observed:
         return Observed(

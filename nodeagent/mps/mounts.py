@@ -26,12 +26,22 @@ class Mounted:
 
 def mounted(path: Path) -> Mounted | None:
     """What lies on top at `path`; None when nothing is mounted there. Raises OSError."""
-    found = None
+    return _all().get(str(path.absolute()))
+
+
+def ours_in(directory: Path) -> frozenset[str]:
+    """The names in `directory` at which a tmpfs of ours lies on top. Raises OSError."""
+    found = {Path(path): there for path, there in _all().items() if there.ours}
+    return frozenset(path.name for path in found if path.parent == directory.absolute())
+
+
+def _all() -> dict[str, Mounted]:
+    """What lies on top, by path."""
+    found = {}
     for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         fields = line.split(" ")
-        if _unescape(fields[4]) == str(path.absolute()):
-            kind, source = fields[fields.index("-") + 1 :][:2]
-            found = Mounted(kind, kind == "tmpfs" and source == _NAME)  # the last one lies on top
+        kind, source = fields[fields.index("-") + 1 :][:2]
+        found[_unescape(fields[4])] = Mounted(kind, kind == "tmpfs" and source == _NAME)  # the last one lies on top
     return found
 
 

@@ -101,17 +101,27 @@ class Preparation:
     async def _tell(self, word: HostWord) -> bool:
         """Whether the file holds this word."""
         told = encode_host(word)
-        if told == self._written:
-            return True
         try:
-            await self._disk.do(partial(atomic.write, self._layout.host, told, sync=False))
+            await self._disk.do(partial(self._write, told))
         except OSError as error:
             if reason(error) != self._complaint:
                 logger.error("cannot tell what this host can do: %s", reason(error))
             self._complaint = reason(error)
             return False
-        self._written, self._complaint = told, ""
+        self._complaint = ""
+        if told == self._written:
+            return True
+        self._written = told
         for uuid, means in sorted(word.gpus.items()):
             if means.obstacle:
                 logger.warning("%s: no daemon can be prepared: %s", uuid, means.obstacle)
         return True
+
+    def _write(self, told: bytes) -> None:
+        """The file holds this, also where somebody has removed it since. Raises OSError."""
+        try:
+            if atomic.read(self._layout.host) == told:
+                return
+        except atomic.Untrusted as error:
+            logger.warning("cannot use %s: %s; it is written anew", self._layout.host, error)
+        atomic.write(self._layout.host, told, sync=False)

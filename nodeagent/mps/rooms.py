@@ -5,7 +5,8 @@ it is open to all. And what they ask a daemon is in its log. So everything below
 bound for bytes and files, made anew for each start of a daemon: who has filled the one before has it still, and nobody
 else. A host that takes over a daemon finds its room and leaves it as it is. The paths are the same with and without.
 
-Only where the host may mount at all: with `--shm-size 0` it does not, and rooms are directories.
+Only where the host may mount at all: with `--shm-size 0` it does not, and rooms are directories. A room that outlives
+what was in it is known by its mount: the record of its daemon is in it, and goes first.
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ class Rooms:
     def __init__(self, *, bounded: bool) -> None:
         self._mounts = bounded
         self.bounded = bounded
+        self._stay: set[Path] = set()
 
     def renew(self, path: Path) -> None:
         """There is an empty room at `path`, whatever was there before. Called while no daemon runs. Raises OSError."""
         if not self._mounts:
+            self.end(path)
             return
         mounts.detach(path)
         directory.remove(path)
@@ -46,6 +49,18 @@ class Rooms:
             self.bounded = False
 
     def end(self, path: Path) -> None:
-        """The room at `path` is closed, and what it took of the memory is free. Raises OSError."""
+        """The room at `path` is closed, and what it took of the memory is free, also where a host that could mount has
+        made it, and this one may not. Raises OSError.
+        """
         if self._mounts:
             mounts.detach(path)
+        elif path.name in mounts.ours_in(path.parent):
+            try:
+                mounts.detach(path)
+            except OSError as error:
+                logger.warning("a room that an earlier host has made stays: %s", reason(error))
+                self._stay.add(path)
+
+    def left(self, root: Path) -> set[str]:
+        """Names below `root` of rooms that are there, of hosts before this one, too. Raises OSError."""
+        return {name for name in mounts.ours_in(root) if root / name not in self._stay}

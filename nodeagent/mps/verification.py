@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from nodeagent.model.config import Contract
 from nodeagent.model.mps import DaemonState, MpsDaemon
-from nodeagent.mps.control import Control, ControlError, Limits
+from nodeagent.mps.control import Control, ControlError, Limits, NotHere
 from nodeagent.mps.files import ObservedDaemon
 
 _Identity = tuple[Contract, int | None, int | None]
@@ -23,11 +23,14 @@ _Identity = tuple[Contract, int | None, int | None]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was found. `altered`: the limits that were read back, where they had been right before."""
+    """What was found. `altered`: the limits that were read back, where they had been right before. `unseen`: there is
+    nothing to be found here.
+    """
 
     good: bool
     message: str = ""
     altered: str = ""
+    unseen: bool = False
 
 
 class Verification:
@@ -66,6 +69,11 @@ class Verification:
     def settled(self) -> bool:
         """Whether `daemon` rests on a look of our own, or needs none."""
         return self._claim.state is not DaemonState.READY or self._judged == _identity(self._claim)
+
+    @property
+    def unseen(self) -> bool:
+        """Whether the host calls it ready, and not even its directory can be seen here."""
+        return self._claim.state is DaemonState.READY and self.settled and self._verdict.unseen
 
     @property
     def daemon(self) -> MpsDaemon:
@@ -109,7 +117,7 @@ class Verification:
             if thorough:
                 verdict = self._compare(claim, await self._control.limits())
         except ControlError as error:
-            verdict = Verdict(good=False, message=str(error))
+            verdict = Verdict(good=False, message=str(error), unseen=isinstance(error, NotHere))
         self._verdict, self._judged = verdict, _identity(claim)
         if verdict.good:
             self._verified = self._judged

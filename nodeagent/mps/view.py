@@ -46,6 +46,12 @@ STALE_AFTER: Final = 15.0
 _UNANSWERED: Final = "the MPS host has not answered yet"
 
 
+_UNSEEN: Final = (
+    "its directory is empty here, though the MPS host has mounted a file system there: the agent's pod has to have"
+    " mountPropagation HostToContainer for the MPS root"
+)
+
+
 class Host(Protocol):
     """Who sees to it that an MPS host runs. `message`: why it does not; empty when that is nobody's fault."""
 
@@ -310,7 +316,11 @@ class MpsView:
 
     def _daemon(self, one: str, message: str) -> MpsDaemon:
         if one in self._daemons:
-            daemon = self._daemons[one][0].daemon
+            verification = self._daemons[one][0]
+            daemon = verification.daemon
+            word = self._seen.heard if self._seen is not None else None
+            if verification.unseen and word is not None and word.bounded:
+                return replace(daemon, message=f"{_UNSEEN} {self._layout.root}")
             if daemon.state is not DaemonState.READY or self._is_asked(daemon):
                 return daemon
             return replace(daemon, state=DaemonState.STARTING, message=message or _UNANSWERED)

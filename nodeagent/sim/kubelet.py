@@ -39,8 +39,9 @@ class StandInKubelet(KubeletView):
 
     `grace`: see `GRACE`. `dial_timeout` bounds the dial back inside Register. `pods_after`: how long after a restart
     its pods are known again (they come from the API server). `calls_per_second` limits PodResources (None: no limit);
-    `serves_get` False: a kubelet before 1.34, whose PodResources have no `Get`. `history_limit` bounds what `history`
-    and its like remember. All times in seconds.
+    `serves_get` False: a kubelet before 1.34, whose PodResources have no `Get`; `gets_finished`: its `Get` finds pods
+    that have finished and are still in the API, too. `history_limit` bounds what `history` and its like remember. All
+    times in seconds.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class StandInKubelet(KubeletView):
         pods_after: float = 0.0,
         calls_per_second: float | None = CALLS_PER_SECOND,
         serves_get: bool = True,
+        gets_finished: bool = False,
         history_limit: int | None = None,
     ) -> None:
         self.directory = directory
@@ -70,6 +72,7 @@ class StandInKubelet(KubeletView):
             self._collect,
             calls_per_second=calls_per_second,
             serves_get=serves_get,
+            found=(lambda: self._pods.values() if self._pods_known else []) if gets_finished else None,
         )
 
     # --- life ---
@@ -165,13 +168,16 @@ class StandInKubelet(KubeletView):
                 await self._start_container(life, pod, container)
         return pod
 
-    async def end(self, pod: Pod) -> None:
-        """The pod has finished: what it held is free, and is forgotten at the next admission or List."""
+    async def end(self, pod: Pod, *, stays: bool = False) -> None:
+        """The pod has finished: what it held is free, and is forgotten at the next admission or List. `stays`: it is
+        still in the API, as a Job's is.
+        """
         self._refuse_after_crash()
         if pod.active:
             pod.phase = Phase.SUCCEEDED
         pod.running.clear()
-        self._pods.pop(pod.uid, None)
+        if not stays:
+            self._pods.pop(pod.uid, None)
 
     def stop_container(self, pod: Pod, container: str) -> None:
         """A container died; nobody starts it again until `restart_container`."""

@@ -1,8 +1,8 @@
 """PodResources v1 as the kubelet serves it, and the ways in which it fails.
 
-`List` shows the containers of active pods, without init containers, and `Get` those of one pod;
-`GetAllocatableResources` the healthy devices. All answer with one entry per device. `List` alone frees what finished
-pods held, and with it whatever is being allocated at that moment; `Get` frees nothing.
+`List` shows the containers of active pods, without init containers, and `Get` those of one pod, for some kubelets also
+of one that has finished; `GetAllocatableResources` the healthy devices. All answer with one entry per device. `List`
+alone frees what finished pods held, and with it whatever is being allocated at that moment; `Get` frees nothing.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ class Fault(Enum):
 class PodResourcesService:
     """Answers from the books; `books` and `pods` (the active ones) are asked anew at every call.
 
-    `collect` frees what finished pods held. `calls_per_second` None means no limit. `calls` counts the answered and
-    the refused, of each method. `serves_get` False: as before 1.34, where `Get` is behind a gate.
+    `found` are the pods that `Get` finds, the active ones if not given. `collect` frees what finished pods held.
+    `calls_per_second` None means no limit. `calls` counts the answered and the refused, of each method. `serves_get`
+    False: as before 1.34, where `Get` is behind a gate.
     """
 
     def __init__(
@@ -49,8 +50,10 @@ class PodResourcesService:
         *,
         calls_per_second: float | None = CALLS_PER_SECOND,
         serves_get: bool = True,
+        found: Callable[[], Iterable[Pod]] | None = None,
     ) -> None:
         self._serves_get = serves_get
+        self._found = found or pods
         self._books = books
         self._pods = pods
         self._collect = collect
@@ -110,7 +113,7 @@ class PodResourcesService:
         if not self._serves_get:
             await context.abort(grpc.StatusCode.UNKNOWN, "PodResources API Get method disabled")
         wanted = request.pod_namespace, request.pod_name
-        for pod in self._pods():
+        for pod in self._found():
             if (pod.namespace, pod.name) == wanted:
                 return api.GetPodResourcesResponse(pod_resources=self._resources(pod))
         name, namespace = request.pod_name, request.pod_namespace

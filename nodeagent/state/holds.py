@@ -12,9 +12,10 @@ The kubelet offers four witnesses, and each alone is wrong at times:
 A share counts as held when
 
 - the last `List` shows it for a pod, and `Get` has not said since that the pod has ended (`listed`); or
-- Allocate granted it (`granted`). The grant ends when a `List` or `Get` begun `GRANT_SETTLED` later shows the share;
-  when a look begun that much later finds a new entry of it in the checkpoint, which takes over; or when a `List` begun
-  `GRANT_GRACE` later does not show it: that pod was not admitted; or
+- Allocate granted it (`granted`). The grant ends when a `List` or `Get` begun `GRANT_SETTLED` later shows the share
+  (where there is no checkpoint to read, for a pod that this very look has asked for); when a look begun that much
+  later finds a new entry of it in the checkpoint, which takes over; or when a `List` begun `GRANT_GRACE` later does not
+  show it: that pod was not admitted; or
 - the checkpoint names it and no `List` has been asked about that entry (`unnamed`), however long that takes; or
 - the checkpoint names it and `List` does not (`unlisted`: an init container, or a pod that ended before it was named),
   for at most `UNLISTED_GRACE`; or
@@ -90,7 +91,17 @@ def observe(holds: Holds, listing: PodListing, uuids: AbstractSet[str], now: flo
         carried &= {_key(entry) for entry in entries}
     holds = replace(holds, kubelet=listing.kubelet, listed=listed, carried=carried)
     holds = _by_list(holds, entries, listing.begun_at) if listing.by_list else _by_get(holds, entries, listing.begun_at)
-    return _without_granted(holds, listing.begun_at, read=entries is not None, by_list=listing.by_list)
+    return _without_granted(holds, _confirmed(holds, listing), listing, read=entries is not None)
+
+
+def _confirmed(holds: Holds, listing: PodListing) -> frozenset[ShareKey]:
+    """Shares whose listed holder is the newest one, once a grant has settled: a pod that was asked now is, and one that
+    was asked before is where a follower would be seen in the checkpoint.
+    """
+    if listing.by_list or listing.checkpoint is not None:
+        return holds.listed
+    asked = [holder for holder in listing.holders if holder.name in listing.asked]
+    return holds.listed & {(holder.resource, share) for holder in asked for share in holder.ids}
 
 
 def _by_list(holds: Holds, entries: frozenset[CheckpointEntry] | None, begun_at: float) -> Holds:
@@ -123,10 +134,11 @@ def _by_get(holds: Holds, entries: frozenset[CheckpointEntry] | None, begun_at: 
     return replace(holds, unnamed=unnamed, unlisted=unlisted, ended=ended)
 
 
-def _without_granted(holds: Holds, begun_at: float, *, read: bool, by_list: bool) -> Holds:
+def _without_granted(holds: Holds, confirmed: AbstractSet[ShareKey], listing: PodListing, *, read: bool) -> Holds:
     """Grants end where another witness takes over, or where `List` says that there is nothing to be taken over. `read`:
     the entries are those of the checkpoint as it is now.
     """
+    begun_at = listing.begun_at
     # The kubelet replaces the file in one step: as long as it names the share for a pod without a name, it names this
     # pod or will have done so when the other one leaves it.
     written = {_key(entry) for entry in holds.unnamed} if read else set()
@@ -135,8 +147,8 @@ def _without_granted(holds: Holds, begun_at: float, *, read: bool, by_list: bool
     def over(key: ShareKey, at: float) -> bool:
         if begun_at < at + GRANT_SETTLED:
             return False
-        taken_over = key in holds.listed or key in written or since.get(key, at) > at
-        return taken_over or (by_list and begun_at >= at + GRANT_GRACE)
+        taken_over = key in confirmed or key in written or since.get(key, at) > at
+        return taken_over or (listing.by_list and begun_at >= at + GRANT_GRACE)
 
     return replace(holds, granted={key: at for key, at in holds.granted.items() if not over(key, at)})
 

@@ -10,6 +10,8 @@ thing, but cannot name a new pod. So `List` goes out
 - when the checkpoint names two pods for one share: both names are reported (`list_at`);
 - when something waits for a share that the checkpoint names and `List` does not, or that was held before a kubelet
   restart (`list_at`, `LINGER_GAP` apart);
+- when something waits for pods that `List` has shown (`list_at`, `LIST_SELDOM` apart): of pods that have ended and are
+  still in the API, `Get` does not say the same on all kubelets;
 - when pods without a name are there and nothing waits for them: for reports alone, so in a quiet moment only, and
   seldom (`names_at`).
 
@@ -34,9 +36,14 @@ LIST_GAP = 2.0
 LINGER_GAP = 5.0
 """The same for what `List` does not show and the checkpoint keeps."""
 
-ASK_SELDOM = 25.0
-"""Seconds for which an answer about a pod is good enough while nothing waits for its end. Less than the interval of
-looks then: otherwise every other look would find it just too young.
+LIST_SELDOM = 30.0
+"""The same where something waits for pods that have names: `Get` may go on showing one that has ended and not been
+deleted, such as a Job's.
+"""
+
+ASK_SELDOM = 5.0
+"""Seconds for which an answer about a pod is good enough while nothing waits for its end. Much less than the interval
+of looks then, so that each of them asks for every pod, also when one was asked for in between.
 """
 
 
@@ -67,6 +74,8 @@ def looks(
     if holds.carried:
         awaited = any(physical(_uuid(key), applied) in silicon for key in holds.carried)
         (needed if awaited else welcome).append(listed_at + LINGER_GAP)
+    if any(physical(_uuid(key), applied) in silicon for key in holds.listed):
+        needed.append(listed_at + LIST_SELDOM)
     if _lingering(listing, holds, applied, waits):
         needed.append(listed_at + LINGER_GAP)
     return Looks(

@@ -9,6 +9,7 @@ import pytest
 from nodeagent.kubelet import names
 from nodeagent.sim.kubelet import StandInKubelet
 from nodeagent.sim.pods import Pod
+from nodeagent.state import looks
 from nodeagent.state.schedule import LOOK_SELDOM
 from tests.agent.documents import SHARED, shares
 from tests.agent.harness import Node
@@ -26,7 +27,7 @@ async def _ends(node: Node, pod: Pod, left: int) -> None:
 
 
 async def test_a_drain_costs_one_list(node: Node) -> None:
-    """By it the pods are known: their ends, half an hour later or at once, are seen by `Get`."""
+    """By it the pods are known: their ends, later or at once, are seen by `Get`."""
     node.simulate(1)
     node.commit(shares(6))
     agent = await node.agent()
@@ -94,6 +95,27 @@ async def test_a_pod_that_ends_before_it_has_a_name_does_not_hold_up_a_drain(nod
     await node.advertises({SHARED: 2}, within=GONE_WITHIN)
 
 
+@pytest.mark.parametrize("gets_finished", [True, False])
+async def test_a_pod_that_has_finished_and_stays_holds_up_no_drain(
+    monkeypatch: pytest.MonkeyPatch, gets_finished: bool
+) -> None:
+    """As a Job's does. Where the kubelet's `Get` still shows it, the next `List` does not."""
+    monkeypatch.setattr(looks, "LIST_SELDOM", 2.0)
+    async with Node(gpus=1, gets_finished=gets_finished) as node:
+        node.commit(shares(4))
+        agent = await node.agent()
+        await node.advertises({SHARED: 4})
+        pods = await node.hold(4)
+        await eventually(lambda: all(share.holder for share in agent.snapshot.gpus[0].shares))
+        node.commit(shares(1))
+        await eventually(lambda: agent.says("Draining").status)
+        for pod in pods[:3]:
+            await node.kubelet.end(pod, stays=True)
+        await node.advertises({SHARED: 1}, within=GONE_WITHIN)
+        await eventually(lambda: agent.snapshot.in_sync)
+        assert await agent.metric("pod_resources_lists_without_window_total") == 0
+
+
 async def test_an_old_kubelet_is_looked_at_as_always() -> None:
     """Before 1.34 there is no `Get`: every look is a `List`, every half second while something drains."""
     async with Node(gpus=1, serves_get=False) as node:
@@ -112,15 +134,20 @@ async def test_an_old_kubelet_is_looked_at_as_always() -> None:
 
 
 async def test_a_list_that_finds_no_quiet_window_goes_all_the_same(node: Node) -> None:
-    """Where one pod is admitted after the other a reload takes two seconds longer, which is counted."""
+    """Where one pod is admitted after the other a reload takes some seconds longer, which is counted; it goes when the
+    kubelet has one pod's devices in its books and has not chosen the next one's.
+    """
     node.commit(shares(4))
     agent = await node.agent()
     await node.advertises({SHARED: 32})
 
-    admitted = 0
+    admitted, meanwhile = 0, 0
 
     async def slow() -> None:
+        nonlocal meanwhile
+        before = node.kubelet.lists
         await asyncio.sleep(0.3)  # a device is chosen, and its Allocate is still to come
+        meanwhile += node.kubelet.lists - before
 
     async def one_after_the_other() -> None:
         nonlocal admitted
@@ -128,6 +155,7 @@ async def test_a_list_that_finds_no_quiet_window_goes_all_the_same(node: Node) -
             (pod,) = await node.hold(1, prefix=f"busy-{admitted}")
             await node.kubelet.end(pod)
             admitted += 1
+            await asyncio.sleep(0.06)
 
     node.kubelet.hooks.before_allocate = slow
     admissions = asyncio.create_task(one_after_the_other())
@@ -140,6 +168,7 @@ async def test_a_list_that_finds_no_quiet_window_goes_all_the_same(node: Node) -
     await eventually(counted, within=20.0)
     admissions.cancel()
     await asyncio.gather(admissions, return_exceptions=True)
+    assert meanwhile == 0
     await node.advertises({SHARED: 16}, within=20.0)
 
 

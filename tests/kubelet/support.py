@@ -14,7 +14,7 @@ from nodeagent.kubelet import names
 from nodeagent.kubelet.plugins import Plugins
 from nodeagent.kubelet.proto import deviceplugin_pb2 as pb
 from nodeagent.kubelet.registration import Timing
-from nodeagent.kubelet.rival import RivalTiming
+from nodeagent.kubelet.rival import RivalTiming, Shown
 from nodeagent.kubelet.shown import ShownIds
 from nodeagent.kubelet.sockets import LOCAL_CHANNEL, target
 from nodeagent.model.allocation import ContainerGrant, PreferenceRequest, RefusalReason, Refused
@@ -177,8 +177,10 @@ class Running:
 
 
 @asynccontextmanager
-async def running(directory: Path, *, timing: Timing = HASTY) -> AsyncIterator[Running]:
-    """Plugins that serve GPU and work until the end of the block. They ask the PodResources beside the directory."""
+async def running(directory: Path, *, timing: Timing = HASTY, shown: Shown | None = None) -> AsyncIterator[Running]:
+    """Plugins that serve GPU and work until the end of the block. They ask the PodResources beside the directory, or
+    `shown`.
+    """
     desk, events = TableDesk(), Events()
     desk.put(GPU, "GPU-0", "GPU-1")
     counted: list[tuple[str, str]] = []
@@ -192,7 +194,7 @@ async def running(directory: Path, *, timing: Timing = HASTY) -> AsyncIterator[R
         subscribe=events.subscribe,
         wake=wake,
         on_allocate=lambda resource, result, _seconds: counted.append((resource, result)),
-        shown=ShownIds(directory.parent / "pod-resources" / names.KUBELET_SOCKET),
+        shown=shown or ShownIds(directory.parent / "pod-resources" / names.KUBELET_SOCKET),
         timing=timing,
     )
     world = Running(plugins, desk, events, directory, counted)

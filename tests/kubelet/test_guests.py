@@ -246,6 +246,34 @@ async def test_a_guest_cannot_keep_a_lost_registration_alive(kubelet: StandInKub
         await asyncio.gather(staying, return_exceptions=True)
 
 
+async def insist(path: Path) -> None:
+    """Have a stream on this socket, and another one as soon as it has ended or is refused, without end."""
+    client = Client(path)
+    try:
+        while True:
+            with suppress(grpc.aio.AioRpcError):
+                async for _ in client.lists():
+                    pass
+            await asyncio.sleep(0)
+    finally:
+        await client.channel.close(None)
+
+
+async def test_guests_that_come_just_when_the_kubelet_leaves_do_not_stand_in_for_it(
+    agent: Running, kubelet: StandInKubelet
+) -> None:
+    """The kubelet's stream ends, and a guest's opens in the same moment: we register again all the same."""
+    (path,) = agent.sockets()
+    guests = [asyncio.create_task(insist(path)) for _ in range(GUESTS + 2)]
+    await eventually(lambda: kubelet.allocatable(GPU) == 2)
+    await kubelet.end_stream(GPU)
+    await agent.reaches(LIVE, registrations=2)
+    await eventually(lambda: kubelet.allocatable(GPU) == 2)
+    for task in guests:
+        task.cancel()
+    await asyncio.gather(*guests, return_exceptions=True)
+
+
 async def test_what_cannot_be_asked_leaves_the_stream_alone(kubelet: StandInKubelet) -> None:
     """A doubt that the kubelet does not answer is none."""
     kubelet.pod_resources_fault = Fault.UNAVAILABLE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from tests.waiting import eventually
 POD = ("default", "pod")
 OFTEN = Looks(0.02, {POD: 0.0})
 NEVER = float("inf")
+EMPTY = '{"Data": {"PodDeviceEntries": null}}'
 
 
 @dataclass
@@ -32,6 +33,10 @@ class Traffic:
     quiet: float = float("-inf")
     lull: float = float("-inf")
     listing: bool = False
+    allocated: Callable[[], None] = lambda: None
+
+    def when_allocated(self, call: Callable[[], None]) -> None:
+        self.allocated = call
 
     def quiet_at(self) -> float:
         return self.quiet
@@ -75,7 +80,8 @@ class Looking:
 
 @pytest.fixture
 async def books(tmp_path: Path) -> AsyncIterator[PodBooks]:
-    """A kubelet with `Get`, and one pod with one device."""
+    """A kubelet with `Get` and a checkpoint, and one pod with one device."""
+    (tmp_path / names.CHECKPOINT).write_text(EMPTY)
     async with PodBooks(tmp_path / names.KUBELET_SOCKET, serves_get=True) as service:
         service.pods[(*POD, "main")] = {GPU: ["GPU-0"]}
         service.allocatable = {GPU: ["GPU-0", "GPU-1"]}
@@ -168,6 +174,36 @@ async def test_a_kubelet_that_serves_get_no_more_is_asked_by_list(books: PodBook
         assert world.holders() == {"pod": ("GPU-0",)}
 
 
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text('{"Data": 7}')])
+async def test_without_the_checkpoint_every_look_is_a_list(
+    books: PodBooks, tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    """A pod that has come since the last `List` would be seen by nobody. The status says so, and `Get` will do again as
+    soon as the file can be read.
+    """
+    async with looking(tmp_path) as world:
+        checkpoint = tmp_path / names.CHECKPOINT
+        world.looks.follow(OFTEN)
+        await eventually(lambda: books.gets.count(POD) > 2)
+        damage(checkpoint)
+        await eventually(lambda: books.looks > 3)
+        assert str(checkpoint) in world.looks.status.message
+        assert world.listing.by_list
+        checkpoint.write_text(EMPTY)
+        asked = len(books.gets)
+        await eventually(lambda: len(books.gets) > asked + 2)
+        assert world.looks.status.message == ""
+
+
+async def test_a_look_says_whom_it_has_asked_for(books: PodBooks, tmp_path: Path) -> None:
+    """Of everybody else it repeats what was known."""
+    books.pods["default", "seldom", "main"] = {GPU: ["GPU-1"]}
+    async with looking(tmp_path) as world:
+        world.looks.follow(Looks(0.02, {POD: 0.0, ("default", "seldom"): 30.0}))
+        await eventually(lambda: books.gets.count(POD) > 1)
+        assert world.listing.asked == {POD}
+
+
 async def test_a_needed_list_waits_for_a_quiet_window(books: PodBooks, tmp_path: Path) -> None:
     """Meanwhile looks by `Get` go on; it wakes the agent when it has been."""
     async with looking(tmp_path) as world:
@@ -181,14 +217,29 @@ async def test_a_needed_list_waits_for_a_quiet_window(books: PodBooks, tmp_path:
 
 
 async def test_a_needed_list_does_not_wait_for_ever(books: PodBooks, tmp_path: Path) -> None:
-    """After two seconds it goes, and is counted."""
+    """A second after the two it goes, and is counted, though a device is chosen all the time."""
     async with looking(tmp_path) as world:
         world.traffic.quiet = world.traffic.lull = NEVER
         asked = time.monotonic()
         world.looks.follow(Looks(0.02, list_at=asked))
         await eventually(lambda: books.looks == 2)
         (gone,) = world.without
-        assert gone >= asked + 2.0
+        assert gone >= asked + 3.0
+
+
+async def test_a_list_without_a_window_goes_right_after_an_allocate(books: PodBooks, tmp_path: Path) -> None:
+    """Nothing else says that the device is no longer merely chosen: it has to be noticed at once."""
+    async with looking(tmp_path) as world:
+        world.traffic.quiet = world.traffic.lull = NEVER
+        asked = time.monotonic()
+        world.looks.follow(Looks(30.0, list_at=asked))
+        await eventually(lambda: time.monotonic() > asked + 1.8)
+        assert books.looks == 1
+        world.traffic.lull = time.monotonic() + 0.02
+        world.traffic.allocated()
+        await eventually(lambda: books.looks == 2)
+        (gone,) = world.without
+        assert world.traffic.lull <= gone < asked + 3.0
 
 
 async def test_a_list_for_names_waits_until_it_is_quiet(books: PodBooks, tmp_path: Path) -> None:
@@ -227,6 +278,21 @@ async def test_many_pods_are_asked_for_in_turn_at_the_kubelets_pace(books: PodBo
         assert set(books.gets[1:61]) == pods.keys()
         assert len(books.gets) <= 10 + 50 * (time.monotonic() - begun)
         assert world.looks.status.reason is PodResourcesReason.LISTED
+
+
+async def test_looks_that_are_asked_for_keep_the_pace(books: PodBooks, tmp_path: Path) -> None:
+    """Fifty calls a second for pods, also where every admission asks for a look."""
+    pods = {("default", f"pod-{number}"): 0.0 for number in range(20)}
+    for namespace, name in pods:
+        books.pods[namespace, name, "main"] = {GPU: [f"GPU-{name}"]}
+    async with looking(tmp_path) as world:
+        begun = time.monotonic()
+        world.looks.follow(Looks(30.0, pods))
+        while time.monotonic() < begun + 1.5:
+            world.looks.request()
+            await asyncio.sleep(0.01)
+        assert 25 <= len(books.gets) <= 1 + 25 + 50 * (time.monotonic() - begun)
+        assert set(books.gets[1:]) == pods.keys()
 
 
 async def test_a_rate_limit_in_the_middle_of_a_look_loses_nothing(books: PodBooks, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -24,6 +25,9 @@ class Traffic:
     def lull_at(self) -> float:
         return self.lull
 
+    def when_allocated(self, call: Callable[[], None]) -> None:
+        raise NotImplementedError
+
     def list_begins(self) -> None:
         raise NotImplementedError
 
@@ -39,11 +43,14 @@ class Traffic:
         (SINCE + PATIENCE, 101.9, Window(SINCE + PATIENCE)),
         (102.1, 100.0, Window(101.75, without=True)),
         (102.1, 101.9, Window(101.9, without=True)),
-        (102.9, 102.9, Window(SINCE + PATIENCE, without=True)),
+        (102.9, 102.9, Window(102.9, without=True)),
+        (103.1, 103.1, Window(SINCE + PATIENCE + 1.0, without=True)),
     ],
 )
-def test_it_waits_for_two_seconds_at_most(quiet: float, lull: float, expected: Window) -> None:
-    """For a quiet window; in the last quarter of a second a lull will do; then it goes."""
+def test_it_waits_for_two_seconds_at_most_and_for_one_more_if_a_device_is_chosen(
+    quiet: float, lull: float, expected: Window
+) -> None:
+    """For a quiet window; from the last quarter of a second on a lull will do; then it goes."""
     assert window(Traffic(quiet, lull), SINCE) == expected
 
 

@@ -13,6 +13,7 @@ from statistics import median
 
 import pytest
 
+from nodeagent.kubelet.offered import KEPT, Offered
 from nodeagent.kubelet.registration import Timing
 from nodeagent.kubelet.rival import Rival, RivalTiming
 from nodeagent.model.kubelet import RegistrationState
@@ -259,6 +260,49 @@ async def test_a_plugin_that_registered_over_ours_and_died_is_gone(kubelet: Stan
         assert FOREIGN not in states.seen
         await kubelet.admit("pod", containers={"main": {GPU: 1}})
         assert len(agent.desk.granted) == 1
+
+
+async def test_ids_that_were_ours_a_moment_ago_prove_nothing(kubelet: StandInKubelet) -> None:
+    """What the kubelet keeps may be an older list of ours, also one that an earlier server has sent; ids that we never
+    had are another plugin's.
+    """
+    shown = frozenset(OURS)
+
+    async def keeps(_resource: str) -> frozenset[str] | None:
+        return shown
+
+    async with running(kubelet.device_plugins, shown=keeps) as agent:
+        await ours(agent, kubelet, 1)
+        agent.desk.put(GPU, "GPU-5", unhealthy=("GPU-0",))
+        agent.plugins.publish()
+        await eventually(lambda: "GPU-5" in kubelet.devices(GPU))
+        async with following(agent, kubelet) as states:
+            for registrations in (2, 3):
+                agent.plugins.reconnect(GPU)
+                await agent.reaches(LIVE, registrations=registrations)
+        assert FOREIGN not in states.seen
+        shown = frozenset((*OURS, *OTHERS))
+        agent.plugins.reconnect(GPU)
+        await agent.reaches(FOREIGN)
+        assert "shows 2 ids such as GPU-8" in agent.status().message
+
+
+def test_ids_count_as_ours_for_a_while() -> None:
+    """Thirty seconds from when they were offered last."""
+    now = 100.0
+    offered = Offered(lambda: now)
+    assert offered.lately() == frozenset()
+    offered.replace(frozenset(("a", "b")))
+    now += 1000
+    offered.replace(frozenset(("b", "c")))
+    now += KEPT - 1
+    offered.replace(frozenset("c"))
+    assert offered.lately() == {"a", "b", "c"}
+    now += 1
+    assert offered.lately() == {"b", "c"}
+    offered.replace(frozenset("b"))
+    now += KEPT
+    assert offered.lately() == {"b"}
 
 
 async def test_a_view_that_has_to_be_healed_again_and_again_is_no_other_plugin(kubelet: StandInKubelet) -> None:

@@ -64,6 +64,26 @@ def test_a_kubelet_that_is_late_gets_in(streams: Streams, clock: Clock) -> None:
     assert opened(streams).guest
 
 
+def test_what_opens_when_the_kubelets_has_ended_is_a_guests(streams: Streams, clock: Clock) -> None:
+    """The kubelet opens no second one on a socket: whoever comes first must not hide that its stream is gone."""
+    streams.expect()
+    kubelets = opened(streams)
+    streams.registered()
+    clock.now += 60 * SETTLE
+    streams.close(kubelets)
+    assert opened(streams).guest
+    assert not streams.live
+
+
+def test_a_kubelet_that_comes_back_within_the_moment_gets_in(streams: Streams, clock: Clock) -> None:
+    """What has ended there may have been a guest's."""
+    streams.expect()
+    streams.registered()
+    streams.close(opened(streams))
+    clock.now += SETTLE / 2
+    assert not opened(streams).guest
+
+
 def test_guests_have_a_bound_that_is_not_the_kubelets(streams: Streams) -> None:
     """A guest too many is refused, and the kubelet is let in whatever guests there are. A guest that leaves makes room
     for another one.

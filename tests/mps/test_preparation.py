@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from nodeagent.durable import atomic
 from nodeagent.durable.atomic import Untrusted
 from nodeagent.durable.envelope import seal
 from nodeagent.model.mps import GpuMeans
+from nodeagent.mps.files import checksum, encode_desired
 from nodeagent.mps.host_file import HostWord, decode_host, encode_host
 from tests.mps.hosting import OTHER, QUICK, UUID, UUIDS, Node, contract
 from tests.waiting import eventually
@@ -126,6 +128,35 @@ async def test_a_host_takes_back_what_the_one_before_has_said(node: Node) -> Non
     blocked.rmdir()
     await eventually(lambda: word(node).life not in {"", first})
     await eventually(lambda: word(node).life == node.observed().life)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"nonsense")])
+async def test_what_somebody_removes_is_written_again(node: Node, damage: Callable[[Path], object]) -> None:
+    """Without it no GPU would come under MPS until the host is started anew."""
+    await node.host()
+    await eventually(lambda: word(node).program)
+    before = word(node)
+    damage(node.layout.host)
+    await eventually(lambda: atomic.read(node.layout.host) == encode_host(before))
+
+
+async def test_changes_without_end_are_signs_of_life(node: Node) -> None:
+    """Whatever is written has another number, as if nothing had changed: who changes a daemon's limits again and again
+    does not make the host seem to hang.
+    """
+    await node.host(replace(QUICK, beats_every=600.0))
+    beats = {await eventually(lambda: node.observed().beat)}
+    for wanted in ({UUID: contract()}, {}, {OTHER: contract()}):
+        node.want(wanted)
+        answer = checksum(encode_desired(wanted))
+        await eventually(partial(answered, node, answer))
+        beats.add(node.observed().beat)
+    assert len(beats) == 4
+
+
+def answered(node: Node, answer: str) -> bool:
+    """Whether the host has taken up this wish."""
+    return node.observed().answers == answer
 
 
 async def test_what_is_true_is_told_anew(node: Node) -> None:

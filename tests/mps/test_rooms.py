@@ -159,6 +159,31 @@ async def test_a_daemon_without_a_room_keeps_its_directory_until_it_is_started_a
     assert mounted(node.layout.directory(UUID)) == Mounted("tmpfs", ours=True)
 
 
+async def test_a_room_that_outlives_its_record_is_closed(node: Node) -> None:
+    """A host was killed when the record had gone and the room had not, or the room had come and the record had not."""
+    room = node.layout.directory(UUID)
+    room.parent.mkdir(exist_ok=True)
+    Rooms(bounded=True).renew(room)
+    node.want({})
+    await node.host(shm_size=SHM)
+    await eventually(lambda: mounted(room) is None)
+    await node.gone()
+
+
+async def test_a_host_that_does_not_mount_closes_the_rooms_of_one_that_did(node: Node) -> None:
+    """When their daemons go, or are started anew in directories."""
+    node.want(BOTH)
+    host = await node.host(shm_size=SHM)
+    before = await node.ready(BOTH)
+    await host.stop()
+    node.want(ONE)
+    await node.host()
+    await eventually(lambda: node.running().keys() == {UUID} and node.running()[UUID] != before[UUID])
+    await node.ready(ONE)
+    assert mounted(node.layout.directory(UUID)) is None
+    assert mounted(node.layout.directory(OTHER)) is None
+
+
 async def test_what_somebody_else_has_mounted_there_is_not_covered(node: Node) -> None:
     """The GPU waits and says so; the others have their daemons."""
     node.layout.directory(UUID).mkdir(parents=True)

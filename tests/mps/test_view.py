@@ -770,6 +770,28 @@ class TestWord:
             await eventually(lambda: agent.status.reason is MpsReason.ABSENT)
             assert agent.status.means == {}
 
+    @pytest.mark.parametrize("bounded", [True, False])
+    async def test_a_room_that_the_agent_cannot_see_is_named(self, mps_root: Path, bounded: bool) -> None:
+        """Where the host mounts and the agent's pod has the root without propagation, it finds an empty directory: what
+        is missing is in the manifest of the agent, and not the daemon.
+        """
+        files = Files(mps_root)
+        files.come()
+        files.life = "life"
+        files.layout.directory(UUID).mkdir()
+        files.say(HostWord("life", "0.2.0", bounded=bounded, gpus={UUID: GpuMeans()}))
+        async with running(Agent(mps_root)) as agent:
+            agent.view.want({UUID: CONTRACT})
+            await eventually(files.asked)
+            files.ready(Process(os.getpid(), 1))
+            await eventually(lambda: agent.state() is DaemonState.FAILED)
+            await eventually(lambda: ("mountPropagation HostToContainer" in agent.said()) is bounded)
+            if not bounded:
+                assert agent.said() == "nothing listens at its socket"
+            files.layout.pipe(UUID).mkdir()
+            await eventually(lambda: agent.said() == "nothing listens at its socket")
+        files.go()
+
     async def test_an_older_host(self, mps_root: Path) -> None:
         """It says nothing of itself; what another one has said before it is not about it."""
         files = Files(mps_root)

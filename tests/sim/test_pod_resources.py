@@ -17,7 +17,7 @@ from nodeagent.sim.kubelet import StandInKubelet
 from nodeagent.sim.pod_resources import Fault
 from nodeagent.sim.pods import AdmissionError
 from tests.sim.conftest import MakePlugin
-from tests.sim.plugin import RESOURCE
+from tests.sim.plugin import RESOURCE, TinyPlugin
 from tests.waiting import eventually, longer
 
 Listed = set[tuple[str, str, str, tuple[str, ...]]]
@@ -206,6 +206,29 @@ async def test_after_a_restart_list_is_empty_until_pods_are_known(
         return await client.list() == {("default", "p", "main", ("a",))}
 
     await eventually(listed, every=0.05)
+
+
+@pytest.mark.parametrize("gets_finished", [True, False])
+async def test_a_finished_pod_that_stays_is_not_listed(tmp_path: Path, gets_finished: bool) -> None:
+    """Some kubelets' `Get` finds it, with its devices until they are freed."""
+    async with StandInKubelet(tmp_path, gets_finished=gets_finished) as kubelet:
+        plugin = TinyPlugin(kubelet.device_plugins)
+        await plugin.serve()
+        await plugin.send(["a"])
+        await plugin.register()
+        await eventually(lambda: kubelet.allocatable(RESOURCE) == 1)
+        pod = await kubelet.admit("p", containers={"main": {RESOURCE: 1}})
+        await kubelet.end(pod, stays=True)
+        client = Client(kubelet)
+        if gets_finished:
+            assert await client.get("default", "p") == {("default", "p", "main", ("a",))}
+        assert await client.list() == set()
+        if gets_finished:
+            assert not any(ids for *_, ids in await client.get("default", "p"))
+        else:
+            with pytest.raises(grpc.aio.AioRpcError, match="not found"):
+                await client.get("default", "p")
+        await plugin.stop()
 
 
 async def test_too_many_calls_are_refused(kubelet: StandInKubelet, client: Client) -> None:

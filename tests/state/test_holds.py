@@ -319,3 +319,15 @@ def test_a_share_is_never_taken_for_free_while_a_pod_has_it(lives: list[tuple[st
         elif what in {"get", "blind"}:
             holds = by_get(holds, now, SHARE if named and running else (), None if what == "blind" else entries)
         assert not running or now > UNLISTED_GRACE or held(holds, now) == SHARE
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_without_a_checkpoint_a_look_by_get_speaks_for_the_pods_that_it_has_asked_for(asked: bool) -> None:
+    """What it repeats of others may be of the share's last pod, which has ended: nothing would show the next one."""
+    holds = grant(after(Holds(), 10, SHARE, None), SHARE, 100)
+    shown = make.look(102, SHARE, checkpoint=None)
+    names = frozenset(holder.name for holder in shown.holders) if asked else frozenset()
+    holds = observe(holds, replace(shown, list_begun_at=10.0, asked=names), UUIDS, 102)
+    assert (KEY in holds.granted) is not asked
+    gone = replace(make.look(130, (), checkpoint=None), list_begun_at=10.0, asked=names)
+    assert held(observe(holds, gone, UUIDS, 130), 130) == (frozenset() if asked else SHARE)

@@ -7,7 +7,8 @@ from dataclasses import replace
 from nodeagent.model.holds import Holds
 from nodeagent.model.kubelet import Looks, PodListing
 from nodeagent.state.holds import GRANT_GRACE, GRANT_SETTLED
-from nodeagent.state.looks import ASK_SELDOM, LINGER_GAP, LIST_GAP, looks, rewrites
+from nodeagent.state.looks import ASK_SELDOM, LINGER_GAP, LIST_GAP, LIST_SELDOM, looks, rewrites
+from nodeagent.state.schedule import LOOK_SELDOM
 from tests.state import make
 
 HAVE = make.applied(make.entry(0, make.SLICED, range(4)), make.entry(1, make.SLICED, range(4)))
@@ -32,10 +33,16 @@ def needed(
 
 
 def test_a_node_at_rest_needs_no_list() -> None:
-    """Neither while pods that are known by name drain."""
+    """Pods that are known by name, and that nobody waits for, change nothing of that."""
     assert needed(Holds(), waits=frozenset(), decision=None) == Looks(0.5)
-    found = needed(Holds(listed=frozenset({FIRST})), by_get(100.0, FIRST))
+    found = needed(Holds(listed=frozenset({FIRST})), by_get(100.0, FIRST), waits=frozenset())
     assert (found.list_at, found.names_at) == (None, None)
+
+
+def test_pods_that_are_waited_for_by_name_are_listed_now_and_then() -> None:
+    """`Get` may go on showing one that has ended and is still in the API. Pods of other GPUs are none of it."""
+    assert needed(Holds(listed=frozenset({FIRST})), by_get(100.0, FIRST)).list_at == LISTED_AT + LIST_SELDOM
+    assert needed(Holds(listed=frozenset({OTHER})), by_get(100.0, OTHER)).list_at is None
 
 
 def test_a_decision_needs_a_list_that_begun_after_it() -> None:
@@ -117,3 +124,10 @@ def test_pods_on_a_gpu_that_drains_are_asked_for_at_every_look() -> None:
     foreign = ("example.com/nic", "nic-0")
     found = needed(Holds(), by_get(100.0, FIRST, OTHER, foreign)).asks
     assert found == {("default", f"pod-{FIRST[1]}"): 0.0, ("default", f"pod-{OTHER[1]}"): ASK_SELDOM}
+
+
+def test_an_answer_is_old_long_before_the_next_look() -> None:
+    """Looks are asked for at any time, and the interval counts from the last one: if its answers were young enough at
+    that one, an ended pod would be reported as a holder for twice the interval.
+    """
+    assert LOOK_SELDOM + ASK_SELDOM <= 35.0
