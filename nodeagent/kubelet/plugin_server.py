@@ -161,8 +161,9 @@ class PluginServer:
             with suppress(TimeoutError):
                 async with asyncio.timeout(grace):
                     await self._quiet.wait()
-        # Once and without a grace: gRPC does not survive that a second stop overtakes the end of the first one.
-        await self._server.stop(None)
+        # Once: gRPC does not survive that a second stop overtakes the end of the first one. Without a grace only where
+        # a call is left to be cancelled: that is an error for the other side.
+        await self._server.stop(None if any(not task.done() for task in self._handling) else grace)
         # gRPC does not wait for handlers that it has cancelled, and its server must not outlive the loop with them.
         if self._handling:
             await asyncio.wait(tuple(self._handling), timeout=grace)
