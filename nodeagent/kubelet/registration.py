@@ -73,9 +73,8 @@ class Registration:
     """One resource's standing with the kubelet. `run` works until it is cancelled and then leaves nothing behind.
 
     `serve` makes the resource's server, given what to call when its streams change, and whom to tell what is offered;
-    `changed` is called when the status
-    does; `shown` asks the kubelet what it shows. Of the state within: `_tries` have come to nothing in a row, under the
-    kubelet that `_under` identifies.
+    `changed` is called when the status does; `shown` asks the kubelet what it shows. Of the state within: `_tries` have
+    come to nothing in a row, under the kubelet that `_under` identifies.
     """
 
     def __init__(

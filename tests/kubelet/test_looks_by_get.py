@@ -233,7 +233,7 @@ async def test_a_list_without_a_window_goes_right_after_an_allocate(books: PodBo
         world.traffic.quiet = world.traffic.lull = NEVER
         asked = time.monotonic()
         world.looks.follow(Looks(30.0, list_at=asked))
-        await eventually(lambda: time.monotonic() > asked + 1.8)
+        await eventually(lambda: time.monotonic() > asked + 2.1)
         assert books.looks == 1
         world.traffic.lull = time.monotonic() + 0.02
         world.traffic.allocated()
@@ -288,10 +288,10 @@ async def test_looks_that_are_asked_for_keep_the_pace(books: PodBooks, tmp_path:
     async with looking(tmp_path) as world:
         begun = time.monotonic()
         world.looks.follow(Looks(30.0, pods))
-        while time.monotonic() < begun + 1.5:
+        while len(books.gets) < 100:
             world.looks.request()
             await asyncio.sleep(0.01)
-        assert 25 <= len(books.gets) <= 1 + 25 + 50 * (time.monotonic() - begun)
+        assert len(books.gets) <= 1 + 25 + 50 * (time.monotonic() - begun)
         assert set(books.gets[1:]) == pods.keys()
 
 
