@@ -53,23 +53,30 @@ def arbitrary(rng: random.Random) -> Layout:
 
 def settled(kubelet: StandInKubelet, layout: Layout) -> bool:
     """Whether nothing is left to do: each GPU has exactly what is wanted of it, or, where pods hold more than that or
-    hold something else, exactly what they hold. Raises AssertionError, naming the GPU that is not there yet.
+    hold something else, exactly what they hold. While GPUs drain others may wait for their turn, with all that they
+    had. Raises AssertionError, naming the GPU that is not there yet.
     """
+    waits, drains = [], 0
     resources = (GPU, SHARED, BATCH)
     listed = {resource: _by_gpu(kubelet.devices(resource)) for resource in resources}
     held = {resource: _by_gpu(dict.fromkeys(kubelet.held(resource), True)) for resource in resources}
     for index, want in layout.wants.items():
         others = [resource for resource in resources if want is None or resource != want.resource]
-        for resource in others:
-            have, kept = listed[resource].get(index, {}), held[resource].get(index, {})
-            assert have.keys() == kept.keys(), f"GPU {index}: {resource} has {len(have)}, {len(kept)} of them held"
-        if want is None:
+        left = {resource: (listed[resource].get(index, {}), held[resource].get(index, {})) for resource in others}
+        drains += any(kept for _, kept in left.values())
+        waits += [
+            f"GPU {index}: {resource} has {len(have)}, {len(kept)} of them held"
+            for resource, (have, kept) in left.items()
+            if have.keys() != kept.keys()
+        ]
+        if want is None or any(have.keys() != kept.keys() for have, kept in left.values()):
             continue
         have, kept = listed[want.resource].get(index, {}), held[want.resource].get(index, {})
         count = 0 if any(held[resource].get(index) for resource in others) else want.count
         assert len(have) == max(count, len(kept)), f"GPU {index}: {len(have)} of {want}, {len(kept)} held"
         assert kept.keys() <= have.keys(), f"GPU {index}: held and not on the list"
         assert all(have.values()) or len(kept) > count, f"GPU {index}: {have}"
+    assert drains or not waits, "; ".join(waits)
     return True
 
 

@@ -142,8 +142,10 @@ def _shares(rng: random.Random, resource: str, fixed: dict[str, Contract]) -> Wa
 def settled(node: MpsNode, layout: Layout) -> bool:
     """Whether nothing is left to do: each GPU has the shares that are wanted of it, or, where pods hold more than that
     or hold something else, exactly what they hold; and exactly the daemons run that these shares need, told to be well
-    by the host. Raises AssertionError, naming what is not there yet.
+    by the host. While GPUs drain others may wait for their turn, with all that they had. Raises AssertionError, naming
+    what is not there yet.
     """
+    waits, drains = [], 0
     serving = node.desired()
     kubelet = node.kubelet
     names = kubelet.resources()
@@ -155,17 +157,23 @@ def settled(node: MpsNode, layout: Layout) -> bool:
         serves = serving.get(uuid(index))
         is_right = want is not None and serves == (want.contract if under_mps(want.contract) else None)
         if want is None or not is_right or kept.keys() - {want.contract.resource}:
-            assert have.keys() == kept.keys(), f"GPU {index}: {have} on the list, {kept} held, wanted {want}"
-            assert all(have[name] == kept[name] for name in have), f"GPU {index}: more on the list than is held: {have}"
-            assert kept or (want is None and serves is None), f"GPU {index}: {serves} is nobody's, wanted {want}"
+            if have == kept:
+                assert kept or (want is None and serves is None), f"GPU {index}: {serves} is nobody's, wanted {want}"
+                drains += bool(kept)
+            else:
+                waits.append(f"GPU {index}: {have} on the list, {kept} held, wanted {want}")
             continue
         name = want.contract.resource
-        assert have.keys() == {name}, f"GPU {index}: {have} on the list, wanted {want}"
+        if have.keys() - {name}:
+            waits.append(f"GPU {index}: {have} on the list, wanted {want}")
+            continue
+        assert have, f"GPU {index}: nothing on the list, wanted {want}"
         mine = kept.get(name, set())
         assert len(have[name]) == max(want.count, len(mine)), f"GPU {index}: {have}, wanted {want}, {mine} held"
         assert mine <= have[name], f"GPU {index}: held and not on the list: {mine - have[name]}"
         sick = {id_ for id_ in have[name] if not kubelet.devices(name)[id_]}
         assert not sick or len(mine) > want.count, f"GPU {index}: unhealthy: {sick}"
+    assert drains or not waits, "; ".join(waits)
     _daemons_are(node, serving)
     return True
 
