@@ -67,10 +67,23 @@ def diagnose(applied: Applied, symptoms: Symptoms) -> tuple[Diagnose, ...]:
 
 
 def unplaced(applied: Applied, symptoms: Symptoms) -> frozenset[XidSource]:
-    """News of what is not known yet, and may be after the driver's next look: an instance, or a GPU, that is new."""
-    young = [source for source, at in symptoms.news.items() if symptoms.wall - at < PLACED_WITHIN]
-    entries = applied.gpus.values() if young else ()
-    return frozenset(source for source in young if not any(_concerns(source, entry) for entry in entries))
+    """News that is kept for later: of what is not known yet, and may be after the driver's next look (an instance, or a
+    GPU, that is new), and what could not be noted down of a GPU that is about to be forgotten.
+    """
+    policy = symptoms.policy or HealthPolicy()
+    return frozenset(
+        source for source, at in symptoms.news.items() if _is_unplaced(source, at, applied, symptoms, policy)
+    )
+
+
+def _is_unplaced(source: XidSource, at: float, applied: Applied, symptoms: Symptoms, policy: HealthPolicy) -> bool:
+    young = symptoms.wall - at < PLACED_WITHIN
+    concerned = [entry for entry in applied.gpus.values() if _concerns(source, entry)]
+    if not concerned:
+        return young
+    if not policy.is_critical(source.xid) or any(source.xid in entry.xids for entry in concerned):
+        return False
+    return young or source.gpu_instance is None
 
 
 def next_recovery(applied: Applied, policy: HealthPolicy | None) -> float | None:

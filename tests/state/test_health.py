@@ -115,9 +115,21 @@ def test_what_is_not_known_yet_is_not_taken_in() -> None:
     number of an instance is given to another one later.
     """
     new, other, known = XidSource("GPU-0", 48, 9, 0), XidSource("GPU-7", 79), XidSource("GPU-0", 48, 7, 0)
-    reported = {new: 100.0, other: 100.0, known: 100.0}
-    assert unplaced(PARTS, Symptoms(wall=101.0, news=reported)) == {new, other}
-    assert unplaced(PARTS, Symptoms(wall=100.0 + PLACED_WITHIN, news=reported)) == frozenset()
+    reported = Symptoms(wall=101.0, news={new: 100.0, other: 100.0, known: 100.0})
+    diagnosed = after(PARTS, reported)
+    assert unplaced(diagnosed, reported) == {new, other}
+    assert unplaced(diagnosed, replace(reported, wall=100.0 + PLACED_WITHIN)) == frozenset()
+
+
+def test_what_could_not_be_noted_down_is_not_taken_in() -> None:
+    """A GPU that is about to be forgotten is not diagnosed: an XID of it waits as long as it cannot be forgotten. What
+    is not critical waits for nothing, and that of an instance not for long.
+    """
+    critical, harmless, instance = XidSource("GPU-0", 48), XidSource("GPU-0", 13), XidSource("GPU-0", 48, 7, 0)
+    reported = Symptoms(wall=101.0, news={critical: 100.0, harmless: 100.0, instance: 100.0})
+    assert unplaced(PARTS, reported) == {critical, instance}
+    assert unplaced(PARTS, replace(reported, wall=3700.0)) == {critical}
+    assert unplaced(after(PARTS, reported), reported) == frozenset()
 
 
 def test_a_gpu_with_mig_that_is_offered_whole() -> None:
