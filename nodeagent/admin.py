@@ -22,6 +22,7 @@ from nodeagent.errand import Errand, Hangs
 logger = logging.getLogger(__name__)
 
 SOCKET = "admin.sock"
+_SOCKET_MADE = f"{SOCKET}.new"
 MOST_BYTES = 64 * 1024
 _ASKED_WITHIN = 5.0
 _DONE_WITHIN = 10.0
@@ -88,11 +89,14 @@ class AdminSocket:
     def _bind(self) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            with _short(self._directory) as path:
-                with suppress(FileNotFoundError):
-                    path.unlink()
+            with _short(self._directory) as directory:
+                path = directory / _SOCKET_MADE
+                path.unlink(missing_ok=True)
                 listener.bind(str(path))
                 path.chmod(0o600)
+                listener.listen(_AT_ONCE)
+                # Whoever finds the socket under its name can connect.
+                path.replace(directory / SOCKET)
         except OSError:
             listener.close()
             raise
@@ -133,7 +137,7 @@ def ask(directory: Path, command: str, argument: str) -> Answer:
     try:
         with _short(directory) as short, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(_ASKED_WITHIN + _DONE_WITHIN)
-            connection.connect(str(short))
+            connection.connect(str(short / SOCKET))
             connection.sendall(json.dumps({"command": command, "argument": argument}).encode() + b"\n")
             with connection.makefile("rb") as reply:
                 told = json.loads(reply.readline(MOST_BYTES))
@@ -157,9 +161,9 @@ def _request(line: bytes) -> tuple[str, str]:
 
 @contextmanager
 def _short(directory: Path) -> Iterator[Path]:
-    """The socket's path by way of the open directory: the path of a socket has 107 bytes at most, a directory more."""
+    """A short path of the directory, while it is open: the path of a socket has 107 bytes at most, a directory more."""
     descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        yield Path(f"/proc/self/fd/{descriptor}/{SOCKET}")
+        yield Path(f"/proc/self/fd/{descriptor}")
     finally:
         os.close(descriptor)
