@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import TypeVar, overload
 
 T = TypeVar("T")
@@ -74,6 +74,15 @@ async def eventually(check: Callable[[], object], within: float = WITHIN, every:
         if deadline.passed:
             raise _not_in_time(check, within, last)
         await asyncio.sleep(every)
+
+
+async def together(parts: Iterable[Coroutine[object, object, T]]) -> list[T]:
+    """Run parts of a test beside each other, and give their results. When one fails the others end before this does:
+    what still runs when its event loop closes can take the whole process with it.
+    """
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(part) for part in parts]
+    return [task.result() for task in tasks]
 
 
 def eventually_sync(check: Callable[[], T], within: float = WITHIN, every: float = 0.01) -> T:

@@ -6,7 +6,6 @@ GPUs that fail are in `test_gpus`, a config that cannot be read in `test_watch`,
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,7 +16,7 @@ import pytest
 from nodeagent.sim.pod_resources import Fault
 from tests.agent.documents import SHARED, shares
 from tests.agent.harness import InProcess, Node
-from tests.waiting import eventually
+from tests.waiting import eventually, together
 
 
 @pytest.fixture
@@ -138,7 +137,7 @@ async def test_pod_resources_fail() -> None:
     """While PodResources hang or refuse, every share counts as held: nothing is taken away, more can be added, pods are
     admitted, and it is told; what waited is done when they answer.
     """
-    await asyncio.gather(*(_pod_resources_fail(fault) for fault in Fault))
+    await together(_pod_resources_fail(fault) for fault in Fault)
 
 
 async def _pod_resources_fail(fault: Fault) -> None:

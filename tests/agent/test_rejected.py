@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from itertools import islice
 
 from tests.agent.documents import SHARED, shares, sharing, time_sliced
 from tests.agent.harness import Node
 from tests.agent.stories import reject_each
 from tests.config.malformed import documents
-from tests.waiting import eventually
+from tests.waiting import eventually, together
 
 NODES = 4
 
@@ -25,7 +24,7 @@ async def test_malformed_documents_change_nothing() -> None:
         async with Node() as node:
             await reject_each(node, dict(islice(corpus.items(), first, None, NODES)), within=10.0)
 
-    await asyncio.gather(*(part(first) for first in range(NODES)))
+    await together(part(first) for first in range(NODES))
 
 
 async def test_going_back_clears_the_error(node: Node) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from enum import Enum
 
 import pytest
@@ -11,7 +10,7 @@ from nodeagent.agent import Agent
 from nodeagent.errors import CannotStart
 from tests.agent.documents import GPU, SHARED, exclusive, shares, sharing
 from tests.agent.harness import GPUS, Node, Process, uuid
-from tests.waiting import eventually
+from tests.waiting import eventually, together
 
 BAD = b"kind: [\n"
 
@@ -112,7 +111,7 @@ async def test_a_restart_goes_on_where_it_was() -> None:
     """An agent that starts after another was stopped or killed in the middle of a drain, be it together with the
     kubelet, shows the list of the one before it, takes nothing away before it knows who holds what, and converges.
     """
-    await asyncio.gather(*(_restart(how) for how in Restart))
+    await together(_restart(how) for how in Restart)
 
 
 async def _restart(how: Restart) -> None:
@@ -122,14 +121,14 @@ async def _restart(how: Restart) -> None:
         await node.advertises({SHARED: 10})
         pods = await node.hold(6)
         node.commit(shares(4))
-        await node.allocatable(6)
+        await node.advertises({SHARED: 6})
         before = node.kubelet.devices(SHARED)
         await (first.kill() if isinstance(first, Process) else first.stop())
         if how is Restart.WITH_THE_KUBELET:
             await node.kubelet.restart()
 
         agent = await node.agent()
-        await node.allocatable(6)
+        await node.advertises({SHARED: 6})
         assert node.kubelet.devices(SHARED) == before
         await eventually(lambda: agent.says("Draining").message == "2 held shares drain on GPU 0")
         assert await agent.ready()

@@ -13,7 +13,7 @@ from tests.agent.harness import Node
 from tests.conftest import Soak
 from tests.soak.layouts import Layout, arbitrary, settled
 from tests.soak.tenants import Tenants
-from tests.waiting import eventually
+from tests.waiting import eventually, together
 
 NODES = 5
 """So many nodes live through it side by side: most of the time goes by in waiting."""
@@ -32,7 +32,7 @@ async def test_killed_at_random_moments_of_a_reload(
     """
     kills = soak.times(50)
     lives = [random.Random(rng.random()) for _ in range(min(NODES, kills))]
-    pods = await asyncio.gather(*(_live(life, len(range(number, kills, NODES))) for number, life in enumerate(lives)))
+    pods = await together(_live(life, len(range(number, kills, NODES))) for number, life in enumerate(lives))
     tell(f"{kills} kills while {sum(pods)} pods came")
 
 

@@ -18,7 +18,7 @@ from tests.conftest import Soak
 from tests.soak.mps_layouts import arbitrary, changed, limited, settled
 from tests.soak.mps_watch import Watch
 from tests.soak.tenants import Tenants
-from tests.waiting import NotInTimeError, eventually
+from tests.waiting import NotInTimeError, eventually, together
 
 PODS = 12
 CAUTION = 10.0
@@ -41,7 +41,7 @@ async def test_killed_at_random_moments(
     """
     kills = soak.times(20)
     lives = [_Life(random.Random(rng.random()), mps_control, init=init) for init in (True, False)]
-    await asyncio.gather(*(life.lead(kills) for life in lives))
+    await together(life.lead(kills) for life in lives)
     for life in lives:
         tell(f"{kills} kills of each, {'an init' if life.init else 'no init'}: {life}")
 
@@ -93,9 +93,11 @@ class _Life:
         self._commit()
         await self._moment()
         self._watch.tell(f"kill the {victim}" if victim != "both" else "kill agent and host")
-        await asyncio.gather(
-            *([self._kill_agent()] if victim != "host" else []),
-            *([self._kill_host()] if victim != "agent" else []),
+        await together(
+            [
+                *([self._kill_agent()] if victim != "host" else []),
+                *([self._kill_host()] if victim != "agent" else []),
+            ]
         )
         await self._watch.limits()
 
