@@ -37,7 +37,7 @@ from nodeagent.sim.pods import Pod
 from nodeagent.state.holds import GRANT_SETTLED
 from tests.agent.documents import SHARED
 from tests.sim.plugin import TinyPlugin
-from tests.waiting import eventually, longer
+from tests.waiting import WITHIN, eventually, longer
 
 NODE_NAME = "node-a"
 GPUS = 8
@@ -347,7 +347,7 @@ class Node:
 
     # --- what is to be seen ---
 
-    async def advertises(self, counts: Mapping[str, int], *, within: float = 10.0) -> None:
+    async def advertises(self, counts: Mapping[str, int], *, within: float = WITHIN) -> None:
         """Wait until the kubelet has exactly these resources, each with so many devices and all of them healthy."""
 
         def seen() -> bool:
@@ -358,7 +358,7 @@ class Node:
 
         await eventually(seen, within=within)
 
-    async def allocatable(self, count: int, resource: str = SHARED, *, within: float = 10.0) -> None:
+    async def allocatable(self, count: int, resource: str = SHARED, *, within: float = WITHIN) -> None:
         """Wait until the kubelet has so many healthy devices of a resource; others may be on their way out."""
 
         def seen() -> bool:

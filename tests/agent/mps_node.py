@@ -25,7 +25,7 @@ from nodeagent.mps.process import MpsProcess, Process, mps_processes
 from nodeagent.settings import Settings
 from tests.agent.harness import Node, uuid
 from tests.mps.support import unmount_below
-from tests.waiting import eventually, longer
+from tests.waiting import WITHIN, eventually, longer
 
 _STOPS_WITHIN = 8.0
 
@@ -128,7 +128,7 @@ class MpsNode(Node):
         except ControlError:
             return False
 
-    async def runs(self, *indices: int, within: float = 10.0) -> dict[int, Process]:
+    async def runs(self, *indices: int, within: float = WITHIN) -> dict[int, Process]:
         """Wait until exactly these GPUs have a daemon; which."""
 
         def seen() -> bool:
