@@ -31,9 +31,8 @@ _START: Final = 1000.0
 _STEP: Final = 10.0
 """Seconds between two turns of the play: longer than any fence."""
 
-_TURNS: Final = 50
-_STUCK: Final = frozenset({DaemonState.OCCUPIED, DaemonState.FAILED})
-"""Daemons in these states are not ready before somebody has done something about it."""
+_TURNS_OF_ONE: Final = 5
+"""Turns in which one device changes, and a few to spare: in the worst case they do so one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +87,7 @@ def settle(desired: Desired | None, observed: Observed) -> tuple[Observed, Plan]
     """The node when nothing more can be done, and the plan that is left: what still waits."""
     observed = _hosted(observed)
     plan = planning.plan(desired, observed)
-    for _ in range(_TURNS):
+    for _ in range(_TURNS_OF_ONE * (len(observed.gpus) + len(observed.applied.gpus) + 1)):
         shares = [action for action in plan.actions if not isinstance(action, KubeletAction)]
         kubelet = [action for action in plan.actions if isinstance(action, Register | Retire)]
         if not shares and not kubelet:
@@ -111,11 +110,12 @@ def _hosted(observed: Observed) -> Observed:
         return observed
     kept = {
         uuid: replace(daemon, contract=contract)
-        if (daemon := mps.daemons.get(uuid)) is not None and daemon.state in _STUCK
+        if (daemon := mps.daemons.get(uuid)) is not None and daemon.stuck
         else MpsDaemon(uuid, contract, DaemonState.READY)
         for uuid, contract in daemons(observed.applied, {}).items()
     }
-    return replace(observed, mps=replace(mps, daemons=kept))
+    staying = {uuid: daemon for uuid, daemon in mps.daemons.items() if daemon.hindered}
+    return replace(observed, mps=replace(mps, daemons=staying | kept))
 
 
 def with_host(observed: Observed) -> Observed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from itertools import chain
 from typing import Any, Final
@@ -152,7 +152,7 @@ def _waits(status: Status, terminal: Terminal) -> Iterator[str]:
         (gpu["uuid"], share["number"]): share["holder"] for gpu in status["gpus"] for share in gpu["shares"]
     }
     names = by_name(status)
-    yield from _waves(status, terminal)
+    yield from _waves(status, holders, terminal)
     found: dict[str, tuple[list[Gpu], dict[str, None]]] = {}
     for wait in status["plan"]["waits"]:
         head, _, rest = wait["text"].partition(": ")
@@ -168,13 +168,14 @@ def _waits(status: Status, terminal: Terminal) -> Iterator[str]:
         yield from terminal.wrap(f"{head}{what}{held_by}", "  ", "    ")
 
 
-def _waves(status: Status, terminal: Terminal) -> Iterator[str]:
+def _waves(status: Status, holders: Mapping[tuple[str, int], str | None], terminal: Terminal) -> Iterator[str]:
     """How far a change is that takes more than one wave. An older agent makes none."""
     told = status["plan"].get("waves")
     if told is None:
         return
     waves = Waves(told["devices"], told["changed"], told["maxUnavailable"], told["underWay"], told["waiting"])
-    if text := describe_waves(waves):
+    waited_for = [name for (uuid, _), name in holders.items() if name and uuid in waves.under_way]
+    if text := describe_waves(waves, waited_for):
         yield from terminal.wrap(text, "  ", "    ")
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 from nodeagent.commands import client
 from nodeagent.commands.client import Status
 from nodeagent.commands.exits import EXITS_ALWAYS, OK, USAGE, Failure
+from nodeagent.commands.status_names import by_name
 from nodeagent.documents.quantities import parse_duration
 
 DESCRIPTION: Final = """\
@@ -145,7 +146,8 @@ def judge(status: Status, blob: str, *, applied: bool) -> Answer:
         if not applied:
             return Answer(Verdict.YES, f"{node}: accepted {found}")
         # That it was applied once is not enough: another document may have been accepted in between.
-        if _is(config["applied"], blob) and status["observedGeneration"] == status["generation"]:
+        applied_now = _is(config["applied"], blob) and status["observedGeneration"] == status["generation"]
+        if applied_now and not _refused(status):
             return Answer(Verdict.YES, f"{node}: applied {found}")
         return Answer(Verdict.NOT_YET, f"{node}: accepted {found[:12]}, not applied yet: {_why(status)}")
     if _is(config["newest"], blob) and config["violations"]:
@@ -164,10 +166,17 @@ def _is(document: dict[str, Any] | None, blob: str) -> bool:
     return document is not None and document["gitBlob"].startswith(blob)
 
 
+def _refused(status: Status) -> list[str]:
+    """The GPUs of which nothing can be planned, and why. An older agent plans all or nothing."""
+    called: dict[str, str] = {gpu.uuid: name for name, gpu in by_name(status).items()}
+    refused: list[dict[str, str]] = status["plan"].get("refused", [])
+    return [f"{called.get(one['uuid'], one['uuid'])} cannot be planned for: {one['message']}" for one in refused]
+
+
 def _why(status: Status) -> str:
     if status["suspended"]:
         return "spec.suspend is true"
-    waits: list[str] = [wait["text"] for wait in status["plan"]["waits"]]
+    waits: list[str] = [*_refused(status), *(wait["text"] for wait in status["plan"]["waits"])]
     if waits:
         return waits[0] + (f" (and {len(waits) - 1} more)" if len(waits) > 1 else "")
     wrong = next((drift for drift in status["drift"] if drift["kind"] != "config"), None)

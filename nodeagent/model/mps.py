@@ -38,7 +38,8 @@ class MpsDaemon:
     """One daemon, and the contract that it serves. `message` explains every state but READY.
 
     `restarts` counts the starts that were not asked for, `restored` how often limits that a client had changed were set
-    again; `altered` says what they had been changed to, as long as that is so.
+    again; `altered` says what they had been changed to, as long as that is so. `hindered`: it cannot be ended, or its
+    compute mode cannot be put back.
     """
 
     uuid: str
@@ -48,6 +49,12 @@ class MpsDaemon:
     restarts: int = 0
     restored: int = 0
     altered: str = ""
+    hindered: bool = False
+
+    @property
+    def stuck(self) -> bool:
+        """Whether it is not about to be ready, or gone, by itself."""
+        return self.hindered or self.state in {DaemonState.OCCUPIED, DaemonState.FAILED}
 
 
 class MpsReason(Enum):

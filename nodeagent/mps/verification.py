@@ -87,6 +87,7 @@ class Verification:
             restarts=claim.restarts,
             restored=claim.restored,
             altered=claim.altered,
+            hindered=claim.state is DaemonState.STOPPING and bool(claim.message),
         )
         if claim.state is not DaemonState.READY:
             return told

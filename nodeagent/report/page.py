@@ -232,7 +232,9 @@ def _plan(snapshot: Snapshot) -> Html:
     if plan.converged:
         return Html('<section id="plan"><h2>Plan</h2><p class="muted">Nothing to do.</p></section>')
     refused = (f"{names.gpu(one.uuid)} stays as it is, please report it: {one.message}" for one in plan.refused)
-    waves, waits = describe_waves(plan.waves), (describe_wait(wait, names) for wait in plan.waits)
+    under_way = [share for gpu in snapshot.gpus if gpu.gpu.uuid in plan.waves.under_way for share in gpu.shares]
+    waves = describe_waves(plan.waves, [share.holder for share in under_way if share.holder])
+    waits = (describe_wait(wait, names) for wait in plan.waits)
     pending = [text for text in (*refused, waves, *waits) if text]
     return fill(
         '<section id="plan"><h2>Plan</h2>{}{}</section>',

@@ -79,6 +79,7 @@ def _daemon(daemon: MpsDaemon) -> Json:
         "restarts": daemon.restarts,
         "restored": daemon.restored,
         "altered": daemon.altered or None,
+        "hindered": daemon.hindered,
     }
 
 

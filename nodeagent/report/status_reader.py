@@ -141,6 +141,7 @@ def _daemon(uuid: str, told: Mapping[str, object], where: str) -> MpsDaemon:
         restarts=_member(told, "restarts", int, where),
         restored=_member(told, "restored", int, where),
         altered=_optional(told, "altered", str, where) or "",
+        hindered=_optional(told, "hindered", bool, where) or False,
     )
 
 

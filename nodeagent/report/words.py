@@ -30,6 +30,9 @@ from nodeagent.model.plan import (
 )
 from nodeagent.model.shares import Applied, AppliedGpu
 
+_PODS = 3
+"""Pods that are named where a change waits for them."""
+
 
 class Names:
     """GPUs and MIG devices as people call them: by index where it is known, else by uuid. And what keeps their MPS
@@ -105,12 +108,19 @@ def describe_action(action: Action, names: Names) -> str:  # noqa: C901, PLR0911
             return f"register {resource} anew, since the kubelet's list still differs"
 
 
-def describe_waves(waves: Waves) -> str:
-    """How far a change is that takes more than one wave; empty where none waits for its turn."""
+def describe_waves(waves: Waves, holders: Collection[str]) -> str:
+    """How far a change is that takes more than one wave; empty where none waits for its turn. `holders` are the
+    containers (`namespace/pod/container`) on the devices that are under way.
+    """
     if not waves.waiting:
         return ""
-    told = f"{waves.changed} of {count(waves.total, 'device')} are as wanted, at most {waves.limit} change at a time"
-    return f"{told}, {len(waves.waiting)} wait for their turn"
+    told = f"{waves.changed} of {count(waves.total, 'device')} as wanted, at most {waves.limit} at a time"
+    told = f"{told}, waiting for their turn: {len(waves.waiting)}"
+    pods = sorted({name.rpartition("/")[0] for name in holders})
+    if not pods:
+        return told
+    more = f" and {len(pods) - _PODS} more" if len(pods) > _PODS else ""
+    return f"{told}, until pods have ended: {', '.join(pods[:_PODS])}{more}"
 
 
 def describe_wait(wait: Wait, names: Names) -> str:  # noqa: PLR0911 - a table, one line per reason

@@ -79,7 +79,8 @@ def _mode(entry: AppliedGpu) -> str:
 def _of_config(snapshot: Snapshot) -> dict[str, str]:
     config = snapshot.config
     blobs = {
-        APPLIED: config.applied,
+        # A GPU of which nothing can be planned may be anything but what the document says.
+        APPLIED: None if snapshot.plan.refused else config.applied,
         ACCEPTED: config.desired,
         REJECTED: config.newest if config.violations else None,
     }

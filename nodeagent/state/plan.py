@@ -25,7 +25,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nodeagent.model.config import Contract
-from nodeagent.model.mps import MpsReason
+from nodeagent.model.mps import MpsReason, MpsStatus
 from nodeagent.model.plan import (
     Adopt,
     Advertise,
@@ -60,7 +60,7 @@ from nodeagent.state.invariants import verify
 from nodeagent.state.nodegpus import lost
 from nodeagent.state.observed import Observed
 from nodeagent.state.transition import Step, adopt, stay, transition
-from nodeagent.state.waves import Decision, Device, decide
+from nodeagent.state.waves import Decision, Device, Trouble, decide
 
 _ORDER: tuple[type[ShareAction], ...] = (
     Remember, Forget, Diagnose, Adopt, Fence, Drop, Release, Start, Restore, Advertise,
@@ -228,7 +228,7 @@ def _device(entry: AppliedGpu, known: _Known, desired: Desired, observed: Observ
     contract = want.contract if want is not None else None
     lacks = missing(contract, entry.gpu, observed.mps) if contract is not None else ""
     own = known.family.holdings(entry).own if observed.readable else entry.numbers
-    lingers = entry.gpu.uuid in observed.mps.daemons and not lacks
+    lingers = entry.gpu.uuid in observed.mps.daemons
     arriving = contract is not None and not entry.numbers and (entry.contract is not None or lingers)
     kept_by = None
     if refused:
@@ -237,7 +237,25 @@ def _device(entry: AppliedGpu, known: _Known, desired: Desired, observed: Observ
         kept_by = Wait(entry.gpu.uuid, WaitReason.DAEMON, entry.numbers, lacks)
     elif observed.unwritten:
         kept_by = Wait(entry.gpu.uuid, WaitReason.DISK, entry.numbers)
-    return Device(entry, want, own, kept_by, arriving)
+    trouble = None
+    if contract is not None and arriving:
+        trouble = _stuck_for(entry, contract, lacks, observed.mps)
+    elif entry.fault and entry.contract == contract:
+        trouble = Trouble.DOES_NOT_COME
+    return Device(entry, want, own, kept_by, arriving=arriving, trouble=trouble)
+
+
+def _stuck_for(entry: AppliedGpu, contract: Contract, lacks: str, mps: MpsStatus) -> Trouble | None:
+    """Why a GPU that offers nothing any more will not offer shares under this contract by itself."""
+    if mps.reason is MpsReason.PENDING:
+        return None
+    daemon = mps.daemons.get(entry.gpu.uuid)
+    if daemon is not None and (daemon.hindered or daemon.contract != contract):
+        # A daemon that has outlived its host goes when somebody ends it.
+        return Trouble.DOES_NOT_GO if daemon.hindered or mps.reason is not MpsReason.RUNNING else None
+    if contract.limits is None:
+        return Trouble.DOES_NOT_GO if lacks else None
+    return Trouble.DOES_NOT_COME if lacks or (daemon is not None and daemon.stuck) else None
 
 
 def _part(known: _Known, course: _Course) -> _Part:

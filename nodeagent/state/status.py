@@ -68,6 +68,7 @@ class Reason(StrEnum):
     EVENTS_FAILED = "Failed"
     # Registered
     ALL_REGISTERED = "AllRegistered"
+    NOTHING_TO_REGISTER = "NothingToRegister"
     KUBELET_ABSENT = "KubeletAbsent"
     FOREIGN_PLUGIN = "ForeignPlugin"
     # PodResourcesReady
@@ -311,6 +312,8 @@ def _registered(facts: Facts) -> Condition:
         names = ", ".join(sorted(facts.wanted))
         if facts.pods.reason is PodResourcesReason.KUBELET_ABSENT:
             return Condition("Registered", False, Reason.KUBELET_ABSENT, f"{names}: {facts.pods.message}")
+        if _held_up_by_mps(facts):
+            return Condition("Registered", True, Reason.NOTHING_TO_REGISTER, f"{names}: held up by MPS, see MpsReady")
         return Condition("Registered", False, Reason.PENDING, f"nothing is advertised yet of {names}")
     waiting = [status for status in facts.registrations if status.state is not RegistrationState.LIVE]
     if not waiting and facts.foreign:
@@ -333,6 +336,21 @@ def _registered(facts: Facts) -> Condition:
         for status in waiting
     )
     return Condition("Registered", False, reason, message)
+
+
+def _held_up_by_mps(facts: Facts) -> bool:
+    """Whether every GPU of which shares are wanted waits for something of MPS that somebody has to see to. What is not
+    known yet, or is about to be ready, is waited for.
+    """
+    mps = facts.mps
+    if mps.reason is MpsReason.PENDING:
+        return False
+    wants = facts.desired.wants if facts.desired is not None else {}
+    waits = {wait.uuid: wait for wait in facts.plan.waits if wait.reason is WaitReason.DAEMON}
+    unknown = wants.keys() - mps.means.keys() if mps.reason is MpsReason.RUNNING and mps.means is not None else set()
+    lacks = {uuid for uuid, wait in waits.items() if wait.detail} - unknown
+    stuck = {uuid for uuid, daemon in mps.daemons.items() if daemon.stuck and uuid in waits}
+    return all(want.contract is None or uuid in lacks | stuck for uuid, want in wants.items())
 
 
 _DAEMON = {

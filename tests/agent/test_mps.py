@@ -522,6 +522,20 @@ async def test_a_fresh_gpu_waits_for_a_host(node: MpsNode) -> None:
     await node.advertises({GPU: 6, MPS: 8})
 
 
+async def test_a_fresh_node_of_mps_alone_is_ready(node: MpsNode) -> None:
+    """Without a host there is nothing to register, and an agent that is not ready would not help: `MpsReady` says what
+    is missing. When the host comes the shares do.
+    """
+    node.commit(sharing(mps(4, "9Gi", 25)))
+    agent = await node.agent()
+    await eventually(lambda: agent.says("MpsReady").reason == "HostAbsent")
+    assert agent.says("Registered").reason == "NothingToRegister"
+    assert await agent.ready()
+    await node.host()
+    await node.advertises({MPS: 32}, within=30.0)
+    await eventually(lambda: agent.says("Registered").reason == "AllRegistered")
+
+
 async def test_with_spawn_the_wish_alone_starts_the_host(node: MpsNode) -> None:
     """No GPU has left what it is yet, so that nobody but the config asks for a host."""
     node.commit(time_sliced_but())

@@ -14,7 +14,7 @@ import pytest
 from nodeagent.cli import main
 from nodeagent.commands.preview import GpuPreview, Terms, preview
 from nodeagent.commands.rehearsal import Node
-from nodeagent.model.config import MIB, Contract, Document, Match, MpsTerms, Rule, SharingConfig
+from nodeagent.model.config import MIB, Contract, Document, Match, MaxUnavailable, MpsTerms, Rule, SharingConfig
 from nodeagent.model.inventory import Gpu
 from nodeagent.model.mps import DaemonState, MpsDaemon, MpsReason, MpsStatus
 from nodeagent.model.shares import Applied, AppliedGpu, share_id
@@ -220,9 +220,9 @@ def test_a_daemon_on_its_way_is_expected() -> None:
         assert (len(found.added), found.obstacle) == (4, "")
 
 
-def of_four(contract: Contract, shares: int, *held: str) -> Node:
-    """A node of four GPUs with these shares, of which those with the ids `held` are."""
-    gpus = tuple(gpu(index) for index in range(4))
+def of(gpus_there: int, contract: Contract, shares: int, *held: str) -> Node:
+    """A node of so many GPUs with these shares, of which those with the ids `held` are."""
+    gpus = tuple(gpu(index) for index in range(gpus_there))
     return Node(
         gpus=gpus,
         applied=Applied({one.uuid: AppliedGpu(one, contract, frozenset(range(shares))) for one in gpus}),
@@ -234,13 +234,21 @@ def of_four(contract: Contract, shares: int, *held: str) -> Node:
 
 def test_every_wave_is_foreseen() -> None:
     """What becomes of each GPU in the end, though they change one after the other: all that drain are named."""
-    on = of_four(SHARED, 4, *(f"{gpu(index).uuid}::0" for index in (0, 1, 3)))
+    on = of(4, SHARED, 4, *(f"{gpu(index).uuid}::0" for index in (0, 1, 3)))
     found = preview(resolve(want(WHOLE, 1), on.gpus), on)
     assert (found.at_a_time, found.moving) == (1, 4)
     assert [len(one.draining) for one in found.gpus] == [1, 1, 0, 1]
     assert [one.after for one in found.gpus] == [Terms(WHOLE, 1)] * 4
     assert [len(one.later) for one in found.gpus] == [1, 1, 0, 1]
     assert [(len(one.removed), len(one.kept)) for one in found.gpus] == [(3, 0), (3, 0), (4, 0), (3, 0)]
+
+
+def test_as_many_waves_as_there_are_gpus_are_foreseen() -> None:
+    """Thirty that change one at a time, half of them in use."""
+    on = of(30, SHARED, 4, *(f"{gpu(index).uuid}::0" for index in range(15)))
+    found = preview(resolve(replace(want(WHOLE, 1), max_unavailable=MaxUnavailable(number=1)), on.gpus), on)
+    assert (found.at_a_time, found.moving) == (1, 30)
+    assert [one.after for one in found.gpus] == [Terms(WHOLE, 1)] * 30
 
 
 def test_waves_are_said(tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:

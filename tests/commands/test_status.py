@@ -15,7 +15,7 @@ from nodeagent.commands.terminal import Terminal
 from nodeagent.model.config import Contract, Mode, MpsLimits, Stage
 from nodeagent.model.inventory import GpuHealth
 from nodeagent.model.mps import MpsReason, MpsStatus
-from nodeagent.model.plan import Plan, Wait, WaitReason
+from nodeagent.model.plan import Plan, Wait, WaitReason, Waves
 from nodeagent.model.shares import Applied
 from nodeagent.model.snapshot import ConfigState, Drift, DriftKind, Snapshot
 from nodeagent.report.status import to_json
@@ -55,6 +55,16 @@ last reload
     20 shares offered
 """
     )
+
+
+def test_how_far_a_change_is_and_for_whom_it_waits() -> None:
+    """Where not all GPUs change at once: how many have, how many still have to, and the pods that have to end first."""
+    on = [gpu_status(gpu(0), "dd"), gpu_status(gpu(1), "hf"), gpu_status(gpu(2), "ff"), gpu_status(gpu(3), "h")]
+    waves = Waves(4, 1, 1, (gpu(0).uuid,), (gpu(1).uuid, gpu(2).uuid))
+    waits = (Wait(gpu(0).uuid, WaitReason.PODS, frozenset({0, 1})), Wait(gpu(1).uuid, WaitReason.WAVE))
+    text = " ".join(told(builders.snapshot(*on, plan=Plan(waits=waits, waves=waves))).split())
+    said = "1 of 4 devices as wanted, at most 1 at a time, waiting for their turn: 2, until pods have ended: team-a/"
+    assert said in text
 
 
 def test_all_that_is_wrong_is_told() -> None:

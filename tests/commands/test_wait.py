@@ -11,6 +11,7 @@ import pytest
 
 from nodeagent.cli import main
 from nodeagent.commands.wait import Verdict, judge
+from nodeagent.model.plan import Plan, Refusal
 from nodeagent.model.snapshot import ConfigState, Snapshot
 from nodeagent.report.status import to_json
 from tests.commands.conftest import Serve, nodeagent
@@ -43,6 +44,19 @@ def test_accepted_is_enough_unless_more_is_asked_for() -> None:
 def test_an_earlier_time_does_not_count() -> None:
     """A -> B -> A: that A was applied before B is no answer while the second A is on its way."""
     assert verdict(state(observed_generation=1), GOOD.git_blob, applied=True)[0] is Verdict.NOT_YET
+
+
+def test_a_gpu_that_cannot_be_planned_for_is_not_as_the_document_says() -> None:
+    """Whatever was applied before; that the document is accepted is as true as ever."""
+    refused = replace(
+        builders.snapshot(builders.gpu_status(builders.gpu(0), "ff")),
+        config=state().config,
+        plan=Plan(refused=(Refusal(builders.gpu(0).uuid, "broken"),)),
+    )
+    said, message = verdict(refused, GOOD.git_blob, applied=True)
+    assert said is Verdict.NOT_YET
+    assert "not applied yet: GPU 0 cannot be planned for: broken" in message
+    assert verdict(refused, GOOD.git_blob)[0] is Verdict.YES
 
 
 def test_what_it_waits_for_is_told() -> None:

@@ -246,7 +246,8 @@ class Agent:
         self._examine_verdicts(before, load, cut)
         if cut is None:
             self._examine_lists()
-            self.disk.lost &= self.looks.status.reason is not PodResourcesReason.LISTED
+            # What is taken over is remembered by the next agent when it has been written.
+            self.disk.lost &= self.looks.status.reason is not PodResourcesReason.LISTED or not self.disk.writable
         return self.plan
 
     def looks_ahead(self) -> Observed:
@@ -295,6 +296,7 @@ class Agent:
         # What a disk that cannot be written holds up is planned, and not done.
         shares = [one for one in share_actions(made.actions) if self.disk.writable or isinstance(one, SAFE_UNWRITTEN)]
         after = perform(view.applied, shares, view.now)
+        self._forget_most(view.applied)
         self._note_most(view.applied)
         self._note_most(after)
         really = self.kubelet.held()
@@ -318,7 +320,8 @@ class Agent:
             known = [key for key in view.held if key[1].partition("::")[0] == uuid]
             in_place = (
                 want is not None
-                and (entry.contract, len(entry.numbers), bool(entry.fences)) == (want.contract, want.count, False)
+                and (entry.contract, len(entry.numbers)) == (want.contract, want.count)
+                and not (entry.fences or entry.leaving)
                 and holdings(entry, known).own <= entry.numbers
                 and not (known and entry.contract is None)
                 and not view.lists(holdings(entry, known).others)
@@ -349,10 +352,14 @@ class Agent:
             assert not any(share.partition("::")[0] == uuid for share in told), "a daemon leaves before its shares"
             assert not any(key[1].partition("::")[0] == uuid for key in self.known()), "a daemon leaves that a pod has"
 
+    def _forget_most(self, applied: Applied) -> None:
+        """What was to be under contracts that have ended. What a plan ends may go on, where it is done in part."""
+        contracts = {uuid: entry.contract for uuid, entry in applied.gpus.items()}
+        self.most = {key: count for key, count in self.most.items() if contracts.get(key[0], key[1]) == key[1]}
+
     def _note_most(self, applied: Applied) -> None:
         """How many shares a GPU was ever to have, under its contract."""
         for uuid, entry in applied.gpus.items():
-            self.most = {key: count for key, count in self.most.items() if key[0] != uuid or key[1] == entry.contract}
             if entry.contract is not None:
                 key = uuid, entry.contract
                 adopted = holdings(entry, (one for one in self.known() if one[1].partition("::")[0] == uuid)).own

@@ -21,12 +21,15 @@ TURNED_OUT = (DaemonState.READY, DaemonState.OCCUPIED, DaemonState.FAILED)
 
 @dataclass
 class ModelDaemon:
-    """What is true of one daemon. `dead`: its process has ended, and the host has not taken note of it."""
+    """What is true of one daemon. `dead`: its process has ended, and the host has not taken note of it. `hindered`: it
+    cannot be ended.
+    """
 
     contract: Contract
     state: DaemonState = DaemonState.STARTING
     dead: bool = False
     altered: str = ""
+    hindered: bool = False
 
     @property
     def ready(self) -> bool:
@@ -80,7 +83,7 @@ class ModelHost:
     def moves(self, uuid: str, outcome: DaemonState = DaemonState.READY) -> None:
         """One step of one daemon; `outcome` is what becomes of a start."""
         one = self.daemons.get(uuid)
-        if one is None or not self.present:
+        if one is None or not self.present or (one.state is DaemonState.STOPPING and one.hindered):
             return
         if one.state is DaemonState.STOPPING:
             del self.daemons[uuid]
@@ -186,4 +189,5 @@ class ModelView:
             return MpsDaemon(uuid, contract, DaemonState.READY, altered=one.altered)
         if state is DaemonState.READY:
             return MpsDaemon(uuid, contract, DaemonState.FAILED, "it does not answer")
-        return MpsDaemon(uuid, contract, state, f"it is {state.value}")
+        hindered = one is not None and one.hindered and state is DaemonState.STOPPING
+        return MpsDaemon(uuid, contract, state, f"it is {state.value}", hindered=hindered)

@@ -8,7 +8,7 @@ import pytest
 
 from nodeagent.model.config import Contract, MaxUnavailable, Mode, Rule, SharingConfig
 from nodeagent.model.inventory import GpuHealth, InventoryReason
-from nodeagent.model.mps import MpsReason
+from nodeagent.model.mps import DaemonState, MpsReason
 from nodeagent.model.plan import WaitReason
 from nodeagent.model.shares import AppliedGpu
 from tests.loop.agent import Agent
@@ -299,6 +299,187 @@ def test_a_daemon_that_does_not_become_ready_holds_the_change_up() -> None:
     assert sum(found.kubelet.views[make.SHARED].values()) == 24
 
 
+@pytest.mark.parametrize("state", [DaemonState.FAILED, DaemonState.OCCUPIED])
+def test_a_daemon_that_does_not_work_holds_up_no_other_contract(state: DaemonState) -> None:
+    """A GPU whose old shares have gone and whose daemon does not come is stuck: the others change, to the last one."""
+    found = node(make.sliced(4), gpus=4)
+    found.host.works = lambda: only_reaches(found, state)  # type: ignore[method-assign]
+    change(found, make.mps(4, 0), whole(1, 2, 3))
+    found.works(60)
+    assert modes(found) == {0: Mode.MPS, **dict.fromkeys((1, 2, 3), Mode.EXCLUSIVE)}
+    assert waits(found) == {0: WaitReason.DAEMON}
+    assert found.kubelet.least[make.SHARED] >= 1
+
+
+def only_reaches(found: World, state: DaemonState) -> None:
+    """The host takes its wishes in; no daemon becomes more than this."""
+    found.host.reads()
+    for uuid, daemon in list(found.host.daemons.items()):
+        if daemon.state is not state:
+            found.host.moves(uuid, state)
+
+
+def test_a_host_that_goes_in_the_middle_holds_up_no_other_contract() -> None:
+    """Two GPUs fill the wave, and what they need goes away after they have left: the other six change."""
+    found = node(make.sliced(4))
+    change(found, make.mps(4, 0, 1), whole(*range(2, 8)))
+    while not found.host.daemons:
+        found.works(1)
+        found.host.reads()
+    found.host.dies()
+    found.works(60)
+    assert [modes(found)[index] for index in range(2, 8)] == [Mode.EXCLUSIVE] * 6
+    assert set(waits(found).values()) <= {WaitReason.DAEMON}
+    found.host.returns()
+    found.rests()
+    assert found.agent.plan.converged
+
+
+def test_a_daemon_that_does_not_leave_holds_up_no_other_gpu() -> None:
+    """A GPU leaves MPS and its daemon cannot be ended: it alone waits, under whatever contract it is to be."""
+    found = node(make.mps(4, 0), make.sliced(4, 1, 2, 3), gpus=4)
+    found.host.daemons["GPU-0"].hindered = True
+    change(found, whole())
+    found.works(60)
+    assert [modes(found)[index] for index in (1, 2, 3)] == [Mode.EXCLUSIVE] * 3
+    assert not found.agent.applied.gpus["GPU-0"].numbers
+    found.host.daemons["GPU-0"].hindered = False
+    found.rests()
+    assert modes(found)[0] is Mode.EXCLUSIVE
+
+
+def test_a_daemon_that_is_held_up_says_nothing_of_its_contract() -> None:
+    """One GPU's daemon is kept out by processes of others: the same contract is taken by all the others."""
+    found = node(make.sliced(4), gpus=4)
+
+    def works() -> None:
+        found.host.reads()
+        for uuid in [*found.host.daemons] * 2:
+            outcome = DaemonState.OCCUPIED if uuid == "GPU-0" else DaemonState.READY
+            if (daemon := found.host.daemons.get(uuid)) is not None and daemon.state is not outcome:
+                found.host.moves(uuid, outcome)
+
+    found.host.works = works  # type: ignore[method-assign]
+    change(found, make.mps(4, resource=make.SHARED))
+    found.works(60)
+    assert set(modes(found).values()) == {Mode.MPS}
+    assert waits(found) == {0: WaitReason.DAEMON}
+
+
+EVERYWHERE = [
+    pytest.param([make.mps(4, resource=make.SHARED)], id="one name"),
+    pytest.param([make.mps(4, 2 * n, 2 * n + 1, resource=f"example.com/m{n}") for n in range(4)], id="four names"),
+]
+
+
+@pytest.mark.parametrize("state", [DaemonState.FAILED, DaemonState.OCCUPIED])
+@pytest.mark.parametrize("rules", EVERYWHERE)
+def test_mps_that_works_nowhere_takes_one_gpu_more_than_a_wave(rules: list[Rule], state: DaemonState) -> None:
+    """A daemon that does not come says something of all that are still to come, whatever their contract."""
+    found = node(make.sliced(4))
+    found.host.works = lambda: only_reaches(found, state)  # type: ignore[method-assign]
+    change(found, *rules)
+    found.works(80)
+    assert list(modes(found).values()).count(Mode.TIME_SLICED) == 5
+    assert found.kubelet.least[make.SHARED] == 20
+
+
+def test_mps_that_works_on_half_of_the_gpus_takes_one_more_than_a_wave_of_the_others() -> None:
+    """That it works on some is no reason to try it on all that are left."""
+    found = node(make.sliced(4), gpus=16)
+
+    def works() -> None:
+        found.host.reads()
+        for uuid in [*found.host.daemons] * 2:
+            outcome = DaemonState.READY if int(uuid.removeprefix("GPU-")) < 8 else DaemonState.FAILED
+            if (daemon := found.host.daemons.get(uuid)) is not None and daemon.state is not outcome:
+                found.host.moves(uuid, outcome)
+
+    found.host.works = works  # type: ignore[method-assign]
+    change(found, make.mps(4, resource=make.SHARED))
+    found.works(200)
+    assert list(modes(found).values()).count(Mode.TIME_SLICED) == 3
+    assert sum(found.kubelet.views[make.SHARED].values()) == 4 * (8 + 3)
+
+
+@pytest.mark.parametrize("state", [DaemonState.FAILED, DaemonState.OCCUPIED])
+@pytest.mark.parametrize("at_most", ["25%", "100%"])
+def test_the_last_of_a_name_does_not_follow_one_that_failed(at_most: str, state: DaemonState) -> None:
+    """What happened to the other GPU of the name would happen to it, and the name would be at zero."""
+    found = node(make.sliced(4, 0, 1), make.whole(resource="example.com/whole"))
+    found.host.works = lambda: only_reaches(found, state)  # type: ignore[method-assign]
+    change(found, make.mps(4, 0, 1, resource=make.SHARED), make.whole(), at_most=at_most)
+    found.works(80)
+    assert found.kubelet.least[make.SHARED] == 4
+    assert waits(found) == {0: WaitReason.DAEMON, 1: WaitReason.LAST}
+    assert [modes(found)[index] for index in range(2, 8)] == [Mode.EXCLUSIVE] * 6
+
+
+def test_daemons_that_cannot_be_ended_keep_the_others_from_being_ended() -> None:
+    """One GPU more than a wave has left MPS, and waits; the others go on under it, and so do those that stay."""
+    found = node(make.mps(4))
+    for daemon in found.host.daemons.values():
+        daemon.hindered = True
+    change(found, make.mps(4, 0, 1), make.whole(*range(2, 8)))
+    found.works(80)
+    assert sum(found.kubelet.views[make.MPS].values()) == 4 * (2 + 3)
+
+
+def test_a_daemon_that_fails_keeps_nobody_under_mps() -> None:
+    """GPU 0 stays under MPS, where its daemon fails: the others leave MPS."""
+    found = node(make.mps(4), gpus=4)
+    found.host.works = lambda: failing_first(found)  # type: ignore[method-assign]
+    found.host.daemons["GPU-0"].state = DaemonState.FAILED
+    change(found, make.mps(4, 0), make.whole(1, 2, 3))
+    found.works(80)
+    assert modes(found) == {0: Mode.MPS, **dict.fromkeys((1, 2, 3), Mode.EXCLUSIVE)}
+
+
+def failing_first(found: World) -> None:
+    """The host does what it can, but for the daemon of GPU 0, which has failed."""
+    found.host.reads()
+    for uuid in [*found.host.daemons] * 3:
+        if uuid != "GPU-0":
+            found.host.moves(uuid)
+
+
+def test_a_daemon_that_cannot_be_ended_keeps_nobody_from_mps() -> None:
+    """GPU 0 is to leave MPS and cannot: the others come under it."""
+    found = node(make.mps(4, 0), make.sliced(4, 1, 2, 3), gpus=4)
+    found.host.daemons["GPU-0"].hindered = True
+    change(found, make.whole(0), make.mps(4, 1, 2, 3))
+    found.works(80)
+    assert [modes(found)[index] for index in (1, 2, 3)] == [Mode.MPS] * 3
+
+
+def test_a_host_that_is_gone_lets_no_more_than_a_wave_and_one_leave_its_daemons() -> None:
+    """Nobody ends them: what has left waits, the others stay as good as they were, and go on when there is a host."""
+    found = node(make.mps(4))
+    found.host.dies()
+    found.agent.daemons.looks()
+    change(found, make.mps(4, 0, 1), make.whole(*range(2, 8)))
+    found.works(60)
+    assert sum(found.kubelet.views[make.MPS].values()) == 4 * (2 + 3)
+    found.host.returns()
+    found.rests()
+    assert found.agent.plan.converged
+
+
+def test_a_swap_waits_for_no_gpu_that_is_stuck() -> None:
+    """Two GPUs swap their names; a third is to have one of these, after a fourth whose daemon cannot be ended."""
+    x, y, z = (f"example.com/{name}" for name in "xyz")
+    found = node(make.sliced(4, 0, resource=x), make.sliced(4, 1, resource=y), make.mps(4, 2, 3), gpus=4)
+    found.host.daemons["GPU-2"].hindered = True
+    new = make.sliced(4, 0, resource=y), make.sliced(4, 1, 3, resource=x), make.sliced(4, 2, resource=z)
+    change(found, *new)
+    found.works(80)
+    assert {uuid: entry.contract.resource for uuid, entry in found.agent.applied.gpus.items() if entry.contract} == {
+        "GPU-0": y,
+        "GPU-1": x,
+        "GPU-3": x,
+    }
+
+
 def test_a_withheld_gpu_is_not_the_last_of_its_name_while_another_is_to_take_it_over() -> None:
     """Nothing is to replace what is withheld, but its name."""
     found = node(make.sliced(4, 0), make.whole(1, resource="example.com/whole"), gpus=2)
@@ -414,6 +595,52 @@ def test_who_takes_a_name_over_is_waited_for() -> None:
     assert found.kubelet.least[make.SHARED] == 4
 
 
+def test_who_takes_a_name_over_may_have_to_wait_for_its_turn() -> None:
+    """The last GPU of a name stays until another one offers it, though that drains only after a third one has."""
+    names = ["example.com/x", "example.com/w", "example.com/z"]
+    found = node(*(make.sliced(4, index, resource=name) for index, name in enumerate(names)), gpus=3)
+    first = pod(found, names[1], "GPU-1::0")
+    second = pod(found, names[2], "GPU-2::0", "GPU-2::1")
+    new = ["example.com/y", "example.com/v", "example.com/x"]
+    change(found, *(make.sliced(4, index, resource=name) for index, name in enumerate(new)))
+    found.works(20)
+    assert waits(found) == {0: WaitReason.LAST, 1: WaitReason.PODS, 2: WaitReason.WAVE}
+    ends(found, first)
+    found.works(20)
+    assert waits(found) == {0: WaitReason.LAST, 2: WaitReason.PODS}
+    ends(found, second)
+    found.rests()
+    assert found.agent.plan.converged
+    assert found.kubelet.least[names[0]] >= 4
+
+
+def test_who_takes_a_name_over_may_have_to_wait_for_the_next_of_its_own() -> None:
+    """A chain: each stays until the one before it has come, and the first of them waits for its turn."""
+    names = ["example.com/x", "example.com/z", "example.com/w", "example.com/u"]
+    found = node(*(make.sliced(4, index, resource=name) for index, name in enumerate(names)), gpus=4)
+    pods = [pod(found, names[3], "GPU-3::0"), pod(found, names[2], "GPU-2::0", "GPU-2::1")]
+    new = ["example.com/y", "example.com/x", "example.com/z", "example.com/t"]
+    change(found, *(make.sliced(4, index, resource=name) for index, name in enumerate(new)))
+    found.works(20)
+    assert waits(found) == {0: WaitReason.LAST, 1: WaitReason.LAST, 2: WaitReason.WAVE, 3: WaitReason.PODS}
+    for uid in pods:
+        ends(found, uid)
+        found.works(20)
+    found.rests()
+    assert found.agent.plan.converged
+    assert min(found.kubelet.least[name] for name in names[:2]) >= 4
+
+
+def test_a_ring_of_names_is_made() -> None:
+    """Each GPU is to have the name of the next: one goes all the same, and the others in their turn."""
+    names = ["example.com/x", "example.com/y", "example.com/z"]
+    found = node(*(make.sliced(4, index, resource=name) for index, name in enumerate(names)), gpus=3)
+    change(found, *(make.sliced(4, index, resource=names[index - 1]) for index in range(3)))
+    found.rests()
+    assert found.agent.plan.converged
+    assert sorted(found.kubelet.least[name] for name in names) == [0, 4, 4]
+
+
 def test_a_name_that_nobody_else_will_offer_waits_for_no_drain() -> None:
     """Each GPU has a name of its own: one that drains holds up no free one."""
     names = [f"example.com/team{index}" for index in range(4)]
@@ -429,7 +656,7 @@ def test_a_name_that_nobody_else_will_offer_waits_for_no_drain() -> None:
 
 
 def test_daemons_that_fail_everywhere_end_the_change() -> None:
-    """A contract whose daemons fail as soon as they are ready takes no more GPUs than two waves."""
+    """A contract whose daemons fail as soon as they are ready takes no more GPUs than two waves and one."""
     found = node(make.sliced(4))
     change(found, make.mps(4, resource=make.SHARED))
     for _ in range(60):
@@ -441,7 +668,7 @@ def test_daemons_that_fail_everywhere_end_the_change() -> None:
         for uuid in list(found.host.daemons):
             if not found.agent.applied.gpus[uuid].numbers:
                 found.host.moves(uuid)
-    assert list(modes(found).values()).count(Mode.TIME_SLICED) >= 4
+    assert list(modes(found).values()).count(Mode.TIME_SLICED) >= 3
 
 
 def test_a_gpu_with_mig_enabled_offers_nothing_that_others_could_leave_for() -> None:

@@ -13,6 +13,7 @@ import pytest
 from nodeagent.model.config import THROUGH_MIG
 from nodeagent.model.inventory import Inventory
 from nodeagent.model.mps import DaemonState, MpsDaemon, MpsReason, MpsStatus
+from nodeagent.model.plan import Plan, Wait, WaitReason, Waves
 from nodeagent.model.snapshot import ConfigState, Snapshot
 from nodeagent.report.markup import Html, fill
 from nodeagent.report.page import page
@@ -200,6 +201,17 @@ def test_a_gpu_names_the_pods_that_have_shares_of_it() -> None:
     crowded = Reader(page(builders.snapshot(builders.gpu_status(builders.gpu(0), "h" * 30)), NOW)).text
     assert "team-a/worker-0-11, 18 pods more " in crowded
     assert "held by" not in Reader(page(builders.snapshot(), NOW)).text.replace("held by a pod", "")
+
+
+def test_a_change_in_waves_says_how_far_it_is() -> None:
+    """And the first few of the pods that have to end before it goes on."""
+    on = [builders.gpu_status(builders.gpu(index), states) for index, states in enumerate(("hhhhd", "ff"))]
+    waves = Waves(2, 0, 1, (builders.gpu(0).uuid,), (builders.gpu(1).uuid,))
+    plan = Plan(waits=(Wait(builders.gpu(1).uuid, WaitReason.WAVE),), waves=waves)
+    text = Reader(page(builders.snapshot(*on, plan=plan), NOW)).text
+    said = "0 of 2 devices as wanted, at most 1 at a time, waiting for their turn: 1, until pods have ended: team-a/"
+    assert said in text
+    assert "team-a/worker-0-2 and 2 more" in text
 
 
 def test_labels_that_cannot_be_written_are_a_fault() -> None:

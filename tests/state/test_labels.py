@@ -284,6 +284,11 @@ class TestState:
         """What cannot be planned is not applied, whatever was applied before."""
         refused = replace(one_gpu().snapshot(), plan=Plan(refused=(Refusal("GPU-0", "broken"),)))
         assert labels(refused)["nodeagent.io/config.state"] == "degraded"
+        assert "nodeagent.io/config.blob" not in labels(refused)
+        assert (
+            labels(refused)["nodeagent.io/config.accepted-blob"]
+            == labels(one_gpu().snapshot())["nodeagent.io/config.blob"]
+        )
 
     def test_hardware(self) -> None:
         """A GPU that is not healthy degrades the node."""

@@ -16,7 +16,7 @@ from nodeagent.model.kubelet import (
     RegistrationStatus,
     SharedTwice,
 )
-from nodeagent.model.mps import DaemonState, MpsReason, MpsStatus
+from nodeagent.model.mps import DaemonState, MpsDaemon, MpsReason, MpsStatus
 from nodeagent.model.plan import Plan, Refusal, Wait, WaitReason
 from nodeagent.model.shares import AppliedGpu, ShareState
 from nodeagent.model.snapshot import Condition, ConfigState, DocumentInfo, GpuStatus
@@ -200,6 +200,33 @@ def test_nothing_registered_is_not_all_registered(pods: PodResourcesStatus, reas
     assert condition(facts, "Registered").reason is reason
     assert not condition(facts, "Ready").status
     assert condition(replace(facts, desired=None), "Registered").status
+
+
+@pytest.mark.parametrize(
+    ("mps", "wait", "daemons", "status"),
+    [
+        (MpsReason.ABSENT, "no host runs", {}, True),
+        (MpsReason.PENDING, "not looked for yet", {}, False),
+        (MpsReason.RUNNING, "not said yet", {}, False),
+        (MpsReason.RUNNING, "", {"GPU-0": DaemonState.FAILED}, True),
+        (MpsReason.RUNNING, "", {"GPU-0": DaemonState.STARTING}, False),
+        (MpsReason.RUNNING, None, {}, False),
+    ],
+    ids=["no host", "not known", "not known of this GPU", "a daemon fails", "a daemon starts", "something else"],
+)
+def test_what_mps_holds_up_is_not_to_be_registered(
+    mps: MpsReason, wait: str | None, daemons: dict[str, DaemonState], status: bool
+) -> None:
+    """Where MPS alone, of which `MpsReady` speaks, keeps all GPUs from offering anything, the agent is as ready as it
+    will be: its readiness is no reason to stop a rollout, or to restart it. A daemon that starts is waited for.
+    """
+    waits = (Wait("GPU-0", WaitReason.DAEMON, detail=wait),) if wait is not None else ()
+    there = {uuid: MpsDaemon(uuid, make.QUARTER, state) for uuid, state in daemons.items()}
+    wanted = make.wanted((make.gpu(0), make.gpu(1)), make.mps(4, 0), make.withheld(1))
+    told = MpsStatus(mps, daemons=there, means={})
+    facts = replace(WELL, registrations=(), desired=wanted, mps=told, plan=Plan(waits=waits))
+    assert condition(facts, "Registered").status is status
+    assert condition(facts, "Ready").status is status
 
 
 UNDER = make.applied(
