@@ -110,12 +110,19 @@ def _hosted(observed: Observed) -> Observed:
         return observed
     kept = {
         uuid: replace(daemon, contract=contract)
-        if (daemon := mps.daemons.get(uuid)) is not None and daemon.stuck
+        if (daemon := mps.daemons.get(uuid)) is not None and daemon.stuck and not daemon.hindered
         else MpsDaemon(uuid, contract, DaemonState.READY)
         for uuid, contract in daemons(observed.applied, {}).items()
     }
-    staying = {uuid: daemon for uuid, daemon in mps.daemons.items() if daemon.hindered}
-    return replace(observed, mps=replace(mps, daemons=staying | kept))
+    # One that cannot be ended is where it is until its own contract is wanted again.
+    staying = {
+        uuid: daemon for uuid, daemon in mps.daemons.items() if daemon.hindered and kept.get(uuid) != _well(daemon)
+    }
+    return replace(observed, mps=replace(mps, daemons=kept | staying))
+
+
+def _well(daemon: MpsDaemon) -> MpsDaemon:
+    return MpsDaemon(daemon.uuid, daemon.contract, DaemonState.READY)
 
 
 def with_host(observed: Observed) -> Observed:

@@ -142,7 +142,7 @@ def describe_wait(wait: Wait, names: Names) -> str:  # noqa: PLR0911 - a table, 
         case WaitReason.MIG:
             return f"{gpu}: waiting for what is on the list of the same GPU, whole or by MIG device, to leave it"
         case WaitReason.WAVE:
-            return f"{gpu}: waiting for its turn: as many devices as may be unavailable at a time are on their way"
+            return f"{gpu}: waiting for its turn: as many devices as may be unavailable at a time are"
         case WaitReason.LAST:
             return f"{gpu}: waiting until another device offers its resource, which nothing else does"
         case WaitReason.DISK:

@@ -228,8 +228,9 @@ def _device(entry: AppliedGpu, known: _Known, desired: Desired, observed: Observ
     contract = want.contract if want is not None else None
     lacks = missing(contract, entry.gpu, observed.mps) if contract is not None else ""
     own = known.family.holdings(entry).own if observed.readable else entry.numbers
-    lingers = entry.gpu.uuid in observed.mps.daemons
-    arriving = contract is not None and not entry.numbers and (entry.contract is not None or lingers)
+    lingers = entry.gpu.uuid in observed.mps.daemons or entry.gpu.uuid in observed.mps.left_modes
+    between = not entry.numbers and (entry.contract is not None or lingers)
+    arriving = contract is not None and between and not refused
     kept_by = None
     if refused:
         kept_by = Wait(entry.gpu.uuid, WaitReason.WAVE, entry.numbers)

@@ -339,18 +339,24 @@ def _registered(facts: Facts) -> Condition:
 
 
 def _held_up_by_mps(facts: Facts) -> bool:
-    """Whether every GPU of which shares are wanted waits for something of MPS that somebody has to see to. What is not
-    known yet, or is about to be ready, is waited for.
+    """Whether every GPU of which shares are wanted waits for something of MPS that somebody has to see to. Nobody waits
+    for GPUs that are lost or ill.
     """
-    mps = facts.mps
+    applied, wants = facts.applied.gpus, facts.desired.wants if facts.desired is not None else {}
+    awaited = [uuid for uuid, want in wants.items() if want.contract is not None]
+    awaited = [uuid for uuid in awaited if uuid not in applied or applied[uuid].well]
+    waits = {wait.uuid: wait.detail for wait in facts.plan.waits if wait.reason is WaitReason.DAEMON}
+    return bool(awaited) and all(uuid in waits and _is_held_up(uuid, waits[uuid], facts.mps) for uuid in awaited)
+
+
+def _is_held_up(uuid: str, detail: str, mps: MpsStatus) -> bool:
+    """Whether a wait for something of MPS does not end by itself. What is not known yet will be."""
     if mps.reason is MpsReason.PENDING:
         return False
-    wants = facts.desired.wants if facts.desired is not None else {}
-    waits = {wait.uuid: wait for wait in facts.plan.waits if wait.reason is WaitReason.DAEMON}
-    unknown = wants.keys() - mps.means.keys() if mps.reason is MpsReason.RUNNING and mps.means is not None else set()
-    lacks = {uuid for uuid, wait in waits.items() if wait.detail} - unknown
-    stuck = {uuid for uuid, daemon in mps.daemons.items() if daemon.stuck and uuid in waits}
-    return all(want.contract is None or uuid in lacks | stuck for uuid, want in wants.items())
+    if mps.reason is MpsReason.RUNNING and (daemon := mps.daemons.get(uuid)) is not None:
+        return daemon.stuck
+    unknown = mps.reason is MpsReason.RUNNING and mps.means is not None and uuid not in mps.means
+    return bool(detail) and not unknown
 
 
 _DAEMON = {

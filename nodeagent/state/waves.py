@@ -11,7 +11,7 @@ A GPU that changes its contract offers nothing between the old one and the new o
 - Nor does one that is stuck between two contracts, since its daemon does not become ready, or one that must go does
   not. But it counts for those that might end as it did: that are to take a contract under MPS, or to leave one. Where
   that leaves no room one more goes, as a test: one GPU's trouble holds up no other, and a change that works nowhere
-  ends with one device more than may be unavailable.
+  ends with one device more than may be unavailable, of each of the two kinds.
 - The last device that offers a resource name which is still wanted leaves only when another one offers that name. Where
   nothing that could is on its way, or waits for its turn, it leaves all the same, in its turn: with one GPU, or where
   two swap their names.
@@ -218,13 +218,13 @@ class _Turn:
             return False
         if any(other.wants == one.name for other in self._warnings(one)):
             return False
-        return any(other.can_come and other.wants == one.name for other in self._devices)
+        return any(other.can_come and other.wants == one.name and not self._is_warned(other) for other in self._devices)
 
     def _expected(self, waiting: Collection[tuple[Device, WaitReason]]) -> set[str]:
         """The names that will be offered sooner or later, also if none goes that is the last of its name."""
         found = set(self._coming)
         found |= {one.wants for one, reason in waiting if reason is WaitReason.WAVE and not self._is_warned(one)}
-        last = [one for one, reason in waiting if reason is WaitReason.LAST]
+        last = [one for one, reason in waiting if reason is WaitReason.LAST and not self._is_warned(one)]
         while followed := [one for one in last if one.name in found]:
             found |= {one.wants for one in followed}
             last = [one for one in last if one.name not in found]

@@ -20,6 +20,7 @@ from nodeagent.model.mps import DaemonState, MpsDaemon, MpsReason, MpsStatus
 from nodeagent.model.shares import Applied, AppliedGpu, share_id
 from nodeagent.model.snapshot import ChangeClass
 from nodeagent.report.status import to_json
+from nodeagent.report.status_reader import applied_from_status, mps_from_status
 from nodeagent.state.desired import resolve
 from nodeagent.store.state_dir import StateDir, boot_id
 from tests.commands.conftest import H100X8, NVIDIAS, SHARED_BY_TEN, WRONG_TWICE, Serve, config_map, nodeagent
@@ -207,6 +208,18 @@ def test_a_daemon_in_trouble_stays_in_trouble(wanted: Contract) -> None:
     found = foresee(want(wanted, 4), replace(on, mps=replace(on.mps, daemons={daemon.uuid: daemon})))
     assert (found.obstacle, len(found.later)) == ("its MPS daemon: held by process 4242 (python)", 4)
     assert nothing(found.added, found.removed)
+
+
+@pytest.mark.parametrize(("wanted", "shares"), [(WHOLE, 0), (SMALL, 0), (MPS, 4)])
+def test_a_daemon_that_cannot_be_ended_is_in_the_way(wanted: Contract, shares: int) -> None:
+    """Of all but its own contract; a node says so, and what is read of it is played."""
+    daemon = replace(mps_daemon(0, DaemonState.STOPPING, "cannot be ended"), hindered=True)
+    one = gpu_status(gpu(0), "", wanted=None, contract=None, daemon=daemon)
+    mps = MpsStatus(MpsReason.RUNNING, daemons={daemon.uuid: daemon})
+    status: dict[str, object] = json.loads(json.dumps(to_json(builders.snapshot(one, mps=mps))))
+    applied, _ = applied_from_status(status)
+    found = foresee(want(wanted, max(shares, 1)), Node((gpu(0),), applied, mps=mps_from_status(status)))
+    assert (len(found.added), bool(found.obstacle)) == (shares, not shares)
 
 
 def test_a_daemon_on_its_way_is_expected() -> None:

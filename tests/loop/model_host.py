@@ -83,9 +83,12 @@ class ModelHost:
     def moves(self, uuid: str, outcome: DaemonState = DaemonState.READY) -> None:
         """One step of one daemon; `outcome` is what becomes of a start."""
         one = self.daemons.get(uuid)
-        if one is None or not self.present or (one.state is DaemonState.STOPPING and one.hindered):
+        if one is None or not self.present:
             return
-        if one.state is DaemonState.STOPPING:
+        if one.state is DaemonState.STOPPING and one.hindered:
+            # Wanted as it is it need not be ended.
+            one.state = DaemonState.STARTING if self.wishes.get(uuid) == one.contract else one.state
+        elif one.state is DaemonState.STOPPING:
             del self.daemons[uuid]
             if (contract := self.wishes.get(uuid)) is not None:
                 self.daemons[uuid] = ModelDaemon(contract)

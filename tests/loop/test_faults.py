@@ -9,6 +9,7 @@ from typing import NoReturn
 from nodeagent.model.config import Match, Rule
 from nodeagent.model.inventory import Gpu, GpuHealth
 from nodeagent.model.kubelet import CheckpointEntry
+from nodeagent.model.mps import DaemonState
 from nodeagent.model.plan import Fence, Plan
 from nodeagent.model.shares import AppliedGpu
 from nodeagent.state.plan import plan
@@ -120,6 +121,18 @@ def test_a_refused_gpu_takes_nobodys_turn() -> None:
     gpus = tuple(make.gpu(index) for index in range(4))
     view = replace(make.seen(have), gpus=gpus, applied=make.applied(broken, *have.ordered()))
     made = plan(make.wanted(gpus, make.whole()), view)
+    assert [one.uuid for one in made.refused] == ["GPU-0"]
+    assert [one.uuid for one in made.actions if isinstance(one, Fence)] == ["GPU-1"]
+
+
+def test_a_refused_gpu_between_two_contracts_takes_nobodys_turn() -> None:
+    """Its old shares have gone and its daemon is on its way, but nothing of it is planned: the others go on."""
+    broken = AppliedGpu(make.gpu(0), make.QUARTER, frozenset(), Broken())
+    have = make.applied(*(make.entry(index, make.SLICED, range(2)) for index in (1, 2, 3)))
+    gpus = tuple(make.gpu(index) for index in range(4))
+    mps = make.host(make.daemon(0, state=DaemonState.STARTING))
+    view = replace(make.seen(have), gpus=gpus, applied=make.applied(broken, *have.ordered()), mps=mps)
+    made = plan(make.wanted(gpus, make.mps(4, 0), make.whole()), view)
     assert [one.uuid for one in made.refused] == ["GPU-0"]
     assert [one.uuid for one in made.actions if isinstance(one, Fence)] == ["GPU-1"]
 

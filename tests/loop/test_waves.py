@@ -595,6 +595,41 @@ def test_who_takes_a_name_over_is_waited_for() -> None:
     assert found.kubelet.least[make.SHARED] == 4
 
 
+@pytest.mark.parametrize("swap", [False, True])
+def test_the_last_of_a_name_does_not_leave_for_one_that_may_not_go(swap: bool) -> None:
+    """MPS fails on more GPUs than may be unavailable, so that nobody else comes under it: who is to take a name over
+    under MPS is not waited for, and not counted on.
+    """
+    x, y, z, other = (f"example.com/{name}" for name in ("x", "y", "z", "other"))
+    found = node(*(make.sliced(4, index, resource=name) for index, name in enumerate((x, y, other, other))), gpus=4)
+    found.host.works = lambda: only_reaches(found, DaemonState.FAILED)  # type: ignore[method-assign]
+    begin = make.sliced(4, 0, resource=x), make.sliced(4, 1, resource=y)
+    change(found, *begin, make.mps(4, 2, 3), at_most=1)
+    found.works(40)
+    assert waits(found) == {2: WaitReason.DAEMON, 3: WaitReason.DAEMON}
+    change(
+        found, make.mps(4, 0, resource=y), make.sliced(4, 1, resource=x if swap else z), make.mps(4, 2, 3), at_most=1
+    )
+    found.works(40)
+    assert found.kubelet.least.get(y, 4) == 4
+    assert modes(found)[0] is modes(found)[1] is Mode.TIME_SLICED
+
+
+def test_an_agent_that_restarts_does_not_take_a_gpu_on_its_way_for_stuck() -> None:
+    """Until it has heard of the MPS host a GPU without shares is on its way: no other one begins."""
+    found = node(make.sliced(4), gpus=4)
+    found.host.works = found.host.reads  # type: ignore[method-assign]  # its daemon stays where it is
+    change(found, make.mps(4, 0), whole(1, 2, 3), at_most=1)
+    found.works(6)
+    assert not found.agent.applied.gpus["GPU-0"].numbers
+    found.agent = Agent(found.agent.around, found.agent.driver.inventory)
+    found.host.dies()
+    found.looks()
+    found.agent.settle()
+    assert found.agent.mps.reason is MpsReason.PENDING
+    assert found.agent.plan.waves.under_way == ("GPU-0",)
+
+
 def test_who_takes_a_name_over_may_have_to_wait_for_its_turn() -> None:
     """The last GPU of a name stays until another one offers it, though that drains only after a third one has."""
     names = ["example.com/x", "example.com/w", "example.com/z"]

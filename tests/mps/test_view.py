@@ -365,6 +365,7 @@ class TestVerifying:
             daemon = agent.status.daemons[UUID]
             assert (daemon.contract, daemon.state, daemon.message) == (CONTRACT, state, told.message)
             assert (daemon.restarts, daemon.restored, daemon.altered) == (3, 2, "10 %")
+            assert daemon.hindered is (state is DaemonState.STOPPING), "what is just being ended has no message"
         files.go()
 
     async def test_a_daemon_that_dies(self, daemons: Daemons) -> None:

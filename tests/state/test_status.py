@@ -210,9 +210,18 @@ def test_nothing_registered_is_not_all_registered(pods: PodResourcesStatus, reas
         (MpsReason.RUNNING, "not said yet", {}, False),
         (MpsReason.RUNNING, "", {"GPU-0": DaemonState.FAILED}, True),
         (MpsReason.RUNNING, "", {"GPU-0": DaemonState.STARTING}, False),
+        (MpsReason.RUNNING, "not left yet", {"GPU-0": DaemonState.STOPPING}, False),
         (MpsReason.RUNNING, None, {}, False),
     ],
-    ids=["no host", "not known", "not known of this GPU", "a daemon fails", "a daemon starts", "something else"],
+    ids=[
+        "no host",
+        "not known",
+        "not known of this GPU",
+        "a daemon fails",
+        "a daemon starts",
+        "a daemon stops",
+        "something else",
+    ],
 )
 def test_what_mps_holds_up_is_not_to_be_registered(
     mps: MpsReason, wait: str | None, daemons: dict[str, DaemonState], status: bool
