@@ -26,7 +26,7 @@ POD_RESOURCES = "unix:///var/lib/kubelet/pod-resources/kubelet.sock"
 LEFT_BY_AGENTS = ("var/lib/nodeagent", "run/nodeagent")
 TOOLKIT_IS_READY = "run/nvidia/validations/toolkit-ready"
 BY_US = "nodeagent-e2e"
-SHARED_MEMORY = "run/nodeagent/mps/shm"
+MPS_ROOT = "run/nodeagent/mps"
 
 EVERY = 0.02
 """Seconds between two polls: the kubelet answers a hundred a second, to the agent and to others together."""
@@ -161,7 +161,9 @@ def cards() -> None:
 
 def wipe() -> None:
     """Remove all of that. A directory that is itself a mount stays, empty."""
-    subprocess.run(["umount", HOST / SHARED_MEMORY], capture_output=True, check=False)
+    # An MPS host that is ended at once leaves the file systems that it has made: shared memory, and one per daemon.
+    for made in sorted((HOST / MPS_ROOT).glob("*/")):
+        subprocess.run(["umount", "--lazy", made], capture_output=True, check=False)
     for path in LEFT_BY_AGENTS:
         subprocess.run(["find", HOST / path, "-xdev", "-mindepth", "1", "-delete"], capture_output=True, check=False)
         with contextlib.suppress(OSError):
