@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from jsonschema.protocols import Validator
 
 Schema = Mapping[str, object]
+
+_IMPORTING = threading.Lock()
 
 
 def schema_text(name: str) -> str:
@@ -64,7 +67,10 @@ def _validator(schema: Schema) -> Validator:
 @cache
 def _validator_class() -> type[Validator]:
     """The current draft, but `10.0` is no integer, and `$` in a pattern is the end of the text, as in every editor."""
-    from jsonschema import Draft202012Validator, validators
+    # Several threads read documents, and at the start of the agent all at once. Python resolves what it takes for a
+    # deadlock between threads that import by giving one of them a module that is not whole.
+    with _IMPORTING:
+        from jsonschema import Draft202012Validator, validators
 
     def is_integer(_: object, value: object) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
