@@ -57,7 +57,7 @@ async def settled() -> None:
 @asynccontextmanager
 async def guest(agent: Running) -> AsyncIterator[Client]:
     """A client of the agent's socket; at the end its connection is closed."""
-    client = Client(await eventually(lambda: agent.sockets()[0]))
+    client = Client((await eventually(agent.sockets))[0])
     try:
         yield client
     finally:

@@ -178,7 +178,7 @@ async def test_a_host_that_does_not_mount_closes_the_rooms_of_one_that_did(node:
     await host.stop()
     node.want(ONE)
     await node.host()
-    await eventually(lambda: node.running().keys() == {UUID} and node.running()[UUID] != before[UUID])
+    await eventually(lambda: (now := node.running()).keys() == {UUID} and now[UUID] != before[UUID])
     await node.ready(ONE)
     assert mounted(node.layout.directory(UUID)) is None
     assert mounted(node.layout.directory(OTHER)) is None
