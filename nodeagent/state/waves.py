@@ -122,6 +122,11 @@ class Device:
         return self.arriving or leaving
 
     @property
+    def goes_on(self) -> bool:
+        """Whether it has begun to leave, and others decide nothing about it any more: on its way, or for good."""
+        return self.begun or (self.leaves and not self.returns and self.entry.leaving and not self.kept_by)
+
+    @property
     def may_offer(self) -> str:
         """The name that it will offer when what is under way has come to its end; empty where it will not."""
         comes = self.begun or (not self.entry.numbers and self.can_come)
@@ -155,7 +160,7 @@ def decide(desired: Desired, devices: Iterable[Device]) -> Decision:
     stay: dict[str, Wait] = {}
     candidates = []
     for one in sorted(devices, key=lambda one: one.rank):
-        if not one.leaves or one.waits_for_nobody or one.begun:
+        if not one.leaves or one.waits_for_nobody or one.goes_on:
             continue
         if one.kept_by is not None:
             stay[one.uuid] = one.kept_by
@@ -200,7 +205,7 @@ class _Turn:
         self._coming = {one.may_offer for one in devices}
         self._offers: dict[str, set[str]] = {}
         for one in devices:
-            if one.offers and not one.begun and not (one.leaves and one.waits_for_nobody):
+            if one.offers and not one.goes_on and not (one.leaves and one.waits_for_nobody):
                 self._offers.setdefault(one.name, set()).add(one.uuid)
 
     def refuses(self, one: Device) -> WaitReason | None:

@@ -489,6 +489,24 @@ def test_a_withheld_gpu_is_not_the_last_of_its_name_while_another_is_to_take_it_
     assert found.kubelet.least[make.SHARED] == 4
 
 
+def test_a_withheld_gpu_does_not_come_back_for_another_ones_trouble() -> None:
+    """It has begun to leave for good: when the others that offer its name fail it is not offered once more, though
+    another one is about to have that name.
+    """
+    found = node(make.mps(4, 0, 1, 2), make.sliced(4, 3), gpus=4)
+    change(found, make.mps(4, 0, 1, 3), make.withheld(2))
+    found.works(1)
+    assert found.agent.applied.gpus["GPU-2"].leaving
+    found.host.works = found.host.reads  # type: ignore[method-assign]  # nobody starts a daemon anew
+    for uuid in ("GPU-0", "GPU-1"):
+        found.host.daemon_dies(uuid)
+    for _ in range(8):
+        found.works(1)
+        leaving = found.agent.applied.gpus["GPU-2"]
+        assert leaving.fences.keys() == leaving.numbers
+    assert not found.agent.applied.gpus["GPU-2"].numbers
+
+
 def slow_host(found: World, *uuids: str) -> None:
     """The MPS host takes in every wish from now on, and has the daemons of these GPUs alone ready."""
     found.clock.now += 0.5
