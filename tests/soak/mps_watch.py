@@ -78,6 +78,7 @@ class Watch:
         self._begun = self._looked_at = time.monotonic()
         self._blob: str | None = None
         self._layouts: list[tuple[float, Layout]] = []
+        self._most: dict[tuple[int, str], int] = {}
         self._sent: dict[str, frozenset[str]] = {}
         self._killed_at: dict[int, float] = {}
         self._owed: dict[int, float] = {}
@@ -117,6 +118,9 @@ class Watch:
         self._layouts.append((math.inf, layout))
         self._blob = Document("", document).git_blob
         for index, want in layout.wants.items():
+            if want is not None:
+                key = index, want.contract.resource
+                self._most[key] = max(self._most.get(key, 0), want.count)
             if before is None or before.wants[index] != want:
                 self._steady.pop(index, None)
         for index, kept in self._kept.items():
@@ -383,7 +387,9 @@ class Watch:
             self.fault(f"GPU {index}: shares of {resource} are offered; it serves {serves}, and is to serve {asked}")
 
     def _demand_room(self, index: int, resource: str, ids: Iterable[str]) -> None:
-        """What is offered anew fits into what is wanted; what a pod has may come back at any time."""
+        """What is offered anew fits into what is wanted, or into what ever was: a GPU may have to wait for its turn.
+        What a pod has may come back at any time.
+        """
         kubelet = self._node.kubelet
         if all((resource, id_) in self._held_at for id_ in ids):
             return
@@ -394,10 +400,13 @@ class Watch:
             if taken := [*healthy, *ids_of(index, kubelet.held(other))]:
                 self.fault(f"GPU {index}: {ids} of {resource} are offered beside {taken} of {other}")
         out = {*ids_of(index, self._sent[resource]), *ids_of(index, kubelet.held(resource))}
-        wants = [layout.wants[index] for _, layout in self._layouts]
-        room = max((want.count for want in wants if want is not None and want.contract.resource == resource), default=0)
-        if len(out) > room:
+        if len(out) > (room := self._room(index, resource)):
             self.fault(f"GPU {index}: {sorted(out)} of {resource} can be had, wanted are {room}: {ids} are new")
+
+    def _room(self, index: int, resource: str) -> int:
+        wants = [want for _, layout in self._layouts if (want := layout.wants[index]) is not None]
+        wanted = max((want.count for want in wants if want.contract.resource == resource), default=0)
+        return max(wanted, self._most.get((index, resource), 0)) if wants else wanted
 
     def _demand_untouched(self, index: int, steady: _Steady, message: ListMessage) -> None:
         """A GPU of which nothing else is asked keeps its shares."""
