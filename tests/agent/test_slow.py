@@ -119,7 +119,7 @@ async def test_a_mount_that_hangs_from_the_start(node: Node, monkeypatch: pytest
         again = await node.agent()
     node.commit(shares(6))
     await node.allocatable(48)
-    assert again.says("ConfigAccepted").status
+    await eventually(lambda: again.says("ConfigAccepted").status)
 
 
 @pytest.mark.parametrize("part", [None, Reconciler], ids=["all but the loop", "the loop too"])
