@@ -134,6 +134,7 @@ class Node:
                 f"--driver=simulated:{self.gpus}",
                 f"--kubelet-dir={self.kubelet.directory}",
                 f"--state-dir={self.directory / 'state'}",
+                f"--cgroup-root={self.directory / 'cgroups'}",
                 f"--listen=127.0.0.1:{port}",
                 "--node-name=measured",
                 *options,

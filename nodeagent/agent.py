@@ -29,6 +29,7 @@ from nodeagent.devices.host_files import HostLook, machine_type
 from nodeagent.errand import Errand, Hangs
 from nodeagent.errors import CannotStart
 from nodeagent.keeper import Gate
+from nodeagent.kubelet.cgroups import PodCgroups
 from nodeagent.kubelet.plugins import Plugins
 from nodeagent.kubelet.pod_resources import PodResources
 from nodeagent.kubelet.shown import ShownIds
@@ -140,6 +141,7 @@ class Agent:
             settings.pod_resources_dir / "kubelet.sock",
             settings.device_plugins_dir / "kubelet_internal_checkpoint",
             wake=self._wake.set,
+            cgroups=PodCgroups(settings.cgroup_root).uids,
             traffic=self._desk,
             count=self._metrics.pod_resources_call,
             count_without_window=self._metrics.list_without_window,

@@ -206,9 +206,9 @@ class Gate:
 
 def _durable(holds: Holds) -> Holds:
     """Grants are not worth a write: an agent that restarts takes all shares for granted for a while. Nor is what the
-    checkpoint says: that is read again.
+    checkpoint and the cgroups of pods say: that is looked at again.
     """
-    return replace(holds, granted={}, unnamed={})
+    return replace(holds, granted={}, unnamed={}, cgroups={})
 
 
 def _timeless(applied: Applied) -> Applied:

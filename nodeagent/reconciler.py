@@ -461,7 +461,10 @@ class Reconciler:
         )
         accepted = self._acceptance.config
         terms = accepted.labels if accepted is not None else LabelTerms()
-        turn = Turn(facts, self._desired, held, self._views, self._listings, self._reloads.history, terms)
+        since = {
+            key: facts.now - (self._clock() - at) for key, at in holds.unproven(self._holds, self._clock()).items()
+        }
+        turn = Turn(facts, self._desired, held, since, self._views, self._listings, self._reloads.history, terms)
         before, self.snapshot = self.snapshot, summarize(self._identity, turn, self.snapshot)
         notices.conditions(before, self.snapshot)
         notices.refusals(before.plan if before is not None else None, plan, self._applied)

@@ -180,6 +180,12 @@ OPTIONS: Sequence[Option] = (
         "the directory of the PodResources socket (KUBELET_DIR/pod-resources)",
         metavar="DIR",
     ),
+    Option(
+        "--cgroup-root",
+        "/sys/fs/cgroup",
+        "where the node's cgroups are mounted: a pod whose cgroup has gone has ended, whatever else is known of it",
+        metavar="DIR",
+    ),
     Option("--state-dir", "/var/lib/nodeagent", "what outlives the agent; one agent per directory", metavar="DIR"),
     Option(
         "--listen",
@@ -265,6 +271,7 @@ class Settings:
     log_format: str
     log_level: str
     strict_readiness: bool
+    cgroup_root: Path = Path("/sys/fs/cgroup")
     driver_root: Path = Path("/")
     nvml_library: Path | None = None
     labels: str = "off"
@@ -332,6 +339,7 @@ def read(arguments: argparse.Namespace, environment: Mapping[str, str] = os.envi
         nvml_library=_path(values["nvml_library"]),
         device_plugins_dir=Path(values["device_plugins_dir"] or kubelet / "device-plugins"),
         pod_resources_dir=Path(values["pod_resources_dir"] or kubelet / "pod-resources"),
+        cgroup_root=Path(values["cgroup_root"] or ""),
         state_dir=Path(values["state_dir"] or ""),
         listen=values["listen"] or "",
         node_name=_node_name(values, environment),

@@ -1,8 +1,8 @@
 """Asks the kubelet who holds what, and which ids it would hand out: the truth about shares that is not ours.
 
-A look is its calls and the checkpoint, all of one kubelet, or it has failed: half a look would be taken for "nobody
-holds it". Its time is taken before the first call, so that what happened later is never taken for seen. There is one
-look at a time, and whoever asks for one while it is under way gets another after it.
+A look is its calls, the checkpoint and the pods' cgroups, all of one kubelet, or it has failed: half a look would be
+taken for "nobody holds it". Its time is taken before the first call, so that what happened later is never taken for
+seen. There is one look at a time, and whoever asks for one while it is under way gets another after it.
 
 There are two kinds. A look by `List` names every pod, and goes out in a quiet window (`quiet`): the first of each
 kubelet, those that `follow` asks for, and all of them where the kubelet has no `Get` (before 1.34; it is tried once),
@@ -32,7 +32,15 @@ from nodeagent.kubelet.pod_answers import LIMITED, NOT_FOUND, NOT_SERVED, Failed
 from nodeagent.kubelet.pod_calls import ALLOCATABLE, GET, LIST, Calls
 from nodeagent.kubelet.quiet import Budget, Traffic, Unwatched, Window, window
 from nodeagent.kubelet.sockets import identity
-from nodeagent.model.kubelet import Holder, Looks, PodListing, PodName, PodResourcesReason, PodResourcesStatus
+from nodeagent.model.kubelet import (
+    CheckpointEntry,
+    Holder,
+    Looks,
+    PodListing,
+    PodName,
+    PodResourcesReason,
+    PodResourcesStatus,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +74,8 @@ class PodResources:
 
     `wake` is called on the loop after a look that found something new or was asked for, after each `List`, and when the
     state of affairs (`status.reason` or `.message`) has changed. `deadline` bounds what a look waits for: its calls and
-    the disk. `traffic` says when a `List` may go out; `count` is called with each call's name and how it ended,
+    the disk. `cgroups` finds the UIDs of all pods that have a cgroup, in a thread; None where none can be seen.
+    `traffic` says when a `List` may go out; `count` is called with each call's name and how it ended,
     `count_without_window` for each `List` that went out without a quiet window.
     """
 
@@ -76,6 +85,7 @@ class PodResources:
         checkpoint: Path,
         *,
         wake: Callable[[], None],
+        cgroups: Callable[[], frozenset[str] | None] = lambda: None,
         traffic: Traffic | None = None,
         count: Callable[[str, str], None] = lambda _call, _result: None,
         count_without_window: Callable[[], None] = lambda: None,
@@ -85,6 +95,7 @@ class PodResources:
         self._socket = socket
         self._checkpoint = checkpoint
         self._wake = wake
+        self._cgroups = cgroups
         self._traffic = traffic or Unwatched()
         self._count_without_window = count_without_window
         self._deadline = deadline
@@ -93,7 +104,7 @@ class PodResources:
         self._requested = False
         self._nudged = asyncio.Event()
         self._allocatable = Remembered(pod_answers.allocatable_of)
-        self._entries = Remembered(parse_checkpoint)
+        self._entries = Remembered(_books)
         self._reader = Errand("checkpoint", on_late=self._nudged.set)
         self._calls = Calls(socket, count=count)
         self._begun = float("-inf")
@@ -239,10 +250,10 @@ class PodResources:
             if not failed.passing:
                 await self._calls.connect(None)
             raise failed from None
-        kept = await self._read_checkpoint(until)
+        kept, cgroups = await self._read_node(until)
         pods = await asyncio.to_thread(pod_answers.pods_of, listed) if by_list else self._pods
         free = await self._meaning(self._allocatable, allocatable)
-        entries = None if kept is None else await self._meaning(self._entries, kept)
+        entries, uids = (None, frozenset[str]()) if kept is None else await self._meaning(self._entries, kept)
         if identity(self._socket) != kubelet:
             raise Failed(PodResourcesReason.UNAVAILABLE, "the kubelet restarted during a look", passing=True)
         if by_list:
@@ -250,7 +261,16 @@ class PodResources:
             self._pods, self._asked_at = pods, {}
         self._checkpoint_read = entries is not None
         holders = tuple(holder for pod in sorted(self._pods) for holder in self._pods[pod])
-        return PodListing(begun, kubelet, holders, free, entries, None if by_list else self._listed_at, asked)
+        return PodListing(
+            begun,
+            kubelet,
+            holders,
+            free,
+            entries,
+            None if by_list else self._listed_at,
+            asked,
+            None if cgroups is None else cgroups & uids,
+        )
 
     @staticmethod
     async def _meaning(parser: Remembered[pod_answers.T], data: bytes) -> pod_answers.T:
@@ -320,11 +340,13 @@ class PodResources:
         del self._pods[pod]
         self._asked_at.pop(pod, None)
 
-    async def _read_checkpoint(self, until: float) -> bytes | None:
-        """What the checkpoint says after the calls; None where there is none. Raises Failed."""
+    async def _read_node(self, until: float) -> tuple[bytes | None, frozenset[str] | None]:
+        """What the checkpoint says after the calls, None where there is none; then, which pods have a cgroup. Raises
+        Failed.
+        """
         left = max(until - time.monotonic(), 0.0)
         try:
-            return await self._reader.run(lambda: read_checkpoint(self._checkpoint), left)
+            return await self._reader.run(lambda: (read_checkpoint(self._checkpoint), self._cgroups()), left)
         except Hangs:
             message = f"cannot read {self._checkpoint}: no answer from the disk within {self._deadline:g} s"
             raise Failed(PodResourcesReason.TIMEOUT, message) from None
@@ -361,3 +383,9 @@ class PodResources:
 
 def _timeless(listing: PodListing) -> PodListing:
     return replace(listing, begun_at=0.0, list_begun_at=None, asked=frozenset())
+
+
+def _books(data: bytes) -> tuple[frozenset[CheckpointEntry] | None, frozenset[str]]:
+    """The entries of a checkpoint, None where it is none as we know it; and the UIDs of their pods."""
+    entries = parse_checkpoint(data)
+    return entries, frozenset(entry.pod_uid for entry in entries or ())

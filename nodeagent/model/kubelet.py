@@ -55,6 +55,7 @@ class PodListing:
     checkpoint: frozenset[CheckpointEntry] | None = None
     list_begun_at: float | None = None
     asked: frozenset[PodName] = frozenset()
+    cgroups: frozenset[str] | None = None
 
     @property
     def by_list(self) -> bool:

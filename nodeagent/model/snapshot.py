@@ -129,7 +129,8 @@ class ConfigState:
 
 @dataclass(frozen=True, slots=True)
 class ShareStatus:
-    """One share: its number and id, its state, and who holds it (`namespace/pod/container`).
+    """One share: its number and id, its state, and who holds it (`namespace/pod/container`). `held_since` is since when
+    (Unix seconds) it counts as held though PodResources names nobody who has it, None otherwise.
 
     `held` and `fenced` are said apart from `state`, which can name one thing only: an unhealthy share may be held as
     well.
@@ -141,6 +142,7 @@ class ShareStatus:
     holder: str | None = None
     held: bool = False
     fenced: bool = False
+    held_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,4 +110,5 @@ def _share(share: ShareStatus) -> Json:
         "held": share.held,
         "fenced": share.fenced,
         "holder": share.holder,
+        "heldSince": None if share.held_since is None else rfc3339(share.held_since),
     }

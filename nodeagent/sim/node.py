@@ -89,6 +89,7 @@ class Node:
             driver=f"simulated:{gpus}",
             device_plugins_dir=self.kubelet.device_plugins,
             pod_resources_dir=self.kubelet.pod_resources_dir,
+            cgroup_root=work / "cgroups",
             state_dir=work / "state",
             listen=listen,
             node_name=NODE_NAME,

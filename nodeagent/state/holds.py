@@ -1,13 +1,17 @@
 r"""Which shares are held: the one place that knows what proves that a pod has, or may have, a share.
 
-The kubelet offers four witnesses, and each alone is wrong at times:
+The kubelet and the node offer five witnesses, and each alone is wrong at times:
 
 - `List` names every pod and what it has. It leaves out plain init containers, and shows nothing for a while after a
   kubelet restart. It can free a device that is being allocated, so it goes out seldom (see `looks`).
-- `Get` says of one pod, by its name, what `List` would say, and frees nothing. It knows no pod that was never named.
+- `Get` says of one pod, by its name, what `List` would say, and frees nothing. It knows no pod that was never named,
+  and goes on showing what a pod had that has finished and is not deleted.
 - The checkpoint shows what every pod was given, init containers too, by the pod's UID and without its name. It keeps
   finished pods until the next admission that asks for a device.
 - Allocate, which is ours, says neither for which pod nor when it ends.
+- The pod's cgroup is there as long as anything of the pod runs, whoever knows of it, by the pod's UID. It comes when
+  the kubelet first does something for the pod, which may be long after Allocate where the network is not ready. Not
+  every kubelet makes one, and the agent does not see it everywhere.
 
 A share counts as held when
 
@@ -18,24 +22,28 @@ A share counts as held when
   show it: that pod was not admitted; or
 - the checkpoint names it and no `List` has been asked about that entry (`unnamed`), however long that takes; or
 - the checkpoint names it and `List` does not (`unlisted`: an init container, or a pod that ended before it was named),
-  for at most `UNLISTED_GRACE`; or
+  as long as its pod has a cgroup, and otherwise for at most `UNLISTED_GRACE`; or
 - it was held when the kubelet restarted, until the restarted kubelet shows it or drops it from its checkpoint
-  (`carried`).
+  (`carried`), for as long as what is unlisted.
+
+Whatever the other witnesses say, a pod that had a cgroup and has none any more has ended. One that never had one, and
+that `List` does not show, has ended when it is `CGROUP_GRACE` old.
 
 How each way of life of a share is seen:
 
 | the share's pod | held is known by | its end is known by |
 |---|---|---|
-| is admitted and runs | grant, then its new entry, then its name | `Get` by its name |
-| fails or ends before it has a name | grant, then its entry | the checkpoint that is written after the next \
-admission, or after one `List` (see `looks.rewrites`) |
+| is admitted and runs | grant, then its new entry, then its name | its cgroup; `Get` by its name |
+| finishes and is not deleted | its name | its cgroup; a `List` |
+| fails or ends before it has a name | grant, then its entry | its cgroup; the checkpoint that is written after the \
+next admission, or after one `List` (see `looks.rewrites`) |
 | is not admitted after our Allocate | grant, and its entry if there is one | one `List`, and that checkpoint |
-| has it in an init container alone | grant, then its entry | that checkpoint; after an hour in any case |
+| has it in an init container alone | grant, then its entry | its cgroup; that checkpoint; else after an hour |
 | comes and goes between two looks | grant, then its entry | as one that ends before it has a name |
 | is deleted by force | its name | `Get`, at once, as by `List`: before its processes end |
-| is static | as any pod | `Get` by the name of the static pod |
+| is static | as any pod | its cgroup; `Get` by the name of the static pod |
 | is followed by another with the same id | grant, then an entry with another UID | its own witnesses |
-| outlives a kubelet restart | `carried`, then `List` | `Get`; that checkpoint if it ended meanwhile |
+| outlives a kubelet restart | `carried`, then `List` | its cgroup; `Get`; that checkpoint if it ended meanwhile |
 
 So a `List` is needed to learn names: once for all pods that have come since the last one. While nothing drains, names
 matter for reports only. Whatever is not known for certain counts as held.
@@ -43,7 +51,7 @@ matter for reports only. Whatever is not known for certain counts as held.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
@@ -53,18 +61,25 @@ from nodeagent.model.kubelet import CheckpointEntry, PodListing
 GRANT_GRACE = 10.0
 """Seconds after which a grant that `List` does not show is taken for failed."""
 
-GRANT_SETTLED = 1.0
-"""Seconds between a grant and the beginning of a `List` that may speak for it: before that it may still show the id's
-last pod."""
+GRANT_SETTLED = 0.1
+"""Seconds between a grant and the beginning of a look that may speak for it: as long as the kubelet may take to enter
+what Allocate has answered into its books. Early, since a pod that fails at once is there for half a second."""
+
+GRANT_LATE = 1.0
+"""Seconds after which a grant is looked for once more, if that look has not found it."""
 
 UNLISTED_GRACE = 3600.0
-"""Seconds for which an entry of the checkpoint that `List` never shows counts as held."""
+"""Seconds for which what `List` never shows counts as held, where its pod has no cgroup that could be seen."""
+
+CGROUP_GRACE = 300.0
+"""Seconds that a pod may take from its admission until it has a cgroup, as where the network of the node is not ready.
+"""
 
 
 def held(holds: Holds, now: float) -> frozenset[ShareKey]:
     """Every share that a pod has, or may have."""
     unnamed = map(_key, holds.unnamed)
-    return frozenset().union(holds.listed, holds.carried, holds.granted, unnamed, _unlisted(holds, now))
+    return frozenset().union(holds.listed, _carried(holds, now), holds.granted, unnamed, _unlisted(holds, now))
 
 
 def grant(holds: Holds, keys: Iterable[ShareKey], now: float) -> Holds:
@@ -82,26 +97,62 @@ def observe(holds: Holds, listing: PodListing, uuids: AbstractSet[str], now: flo
         if listing.checkpoint is None
         else frozenset(entry for entry in listing.checkpoint if _uuid(entry.id) in uuids)
     )
-    carried = holds.carried
     if listing.kubelet != holds.kubelet:
         # Without an earlier kubelet there was no restart: what was granted then is a fresh agent's caution, not a pod.
-        carried = held(holds, now) if holds.kubelet is not None else holds.carried | holds.listed
-    carried -= listed
+        before = held(holds, now) if holds.kubelet is not None else holds.listed
+        holds = replace(holds, carried={**dict.fromkeys(before, now), **holds.carried})
+    carried = {key: since for key, since in holds.carried.items() if key not in listed}
     if entries is not None:
-        carried &= {_key(entry) for entry in entries}
+        kept = {_key(entry) for entry in entries}
+        carried = {key: since for key, since in carried.items() if key in kept}
+        holds = _by_cgroups(holds, entries, listing.cgroups)
+        if over := _over(holds, entries):
+            listed -= over
+            carried = {key: since for key, since in carried.items() if key not in over}
     holds = replace(holds, kubelet=listing.kubelet, listed=listed, carried=carried)
     holds = _by_list(holds, entries, listing.begun_at) if listing.by_list else _by_get(holds, entries, listing.begun_at)
-    return _without_granted(holds, _confirmed(holds, listing), listing, read=entries is not None)
+    holds = _without_granted(holds, listing, read=entries is not None)
+    return holds if listing.cgroups is None else _without_cgroup(holds, listing.cgroups, listing.begun_at)
 
 
-def _confirmed(holds: Holds, listing: PodListing) -> frozenset[ShareKey]:
-    """Shares whose listed holder is the newest one, once a grant has settled: a pod that was asked now is, and one that
-    was asked before is where a follower would be seen in the checkpoint.
+def _by_cgroups(holds: Holds, entries: frozenset[CheckpointEntry], cgroups: frozenset[str] | None) -> Holds:
+    """What the pods' cgroups say of the checkpoint's entries: whose pod has ended, and whose has begun anew, as a
+    static one does under the UID that it had.
     """
-    if listing.by_list or listing.checkpoint is not None:
-        return holds.listed
-    asked = [holder for holder in listing.holders if holder.name in listing.asked]
-    return holds.listed & {(holder.resource, share) for holder in asked for share in holder.ids}
+    uids = {entry.pod_uid for entry in entries}
+    known = {uid: there for uid, there in holds.cgroups.items() if uid in uids}
+    if cgroups is None:
+        # Nothing is seen of those that run; those that have ended still have.
+        return replace(holds, cgroups={uid: False for uid, there in known.items() if not there})
+    found = {uid: uid in cgroups for uid in uids if uid in cgroups or uid in known}
+    again = {uid for uid, there in found.items() if there and not known.get(uid, True)}
+    ended = {entry for entry in holds.ended if entry.pod_uid not in again}
+    ended |= {entry for entry in entries if not found.get(entry.pod_uid, True)}
+    return replace(holds, cgroups=found, ended=frozenset(ended))
+
+
+def _over(holds: Holds, entries: frozenset[CheckpointEntry]) -> frozenset[ShareKey]:
+    """Shares of which the checkpoint names nobody but pods that had a cgroup and have none any more."""
+    if all(holds.cgroups.values()):
+        return frozenset()
+    over = {_key(entry) for entry in entries if not holds.cgroups.get(entry.pod_uid, True)}
+    return frozenset(over - {_key(entry) for entry in entries if holds.cgroups.get(entry.pod_uid, True)})
+
+
+def _without_cgroup(holds: Holds, cgroups: frozenset[str], begun_at: float) -> Holds:
+    """Without what no `List` shows, and whose pod has had the time to get a cgroup and has none."""
+    runs = running(holds)
+    gone = {
+        entry
+        for entry, since in holds.unlisted.items()
+        if entry.pod_uid not in cgroups and begun_at >= since + CGROUP_GRACE
+    }
+    return replace(
+        holds,
+        carried={key: at for key, at in holds.carried.items() if key in runs or begun_at < at + CGROUP_GRACE},
+        unlisted={entry: since for entry, since in holds.unlisted.items() if entry not in gone},
+        ended=holds.ended | gone,
+    )
 
 
 def _by_list(holds: Holds, entries: frozenset[CheckpointEntry] | None, begun_at: float) -> Holds:
@@ -129,12 +180,12 @@ def _by_get(holds: Holds, entries: frozenset[CheckpointEntry] | None, begun_at: 
     if entries is None:
         return holds
     ended = holds.ended & entries
-    unlisted = {entry: at for entry, at in holds.unlisted.items() if entry in entries}
+    unlisted = {entry: at for entry, at in holds.unlisted.items() if entry in entries - ended}
     unnamed = {entry: holds.unnamed.get(entry, begun_at) for entry in entries - ended if entry not in unlisted}
     return replace(holds, unnamed=unnamed, unlisted=unlisted, ended=ended)
 
 
-def _without_granted(holds: Holds, confirmed: AbstractSet[ShareKey], listing: PodListing, *, read: bool) -> Holds:
+def _without_granted(holds: Holds, listing: PodListing, *, read: bool) -> Holds:
     """Grants end where another witness takes over, or where `List` says that there is nothing to be taken over. `read`:
     the entries are those of the checkpoint as it is now.
     """
@@ -143,19 +194,23 @@ def _without_granted(holds: Holds, confirmed: AbstractSet[ShareKey], listing: Po
     # pod or will have done so when the other one leaves it.
     written = {_key(entry) for entry in holds.unnamed} if read else set()
     since = {_key(entry): at for entry, at in holds.unlisted.items()} if read else {}
+    # What a pod of before had is shown until it is asked for again; a `List` begun after the grant knows better.
+    asked = holds.listed & {
+        (one.resource, share) for one in listing.holders if one.name in listing.asked for share in one.ids
+    }
 
     def over(key: ShareKey, at: float) -> bool:
         if begun_at < at + GRANT_SETTLED:
             return False
-        taken_over = key in confirmed or key in written or since.get(key, at) > at
-        return taken_over or (listing.by_list and begun_at >= at + GRANT_GRACE)
+        listed = key in asked or (key in holds.listed and (read or listing.by_list) and listing.listed_at > at)
+        return listed or key in written or since.get(key, at) > at or (listing.by_list and begun_at >= at + GRANT_GRACE)
 
     return replace(holds, granted={key: at for key, at in holds.granted.items() if not over(key, at)})
 
 
 def next_change(holds: Holds, now: float) -> float | None:
     """When time alone makes `held` say something else, in monotonic seconds."""
-    ends = (since + UNLISTED_GRACE for since in holds.unlisted.values())
+    ends = (since + UNLISTED_GRACE for since in (*holds.unlisted.values(), *holds.carried.values()))
     return min((end for end in ends if end > now), default=None)
 
 
@@ -163,12 +218,39 @@ def look_due(holds: Holds, looked_at: float) -> float | None:
     """When the next look must begin, at the earliest, to say more of the grants than the one begun at `looked_at`: when
     it can find the pod, and when a pod that it does not find was not admitted. None where no other look would.
     """
-    ends = (at + wait for at in holds.granted.values() for wait in (GRANT_SETTLED, GRANT_GRACE))
+    ends = (at + wait for at in holds.granted.values() for wait in (GRANT_SETTLED, GRANT_LATE, GRANT_GRACE))
     return min((end for end in ends if end > looked_at), default=None)
 
 
+def running(holds: Holds) -> frozenset[ShareKey]:
+    """Shares that the checkpoint names for a pod that has a cgroup."""
+    return frozenset(_key(entry) for entry in _entries(holds) if holds.cgroups.get(entry.pod_uid, False))
+
+
+def unproven(holds: Holds, now: float) -> dict[ShareKey, float]:
+    """Shares that count as held though PodResources names nobody who has them, and since when that is so."""
+    found = {_key(entry): since for entry, since in holds.unlisted.items()} | dict(holds.carried)
+    counts = _unlisted(holds, now) | _carried(holds, now)
+    return {key: since for key, since in found.items() if key in counts and key not in holds.listed}
+
+
+def _carried(holds: Holds, now: float) -> frozenset[ShareKey]:
+    late = {key for key, since in holds.carried.items() if now >= since + UNLISTED_GRACE}
+    return frozenset(holds.carried.keys() - (late - running(holds) if late else late))
+
+
 def _unlisted(holds: Holds, now: float) -> frozenset[ShareKey]:
-    return frozenset(_key(entry) for entry, since in holds.unlisted.items() if now < since + UNLISTED_GRACE)
+    return frozenset(
+        _key(entry)
+        for entry, since in holds.unlisted.items()
+        if now < since + UNLISTED_GRACE or holds.cgroups.get(entry.pod_uid, False)
+    )
+
+
+def _entries(holds: Holds) -> Iterator[CheckpointEntry]:
+    yield from holds.unnamed
+    yield from holds.unlisted
+    yield from holds.ended
 
 
 def _key(entry: CheckpointEntry) -> ShareKey:

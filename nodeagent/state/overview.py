@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import overload
 
 from nodeagent.model.holds import ShareKey
@@ -22,12 +23,18 @@ class _Shares(Sequence[ShareStatus]):
     """
 
     def __init__(
-        self, entry: AppliedGpu, own: frozenset[int], draining: frozenset[int], pods: Mapping[ShareKey, str]
+        self,
+        entry: AppliedGpu,
+        own: frozenset[int],
+        draining: frozenset[int],
+        pods: Mapping[ShareKey, str],
+        since: Mapping[ShareKey, float],
     ) -> None:
         self._entry = entry
         self._own = own
         self._draining = draining
         self._pods = pods
+        self._since = since
 
     def __len__(self) -> int:
         return len(self._entry.numbers)
@@ -43,6 +50,7 @@ class _Shares(Sequence[ShareStatus]):
                 self._pods.get((resource, share)),
                 held=number in self._own,
                 fenced=number in entry.fences,
+                held_since=self._since.get((resource, share)),
             )
 
     @overload
@@ -92,8 +100,11 @@ def gpu_statuses(
     *,
     pods: PodResourcesStatus,
     mps: MpsStatus,
+    since: Mapping[ShareKey, float] = MappingProxyType({}),
 ) -> tuple[GpuStatus, ...]:
-    """Every GPU of the node, by index."""
+    """Every GPU of the node, by index. `since`: since when shares count as held that nobody is named to have (Unix
+    seconds).
+    """
     keys = by_gpu(held)
     names = pods_of(pods.listing)
     draining: dict[str, frozenset[int]] = {}
@@ -111,7 +122,9 @@ def gpu_statuses(
                 wanted=want.contract if want is not None else None,
                 wanted_shares=want.count if want is not None else 0,
                 contract=entry.contract,
-                shares=_Shares(entry, holdings(entry, keys.get(uuid, ())).own, draining.get(uuid, frozenset()), names),
+                shares=_Shares(
+                    entry, holdings(entry, keys.get(uuid, ())).own, draining.get(uuid, frozenset()), names, since
+                ),
                 daemon=mps.daemons.get(uuid),
             )
         )

@@ -34,11 +34,14 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What a turn ended with, beside the facts from which conditions follow."""
+    """What a turn ended with, beside the facts from which conditions follow. `held_since`: of shares that count as held
+    though PodResources names nobody, since when (Unix seconds).
+    """
 
     facts: Facts
     desired: Desired | None = None
     held: frozenset[ShareKey] = frozenset()
+    held_since: Mapping[ShareKey, float] = field(default_factory=dict)
     views: Mapping[str, View] = field(default_factory=dict)
     listings: Mapping[str, Listing] = field(default_factory=dict)
     reloads: tuple[Reload, ...] = ()
@@ -49,7 +52,15 @@ def summarize(identity: Identity, turn: Turn, before: Snapshot | None) -> Snapsh
     """The snapshot of this turn."""
     facts = turn.facts
     applied = turn.desired is not None and facts.plan.converged
-    gpus = gpu_statuses(facts.applied, turn.desired, facts.plan, turn.held, pods=facts.pods, mps=facts.mps)
+    gpus = gpu_statuses(
+        facts.applied,
+        turn.desired,
+        facts.plan,
+        turn.held,
+        since=turn.held_since,
+        pods=facts.pods,
+        mps=facts.mps,
+    )
     found = drift(
         config=facts.config,
         desired=turn.desired,

@@ -184,6 +184,11 @@ def encode_holds(holds: Holds) -> bytes:
             "kubelet": holds.kubelet,
             "listed": _pack_keys(holds.listed),
             "carried": _pack_keys(holds.carried),
+            # An agent from before it reads the one above alone.
+            "carriedSince": [
+                [at, _pack_keys(key for key, since in holds.carried.items() if since == at)]
+                for at in sorted({*holds.carried.values()})
+            ],
             "granted": [[resource, share, at] for (resource, share), at in holds.granted.items()],
             "unlisted": [
                 [entry.pod_uid, entry.container, entry.resource, entry.id, at] for entry, at in holds.unlisted.items()
@@ -197,10 +202,10 @@ def encode_holds(holds: Holds) -> bytes:
 def decode_holds(body: bytes, now: float, *, same_boot: bool) -> Holds:
     """The holds. Raises Untrusted.
 
-    Monotonic times mean nothing after a reboot: then `unlisted` entries count from `now`, grants are gone (the pods
-    that they were for were admitted by a kubelet that is no more, and are in its checkpoint if it admitted them) and no
-    kubelet process is known, so that the first listing is taken for a restarted kubelet's. A time later than `now` is
-    `now`.
+    Monotonic times mean nothing after a reboot: then `unlisted` entries and what was carried count from `now`, grants
+    are gone (the pods that they were for were admitted by a kubelet that is no more, and are in its checkpoint if it
+    admitted them) and no kubelet process is known, so that the first listing is taken for a restarted kubelet's. A time
+    later than `now` is `now`.
     """
     value = expect(parse(body), "file", dict)
     granted: dict[ShareKey, float] = {}
@@ -215,12 +220,21 @@ def decode_holds(body: bytes, now: float, *, same_boot: bool) -> Holds:
     return Holds(
         kubelet=optional(value, "kubelet", str) if same_boot else None,
         listed=_unpack_keys(member(value, "listed", dict)),
-        carried=_unpack_keys(member(value, "carried", dict)),
+        carried=_carried(value, now, same_boot=same_boot),
         granted=granted if same_boot else {},
         unlisted=unlisted,
         ended=_unpack_entries(member(value, "ended", list)),
         draining={uuid: expect(at, "since", float) for uuid, at in member(value, "draining", dict).items()},
     )
+
+
+def _carried(value: Mapping[str, object], now: float, *, same_boot: bool) -> dict[ShareKey, float]:
+    """What was carried, and since when; from `now` on where that is not said."""
+    carried = dict.fromkeys(_unpack_keys(member(value, "carried", dict)), now)
+    for row in optional(value, "carriedSince", list) or () if same_boot else ():
+        at, keys = _row(row, 2)
+        carried |= dict.fromkeys(_unpack_keys(expect(keys, "carried", dict)) & carried.keys(), _time(at, now))
+    return carried
 
 
 def _time(value: object, now: float) -> float:

@@ -303,6 +303,7 @@ class Node:
             "node_name": NODE_NAME,
             "pool": None,
             "mps_host": "off",
+            "cgroup_root": self.directory / "cgroups",
             "mps_root": self.directory / "mps",
             "mps_control": "nvidia-cuda-mps-control",
             "mps_shm_size": "64Mi",

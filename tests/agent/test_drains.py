@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
 from nodeagent.sim.pods import AdmissionError
@@ -97,3 +99,37 @@ async def test_init_containers_count() -> None:
         await node.advertises({SHARED: 3})
         assert node.kubelet.devices(SHARED).keys() == held
         assert agent.says("Draining").message == "1 held shares drain on GPU 0"
+
+
+@pytest.mark.parametrize("way", ["finished, not deleted", "an init container", "after a kubelet restart"])
+async def test_a_drain_ends_with_the_cgroups_of_its_pods(way: str) -> None:
+    """A pod whose cgroup has gone has ended, and what it had is gone in two seconds: though the kubelet goes on showing
+    one that is not deleted, and does not show init containers. No `List` is needed.
+    """
+    async with Node(gpus=1) as node:
+        cgroups = node.directory / "cgroups" / "kubepods"
+        (cgroups / "burstable" / "podanother").mkdir(parents=True)
+        node.commit(shares(3))
+        agent = await node.agent()
+        await node.advertises({SHARED: 3})
+        share: dict[str, Mapping[str, int]] = {"c": {SHARED: 1}}
+        containers, initials = ({}, share) if way == "an init container" else (share, {})
+        pods = [
+            await node.kubelet.admit(f"pod-{number}", containers=containers, init_containers=initials)
+            for number in range(3)
+        ]
+        for pod in pods:
+            (cgroups / f"pod{pod.uid}").mkdir()
+        node.commit(shares(1))
+        await eventually(lambda: agent.says("Draining").message == "2 held shares drain on GPU 0")
+        if way == "after a kubelet restart":
+            await node.kubelet.restart()
+            await node.advertises({SHARED: 3})
+        looks = node.kubelet.allocatable_calls
+        await eventually(lambda: node.kubelet.allocatable_calls > looks + 2)
+        lists = node.kubelet.lists
+        for pod in pods:
+            await node.kubelet.end(pod, stays=True)
+            (cgroups / f"pod{pod.uid}").rmdir()
+        await node.advertises({SHARED: 1}, within=GONE_WITHIN)
+        assert node.kubelet.lists == lists or way == "after a kubelet restart"

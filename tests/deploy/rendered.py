@@ -307,6 +307,7 @@ class RenderedNode:
         subprocess.run(["mount", "-t", "tmpfs", "node", self.root], check=True)
         subprocess.run(["mount", "--make-shared", self.root], check=True)
         self.path("/var/lib").mkdir(parents=True)
+        self.path("/sys/fs/cgroup").mkdir(parents=True)
         await self.kubelet.start()
         return self
 

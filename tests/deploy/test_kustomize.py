@@ -616,6 +616,7 @@ def test_only_known_directories_of_the_node_are_mounted(everything: list[Manifes
     of_the_node = {
         "/var/lib/kubelet/device-plugins": False,
         "/var/lib/kubelet/pod-resources": True,
+        "/sys/fs/cgroup": True,
         "/var/lib/nodeagent": False,
         "/run/nodeagent/mps": False,
         "/run/nvidia/validations": True,
@@ -631,8 +632,10 @@ def test_only_known_directories_of_the_node_are_mounted(everything: list[Manifes
             volume = volumes[mount["name"]]
             assert "subPath" not in mount  # it would never be updated
             if "hostPath" in volume:
-                assert volume["hostPath"]["path"] == mount["mountPath"]
-                assert mount.get("readOnly", False) is of_the_node[mount["mountPath"]]
+                path = volume["hostPath"]["path"]
+                # The runtime mounts the container's own cgroups where the node's are on the node.
+                assert mount["mountPath"] == (f"/host{path}" if path == "/sys/fs/cgroup" else path)
+                assert mount.get("readOnly", False) is of_the_node[path]
                 assert volume["hostPath"]["type"] in {"Directory", "DirectoryOrCreate"}
             else:
                 assert mount["readOnly"] is True

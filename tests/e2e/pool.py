@@ -68,6 +68,11 @@ class Pool:
             for one, status in zip(sets, statuses, strict=True)
         )
 
+    def restarts(self) -> int:
+        """How often containers of the agent's pod have been started again."""
+        status = self.pod().status
+        return sum(one.restartCount for one in (status.containerStatuses if status else None) or ())
+
     def log(self) -> list[dict[str, Any]]:
         """What the agent's container has logged, an entry a line."""
         name = str(metadata(self.pod()).name)

@@ -20,6 +20,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
 SHARED = "nvidia.com/gpu.shared"
 MORE, FEWER = 10, 2
 USERS = 16
+BATCH = 25
+AT_MOST = 15.0
+"""Seconds that a change of mode may wait for shares whose pods have failed."""
 
 
 def test_fewer_and_more_under_load(pool: Pool, pods: Pods, probe: Probe, options: Options, figures: Figures) -> None:
@@ -58,23 +61,38 @@ def test_fewer_and_more_under_load(pool: Pool, pods: Pods, probe: Probe, options
     figures.add("… shares that two pods had at once", str(twice), "the kubelet's own race with PodResources List")
 
 
+@pytest.mark.parametrize("deleted", [False, True], ids=["failed pods stay", "failed pods are deleted"])
 def test_pods_that_fail_at_once_and_then_a_change_of_mode(
-    pool: Pool, pods: Pods, options: Options, figures: Figures
+    pool: Pool, pods: Pods, options: Options, figures: Figures, *, deleted: bool
 ) -> None:
-    """Shares of pods that have failed hold a change of mode up for 15 s at most, whether their container ended at once,
-    or the kubelet refused them when one of their containers had got its share.
+    """Shares of pods that have failed hold a change of mode up for 15 s at most: whether their container ended at once,
+    or their init container, which PodResources never shows, or the kubelet refused them when one of their containers
+    had got its share.
     """
     waited = []
-    for _ in range(options.times(5)):
-        failing = [*pods.several(18, SHARED, command=FAILS), pods.create(SHARED, 1, 2), pods.create(SHARED, 1, 2)]
+    for _ in range(options.times(4)):
+        failing = [_fails(pods, number) for number in range(BATCH)]
         until(lambda failing=failing: {pods.phase(name) for name in failing} == {"Failed"})  # type: ignore[misc]
+        if deleted:
+            pods.end()
         begun = time.monotonic()
         written = pool.commit(exclusive())
-        until(lambda written=written: pool.applied(written), within=15.0)  # type: ignore[misc]
+        until(lambda written=written: pool.applied(written), within=AT_MOST)  # type: ignore[misc]
         waited.append(time.monotonic() - begun)
         pool.apply(pool.overlay.config)
         pods.forgotten(pool, SHARED)
-    figures.seconds("20 pods fail at once, then a change of mode: longest", max(waited), f"{len(waited)} times")
+    what = "are deleted" if deleted else "stay"
+    figures.seconds(
+        f"{BATCH} pods fail at once and {what}, then another mode: longest", max(waited), f"{len(waited)} times"
+    )
+
+
+def _fails(pods: Pods, number: int) -> str:
+    """A pod that fails at once, in one of three ways."""
+    if number % 3 == 0:
+        return pods.create(SHARED, command=FAILS)
+    # The second container asks for more than one may have, when the first one has its share.
+    return pods.create(SHARED, command=FAILS, initial=True) if number % 3 == 1 else pods.create(SHARED, 1, 2)
 
 
 def _let_users_go_on(seconds: float) -> None:

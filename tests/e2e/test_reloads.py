@@ -122,21 +122,46 @@ def test_one_gpu_is_lost(pool: Pool, pods: Pods, probe: Probe, cluster: Cluster)
     assert {pods.phase(name) for name in held} == {"Running"}
 
 
-def test_a_pod_that_fails_before_it_is_listed(pool: Pool, pods: Pods, cluster: Cluster, figures: Figures) -> None:
-    """A share that PodResources never lists is free 15 s after its pod has failed: an init container is such a one."""
-    initial = pods.create(SHARED, command=FAILS_WHEN_ASKED, initial=True)
+@pytest.mark.parametrize("initial", [True, False], ids=["an init container", "a container"])
+def test_a_pod_that_fails_in_a_drain(
+    pool: Pool, pods: Pods, cluster: Cluster, figures: Figures, *, initial: bool
+) -> None:
+    """A share is free 15 s after its pod has failed, though that is not deleted: whether PodResources shows what a
+    failed pod had, or has never shown it, as of an init container.
+    """
+    failing = pods.create(SHARED, command=FAILS_WHEN_ASKED, initial=initial)
     until(pool.held)
     written = pool.commit(exclusive())
     # Each list of devices makes the kubelet write its checkpoint, without the pods that have ended: let all be there.
     until(lambda: pool.registered("nvidia.com/gpu"))
     until(lambda: cluster.capacity().get("nvidia.com/gpu") == GPUS - 1)
     # That ends with the container, so that how it ends is chance.
-    run_kubectl("exec", "--namespace", NAMESPACE, initial, "--container", "c0", "--", "sh", "-c", "kill 1")
-    until(lambda: pods.phase(initial) == "Failed")
+    run_kubectl("exec", "--namespace", NAMESPACE, failing, "--container", "c0", "--", "sh", "-c", "kill 1")
+    until(lambda: pods.phase(failing) == "Failed")
     begun = time.monotonic()
     until(lambda: pool.applied(written))
     waited = time.monotonic() - begun
     pool.apply(pool.overlay.config)
     pods.forgotten(pool, SHARED)
-    figures.seconds("an init container fails in a drain: held after that", waited)
+    what = "an init container" if initial else "a container"
+    figures.seconds(f"{what} fails in a drain, its pod stays: held after that", waited)
     assert waited < AT_MOST
+
+
+def test_a_flood_of_changes(pool: Pool, cluster: Cluster, options: Options, figures: Figures) -> None:
+    """While the config changes every two seconds for a minute, to a wrong one in turn, no part of the agent has to be
+    started again, and in the end the Node says what is so.
+    """
+    changes = options.times(30)
+    for number in range(changes):
+        text = shared(4 + number % 5, remark=f"flood {number}")
+        pool.write(text.replace("replicas", "replica") if number % 3 == 2 else text)
+        time.sleep(2.0)  # the flood itself: there is nothing to wait for
+    written = pool.apply(shared(9, remark="after the flood"))
+    begun = time.monotonic()
+    until(lambda: cluster.labels().get("nodeagent.io/config.blob") == written[:12])
+    until(lambda: pool.condition("LabelsSynced")["status"])
+    figures.seconds("a minute of changes: the label of the last", time.monotonic() - begun, f"{changes} changes")
+    assert [line["message"] for line in pool.log() if "starting it again" in line["message"]] == []
+    assert pool.restarts() == 0
+    assert pool.condition("LabelsSynced")["reason"] == "Synced"

@@ -53,6 +53,7 @@ class Node(RuleBasedStateMachine):
         self.agent = Agent(self.around, self.inventory)
         self.begun: tuple[float, PodListing] | None = None
         self.listed: PodListing | None = None
+        self.shows_cgroups = True
 
     @initialize(wanted=rules(), pods=st.lists(st.tuples(st.sampled_from(RESOURCES), st.booleans()), max_size=6))
     def starts(self, wanted: tuple[Rule, ...], pods: list[tuple[str, bool]]) -> None:
@@ -149,7 +150,7 @@ class Node(RuleBasedStateMachine):
     @rule(taken_out=st.none() | INDICES)
     def node_reboots(self, taken_out: int | None) -> None:
         """Pods come back with what they had, but those whose GPU is gone; what is known of pods is of another boot."""
-        self.kubelet.restart()
+        self.kubelet.restart(reboots=True)
         self.host.reboots()
         self.disk.holds = None
         if taken_out is not None:
@@ -183,7 +184,8 @@ class Node(RuleBasedStateMachine):
             self.agent.fail_look()
             return
         allocatable = listing.allocatable if at_once else self.kubelet.allocatable()
-        listing = replace(listing, allocatable=allocatable, checkpoint=frozenset(self.kubelet.checkpoint))
+        checkpoint = frozenset(self.kubelet.checkpoint)
+        listing = replace(listing, allocatable=allocatable, checkpoint=checkpoint, cgroups=self._cgroups())
         self.listed = listing
         self.agent.take_in(listing)
 
@@ -203,8 +205,16 @@ class Node(RuleBasedStateMachine):
                 self.kubelet.allocatable(),
                 checkpoint,
                 self.listed.listed_at,
+                cgroups=self._cgroups(),
             )
         )
+
+    def _cgroups(self) -> frozenset[str] | None:
+        return self.kubelet.cgroups() if self.shows_cgroups else None
+
+    @rule(shows=st.booleans())
+    def cgroups_are_seen(self, shows: bool) -> None:
+        self.shows_cgroups = shows
 
     @rule()
     def look_fails(self) -> None:
@@ -262,7 +272,7 @@ class Node(RuleBasedStateMachine):
 
     @rule()
     def kubelet_knows_its_pods(self) -> None:
-        self.kubelet.knows_pods = True
+        self.kubelet.learns_pods()
 
     # --- MPS ---
 
@@ -396,7 +406,7 @@ class Node(RuleBasedStateMachine):
         self.time_passes(2.0)
         for pod in self.kubelet.pods.values():
             pod.initialising = False
-        self.kubelet.knows_pods = True
+        self.kubelet.learns_pods()
         self.looks()
         self.clock.now += 3600.0
 
@@ -411,7 +421,7 @@ class Node(RuleBasedStateMachine):
         if self.config is None:
             return
         self.kubelet.finish_admission(self.agent.desk, self.clock.now, fails=False)
-        self.kubelet.knows_pods = True
+        self.kubelet.learns_pods()
         self.host.returns()
         self.disk.writable = True
         self._has(make.inventory(*self._all_gpus()))

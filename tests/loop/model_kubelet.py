@@ -48,7 +48,9 @@ class Admission:
 
 @dataclass
 class ModelKubelet:
-    """`views` is what this kubelet believes of each resource with a stream; `sent` what has not arrived yet."""
+    """`views` is what this kubelet believes of each resource with a stream; `sent` what has not arrived yet; `begun` are
+    the UIDs of pods that have got a cgroup.
+    """
 
     generation: int = 1
     pods: dict[str, Pod] = field(default_factory=dict)
@@ -57,6 +59,7 @@ class ModelKubelet:
     sent: dict[str, deque[Listing]] = field(default_factory=dict)
     told: dict[str, dict[str, bool]] = field(default_factory=dict)
     knows_pods: bool = True
+    begun: set[str] = field(default_factory=set)
     admission: Admission | None = None
     admitted: int = 0
     least: dict[str, int] = field(default_factory=dict)
@@ -158,16 +161,27 @@ class ModelKubelet:
         uid = f"pod-{self.admitted}"
         container = "init" if admission.init else "main"
         self.checkpoint |= {CheckpointEntry(uid, container, admission.resource, share) for share in admission.ids}
+        if not fails:
+            self.begun.add(uid)
         self.pods[uid] = Pod(uid, admission.resource, admission.ids, admission.init, now, finished=fails, grant=grant)
 
-    def restart(self) -> None:
-        """A new process: no streams, and no pods known until the API server has been asked."""
+    def restart(self, *, reboots: bool = False) -> None:
+        """A new process: no streams, and no pods known until the API server has been asked. A machine that `reboots`
+        runs none of them before that.
+        """
         self.generation += 1
         self.views.clear()
         self.told.clear()
         self.sent.clear()
         self.knows_pods = False
         self.admission = None
+        if reboots:
+            self.begun.clear()
+
+    def learns_pods(self) -> None:
+        """The API server has told it of its pods, and they run."""
+        self.knows_pods = True
+        self.begun |= {uid for uid, pod in self.pods.items() if not pod.finished}
 
     # --- what it says ---
 
@@ -180,6 +194,11 @@ class ModelKubelet:
             for pod in self.pods.values()
             if not pod.init and not pod.finished
         )
+
+    def cgroups(self) -> frozenset[str]:
+        """The pods of the checkpoint of which something runs."""
+        alive = {uid for uid, pod in self.pods.items() if not pod.finished}
+        return frozenset(alive & self.begun & {entry.pod_uid for entry in self.checkpoint})
 
     def allocatable(self) -> dict[str, frozenset[str]]:
         """`GetAllocatableResources`: healthy ids, allocated or not."""

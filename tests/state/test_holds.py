@@ -1,4 +1,4 @@
-"""Who holds what: three witnesses, each of them wrong at times."""
+"""Who holds what: five witnesses, each of them wrong at times."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from nodeagent.model.holds import Holds, ShareKey
 from nodeagent.model.kubelet import CheckpointEntry
 from nodeagent.state.holds import (
+    CGROUP_GRACE,
     GRANT_GRACE,
+    GRANT_LATE,
     GRANT_SETTLED,
     UNLISTED_GRACE,
     grant,
@@ -20,6 +22,7 @@ from nodeagent.state.holds import (
     look_due,
     next_change,
     observe,
+    unproven,
 )
 from tests.state import make
 
@@ -182,10 +185,14 @@ def test_the_next_change_is_the_first_grace_to_end(now: float, expected: float |
 
 @pytest.mark.parametrize(
     ("looked_at", "expected"),
-    [(0.0, 5.0 + GRANT_SETTLED), (5.0 + GRANT_SETTLED, 5.0 + GRANT_GRACE)],
+    [
+        (0.0, 5.0 + GRANT_SETTLED),
+        (5.0 + GRANT_SETTLED, 5.0 + GRANT_LATE),
+        (5.0 + GRANT_LATE, 5.0 + GRANT_GRACE),
+    ],
 )
 def test_a_grant_asks_for_a_look_as_soon_as_one_can_speak_for_it(looked_at: float, expected: float) -> None:
-    """A look is due when `List` can show the pod, and when it shows none, when the grant is taken for failed."""
+    """A look is due when one can show the pod, a little later if it did not, and when the grant is taken for failed."""
     assert look_due(Holds(granted={KEY: 5.0}), looked_at) == expected
     assert look_due(Holds(), looked_at) is None
 
@@ -216,11 +223,16 @@ def test_the_checkpoint_only_ever_adds(looks: list[tuple[bool, str, float]]) -> 
 
 
 def by_get(
-    holds: Holds, at: float, named: Iterable[ShareKey] = (), checkpoint: Iterable[CheckpointEntry] | None = ()
+    holds: Holds,
+    at: float,
+    named: Iterable[ShareKey] = (),
+    checkpoint: Iterable[CheckpointEntry] | None = (),
+    cgroups: Iterable[str] | None = None,
 ) -> Holds:
     """A look by `Get`: of the pods that an earlier `List` has named, `named` have these shares."""
-    listing = replace(make.look(at, named, checkpoint=checkpoint), list_begun_at=0.0)
-    return observe(holds, listing, UUIDS, at)
+    listing = make.look(at, named, checkpoint=checkpoint, kubelet=holds.kubelet or "kubelet-1")
+    seen = None if cgroups is None else frozenset(cgroups)
+    return observe(holds, replace(listing, list_begun_at=0.0, cgroups=seen), UUIDS, at)
 
 
 NEXT = make.in_checkpoint(*KEY, pod="next")
@@ -291,34 +303,48 @@ def test_two_pods_on_one_share_are_two_holders() -> None:
 
 LIVES = st.lists(
     st.tuples(
-        st.sampled_from(["admit", "end", "list", "get", "other", "wait", "blind"]), st.sampled_from([0.1, 1.1, 11.0])
+        st.sampled_from(["admit", "begin", "end", "list", "get", "other", "wait", "blind", "dark", "light", "restart"]),
+        st.sampled_from([0.1, 1.1, 11.0]),
     ),
-    max_size=30,
+    max_size=40,
 )
 
 
 @given(LIVES, st.booleans())
 def test_a_share_is_never_taken_for_free_while_a_pod_has_it(lives: list[tuple[str, float]], init: bool) -> None:
-    """Whatever comes when: admissions, ends, looks of either kind. `init`: pods that `List` does not show."""
+    """Whatever comes when: admissions, pods that get their cgroup and end, looks of either kind, with the pods' cgroups
+    to be seen or not, restarts of the kubelet. `init`: pods that `List` does not show.
+    """
     now, count, named, running = 0.0, 0, False, False
+    begun, admitted, seen, kubelet = False, 0.0, True, 1
     entries: list[CheckpointEntry] = []
     holds = after(Holds(), now)
     for what, seconds in lives:
         now += seconds
+        cgroups = frozenset({f"pod-{count}"} if begun else set()) if seen else None
         if what == "admit" and not running:
-            count, running, named = count + 1, True, False
+            count, running, named, begun, admitted = count + 1, True, False, False, now
             entries = [make.in_checkpoint(*KEY, pod=f"pod-{count}")]
             holds = grant(holds, SHARE, now)
+        elif what == "begin":
+            begun = running
         elif what == "end":
-            running = False
+            running = begun = False
+        elif what in {"dark", "light"}:
+            seen = what == "light"
+        elif what == "restart":
+            kubelet, named = kubelet + 1, False
         elif what == "other":
             entries = entries if running else []
         elif what == "list":
             named = running and not init
-            holds = after(holds, now, SHARE if named else (), entries)
-        elif what in {"get", "blind"}:
-            holds = by_get(holds, now, SHARE if named and running else (), None if what == "blind" else entries)
-        assert not running or now > UNLISTED_GRACE or held(holds, now) == SHARE
+            look = make.look(now, SHARE if named else (), checkpoint=entries, kubelet=f"kubelet-{kubelet}")
+            holds = observe(holds, replace(look, cgroups=cgroups), UUIDS, now)
+        elif what in {"get", "blind"} and holds.kubelet == f"kubelet-{kubelet}":
+            books = None if what == "blind" else entries
+            holds = by_get(holds, now, SHARE if named and running else (), books, cgroups)
+        waits_for_the_network = not begun and now >= admitted + CGROUP_GRACE
+        assert not running or waits_for_the_network or held(holds, now) == SHARE
 
 
 @pytest.mark.parametrize("asked", [True, False])
@@ -331,3 +357,140 @@ def test_without_a_checkpoint_a_look_by_get_speaks_for_the_pods_that_it_has_aske
     assert (KEY in holds.granted) is not asked
     gone = replace(make.look(130, (), checkpoint=None), list_begun_at=10.0, asked=names)
     assert held(observe(holds, gone, UUIDS, 130), 130) == (frozenset() if asked else SHARE)
+
+
+# --- cgroups of pods ------------------------------------------------------------------------------------------------
+
+
+def by_list(
+    holds: Holds,
+    at: float,
+    listed: Iterable[ShareKey] = (),
+    checkpoint: Iterable[CheckpointEntry] = (),
+    cgroups: Iterable[str] | None = (),
+    kubelet: str = "kubelet-1",
+) -> Holds:
+    """A look by `List`, with the pods that have a cgroup; None: they cannot be seen."""
+    listing = make.look(at, listed, checkpoint=checkpoint, kubelet=kubelet)
+    return observe(holds, replace(listing, cgroups=None if cgroups is None else frozenset(cgroups)), UUIDS, at)
+
+
+ALIVE = [ENTRY.pod_uid]
+
+
+def test_a_pod_whose_cgroup_has_gone_has_ended_whoever_shows_it() -> None:
+    """`Get` goes on showing one that has finished and is not deleted, and the checkpoint keeps it. It stays ended when
+    the cgroups cannot be seen any more.
+    """
+    holds = by_list(Holds(), 10, SHARE, [ENTRY], ALIVE)
+    holds = by_get(holds, 11, SHARE, [ENTRY], ALIVE)
+    assert held(holds, 11) == SHARE
+    holds = by_get(holds, 12, SHARE, [ENTRY], [])
+    assert held(holds, 12) == frozenset()
+    assert held(by_get(holds, 13, SHARE, [ENTRY], None), 13) == frozenset()
+
+
+def test_a_pod_without_a_name_has_ended_with_its_cgroup() -> None:
+    """No `List` is needed, and no other admission."""
+    holds = by_get(grant(by_list(Holds(), 10), SHARE, 20), 21, (), [ENTRY], ALIVE)
+    assert held(holds, 21) == SHARE
+    assert held(by_get(holds, 22, (), [ENTRY], []), 22) == frozenset()
+
+
+def test_a_pod_that_has_no_cgroup_yet_has_not_ended() -> None:
+    """The kubelet makes it when it gets to the pod: that is not a matter of seconds where the network is not ready."""
+    holds = by_list(by_get(grant(by_list(Holds(), 10), SHARE, 20), 21, (), [ENTRY], []), 23, (), [ENTRY], [])
+    assert ENTRY in holds.unlisted
+    assert held(holds, 23) == SHARE
+    holds = by_list(holds, 21 + CGROUP_GRACE - 1, (), [ENTRY], [])
+    assert held(holds, 21 + CGROUP_GRACE - 1) == SHARE
+    assert held(by_list(holds, 21 + CGROUP_GRACE, (), [ENTRY], []), 21 + CGROUP_GRACE) == frozenset()
+
+
+def test_a_pod_with_a_name_is_held_without_a_cgroup_that_was_ever_seen() -> None:
+    """A kubelet that makes none, or an agent that does not see them: `List` and `Get` are believed as they are."""
+    late = 10 + 2 * CGROUP_GRACE
+    holds = by_list(Holds(), 10, SHARE, [ENTRY], [])
+    assert held(by_get(holds, late, SHARE, [ENTRY], []), late) == SHARE
+
+
+def test_an_init_container_holds_as_long_as_its_pod_has_a_cgroup() -> None:
+    """However long that is: `List` never shows it."""
+    late = 20 + 2 * UNLISTED_GRACE
+    holds = by_get(grant(by_list(Holds(), 10), SHARE, 20), 21, (), [ENTRY], ALIVE)
+    holds = by_list(by_list(holds, 23, (), [ENTRY], ALIVE), late, (), [ENTRY], ALIVE)
+    assert held(holds, late) == SHARE
+    assert held(by_get(holds, late + 1, (), [ENTRY], []), late + 1) == frozenset()
+
+
+def test_what_counts_for_an_hour_does_so_where_no_cgroup_can_be_seen() -> None:
+    """As for all that nobody proves or disproves."""
+    holds = by_list(by_list(Holds(), 10, (), [ENTRY], None), 12, (), [ENTRY], None)
+    assert held(holds, 10 + UNLISTED_GRACE - 1) == SHARE
+    assert held(holds, 10 + UNLISTED_GRACE) == frozenset()
+
+
+def test_a_follower_on_the_share_is_held_though_the_cgroup_of_the_last_pod_has_gone() -> None:
+    """Each pod is known by its own UID."""
+    holds = by_list(Holds(), 10, SHARE, [ENTRY], ALIVE)
+    holds = by_get(grant(holds, SHARE, 11), 11.05, SHARE, [ENTRY], [])
+    assert held(holds, 11.05) == SHARE
+    holds = by_get(holds, 12, SHARE, [NEXT], [NEXT.pod_uid])
+    assert held(holds, 12) == SHARE
+    assert held(by_get(holds, 13, (), [NEXT], []), 13) == frozenset()
+
+
+def test_one_of_two_pods_on_a_share_holds_it_by_its_cgroup() -> None:
+    """Where the kubelet has handed it out twice."""
+    holds = by_list(Holds(), 10, SHARE, [ENTRY, NEXT], [ENTRY.pod_uid, NEXT.pod_uid])
+    assert held(by_get(holds, 11, SHARE, [ENTRY, NEXT], ALIVE), 11) == SHARE
+
+
+def test_a_pod_that_begins_anew_under_its_uid_holds_again() -> None:
+    """As a static pod does, whose UID is made of its manifest."""
+    holds = by_get(by_list(Holds(), 10, (), [ENTRY], ALIVE), 11, (), [ENTRY], [])
+    assert held(holds, 11) == frozenset()
+    assert held(by_get(holds, 12, (), [ENTRY], ALIVE), 12) == SHARE
+
+
+# --- what was held when the kubelet restarted -----------------------------------------------------------------------
+
+
+def restarted(cgroups: Iterable[str] | None) -> Holds:
+    """A share was held when the kubelet was restarted at 20, which names nobody, and keeps its checkpoint."""
+    return by_list(by_list(Holds(), 10, SHARE, [ENTRY], cgroups), 20, (), [ENTRY], cgroups, "kubelet-2")
+
+
+def test_what_was_carried_over_a_kubelet_restart_ends_with_the_pods_cgroup() -> None:
+    """At once, though the kubelet does not say so; and it is held as long as the cgroup is there."""
+    holds = restarted(ALIVE)
+    assert unproven(holds, 20) == {KEY: 20}
+    late = 20 + 2 * UNLISTED_GRACE
+    holds = by_list(holds, late, (), [ENTRY], ALIVE, "kubelet-2")
+    assert held(holds, late) == SHARE
+    assert held(by_list(holds, late + 1, (), [ENTRY], [], "kubelet-2"), late + 1) == frozenset()
+
+
+def test_what_was_carried_over_a_kubelet_restart_expires() -> None:
+    """After an hour where nobody says more; sooner where its pod has no cgroup, and others have."""
+    holds = restarted(None)
+    assert held(holds, 20 + UNLISTED_GRACE - 1) == SHARE
+    assert held(holds, 20 + UNLISTED_GRACE) == frozenset()
+    assert next_change(holds, 21) == 20 + UNLISTED_GRACE
+    for at, expected in ((20 + CGROUP_GRACE - 1, SHARE), (20 + CGROUP_GRACE, frozenset())):
+        assert held(by_list(holds, at, (), [ENTRY], [], "kubelet-2"), at) == expected
+
+
+def test_a_second_restart_of_the_kubelet_does_not_make_it_young() -> None:
+    """It counts from the first one on."""
+    holds = by_list(restarted(None), 1000, (), [ENTRY], None, "kubelet-3")
+    assert held(holds, 20 + UNLISTED_GRACE - 1) == SHARE
+    assert KEY not in holds.carried or holds.carried[KEY] == 20
+    assert held(holds, 20 + UNLISTED_GRACE) == frozenset()
+
+
+def test_what_is_listed_again_is_carried_no_more() -> None:
+    """It is proven, and not bound to a time."""
+    holds = by_list(restarted(None), 30, SHARE, [ENTRY], None, "kubelet-2")
+    assert unproven(holds, 30) == {}
+    assert held(holds, 30 + 2 * UNLISTED_GRACE) == SHARE

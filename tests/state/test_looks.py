@@ -79,8 +79,8 @@ def test_two_pods_on_one_share_need_one_whatever_waits() -> None:
 
 def test_what_a_restarted_kubelet_does_not_show_yet_is_asked_for_again() -> None:
     """In quiet moments, unless something waits for it."""
-    assert needed(Holds(carried=frozenset({OTHER})), waits=frozenset()).names_at == LISTED_AT + LINGER_GAP
-    assert needed(Holds(carried=frozenset({FIRST}))).list_at == LISTED_AT + LINGER_GAP
+    assert needed(Holds(carried={OTHER: 40.0}), waits=frozenset()).names_at == LISTED_AT + LINGER_GAP
+    assert needed(Holds(carried={FIRST: 40.0})).list_at == LISTED_AT + LINGER_GAP
 
 
 def test_what_the_checkpoint_alone_keeps_is_asked_for_seldom_and_only_while_it_drains() -> None:
@@ -114,7 +114,7 @@ def test_after_a_list_the_checkpoint_is_written_where_it_keeps_what_was_not_list
 
 def test_after_a_restart_of_the_kubelet_the_checkpoint_is_written_too() -> None:
     """It keeps the pods that ended meanwhile."""
-    holds = Holds(carried=frozenset({OTHER}))
+    holds = Holds(carried={OTHER: 40.0})
     assert rewritten(holds, since=LINGER_GAP, waits=frozenset())
     assert not rewritten(holds, since=LINGER_GAP - 1, waits=frozenset())
 

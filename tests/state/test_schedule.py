@@ -93,7 +93,7 @@ def test_a_fence_is_dropped_when_it_is_old_enough() -> None:
 def test_a_grant_is_followed_by_the_look_that_can_speak_for_it() -> None:
     """When it has had time to reach its pod, and once more when it is taken for failed."""
     key = (make.SHARED, "GPU-0::0")
-    assert at(holds=Holds(granted={key: 99.5})).turn_at == 99.5 + GRANT_SETTLED
+    assert at(holds=Holds(granted={key: 99.95})).turn_at == 99.95 + GRANT_SETTLED
     assert at(holds=Holds(granted={key: 98.5})).look_now
     assert at(holds=Holds(granted={key: 97.0})).turn_at == 97.0 + GRANT_GRACE
 

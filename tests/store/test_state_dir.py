@@ -58,7 +58,7 @@ APPLIED = Applied(
 HOLDS = Holds(
     kubelet="pid 7",
     listed=frozenset({("nvidia.com/gpu", "GPU-1"), ("nvidia.com/gpu.shared", "GPU-0::3"), ("x.io/odd", "a::b::01")}),
-    carried=frozenset({("nvidia.com/gpu.shared", "GPU-0::4")}),
+    carried={("nvidia.com/gpu.shared", "GPU-0::4"): 70.5, ("nvidia.com/gpu.shared", "GPU-0::7"): 71.0},
     granted={("nvidia.com/gpu.shared", "GPU-0::5"): 90.0},
     unlisted={CheckpointEntry("uid-1", "init", "nvidia.com/gpu.shared", "GPU-0::6"): 80.5},
     ended=frozenset(
@@ -319,7 +319,11 @@ class TestHolds:
         """Who was listed is remembered, since the kubelet starts its pods again; grants are gone."""
         state.save_holds(HOLDS)
         assert opened(path, boot_id="boot-2").load_holds(3.0) == replace(
-            HOLDS, kubelet=None, granted={}, unlisted=dict.fromkeys(HOLDS.unlisted, 3.0)
+            HOLDS,
+            kubelet=None,
+            carried=dict.fromkeys(HOLDS.carried, 3.0),
+            granted={},
+            unlisted=dict.fromkeys(HOLDS.unlisted, 3.0),
         )
 
     def test_a_time_to_come_is_now(self, state: StateDir) -> None:
