@@ -26,7 +26,7 @@ from nodeagent.model.snapshot import (
     ResourceStatus,
     Snapshot,
 )
-from nodeagent.report.status_gpus import Json, facts_to_json, gpu_to_json, limits_to_json
+from nodeagent.report.status_gpus import Json, facts_to_json, gpu_to_json, limits_to_json, shares_as_text
 from nodeagent.report.status_node import hand_over_to_json, labels_to_json
 from nodeagent.report.times import rfc3339
 from nodeagent.report.words import Names, describe_action, describe_wait
@@ -41,11 +41,15 @@ def to_json(snapshot: Snapshot) -> Json:
 
 
 def render(snapshot: Snapshot) -> Iterator[bytes]:
-    """`to_json` as text, in pieces: one per GPU, since `json.dumps` of 40,000 shares in one would stop every thread."""
+    """`to_json` as text, in pieces of a few shares: the whole of it is never in memory, and no thread waits long."""
     head = json.dumps(_head(snapshot))
     yield head[:-1].encode() + b', "gpus": ['
     for position, gpu in enumerate(snapshot.gpus):
-        yield (b", " if position else b"") + json.dumps(gpu_to_json(snapshot, gpu)).encode()
+        # The shares are what comes last.
+        before, _, after = json.dumps(gpu_to_json(snapshot, gpu, shares=False)).rpartition("[")
+        yield f"{', ' if position else ''}{before}[".encode()
+        yield from shares_as_text(gpu.shares)
+        yield after.encode()
     yield b"], " + json.dumps(_tail(snapshot))[1:].encode() + b"\n"
 
 
