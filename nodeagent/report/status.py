@@ -65,6 +65,7 @@ def _head(snapshot: Snapshot) -> Json:
         "observedAt": rfc3339(snapshot.at),
         "snapshotRevision": snapshot.revision,
         "inSync": snapshot.in_sync,
+        "settled": snapshot.settled,
         "generation": config.generation,
         "observedGeneration": config.observed_generation,
         "suspended": config.suspended,
