@@ -29,5 +29,6 @@ def be_frugal() -> bool:
     options = {_MMAP_THRESHOLD: _LARGE, _TRIM_THRESHOLD: _LARGE, _ARENA_MAX: _HEAPS}
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-        return all([mallopt(option, value) for option, value in options.items()])
+        taken = [mallopt(option, value) for option, value in options.items()]
+        return all(taken)
     return False

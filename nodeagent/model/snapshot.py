@@ -171,8 +171,8 @@ class ResourceStatus:
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything that is known after one turn of the loop. `at` and `started_at` in Unix seconds. `terms` are those of
-    the config in force, `machine` is what the firmware calls this machine, `node_object` how the Node stands. `settled`:
-    everything is as the accepted document wants it; `in_sync`: and that is the newest one.
+    the config in force, `machine` is what the firmware calls this machine, `node_object` how the Node stands. It is
+    `settled` when everything is as the accepted document wants it, and `in_sync` when that is the newest one.
     """
 
     revision: int

@@ -86,7 +86,7 @@ def _of_config(snapshot: Snapshot) -> dict[str, str]:
         REJECTED: config.newest if config.violations else None,
     }
     found = {key: _blob(document) for key, document in blobs.items() if document is not None}
-    # By itself, since the state names the gravest thing only: a fault, or a newer document that is wrong, hides a drain.
+    # By itself, since the state names the gravest thing only: a fault or a wrong newer document would hide a drain.
     found[SETTLED] = "true" if snapshot.settled else "false"
     if state := _state(snapshot):
         found[STATE] = state
