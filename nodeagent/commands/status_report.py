@@ -157,7 +157,10 @@ def _drift(status: Status, terminal: Terminal, now: float) -> Iterator[str]:
 def _waits(status: Status, terminal: Terminal) -> Iterator[str]:
     """What cannot be done yet, GPUs that wait for the same together, and the pods that are waited for."""
     holders: dict[tuple[str, int], str | None] = {
-        (gpu["uuid"], share["number"]): share["holder"] for gpu in status["gpus"] for share in gpu["shares"]
+        (gpu["uuid"], share["number"]): share["holder"]
+        for gpu in status["gpus"]
+        for share in gpu["shares"]
+        if share["holder"]
     }
     names = by_name(status)
     yield from _waves(status, holders, terminal)
