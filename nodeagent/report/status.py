@@ -37,20 +37,25 @@ KIND = "NodeStatus"
 
 def to_json(snapshot: Snapshot) -> Json:
     """The whole status, ready for `json.dumps`; the order of keys never changes."""
-    return {**_head(snapshot), "gpus": [gpu_to_json(snapshot, gpu) for gpu in snapshot.gpus], **_tail(snapshot)}
+    gpus = [gpu_to_json(snapshot.applied, gpu) for gpu in snapshot.gpus]
+    return {**_head(snapshot), "gpus": gpus, **_tail(snapshot)}
 
 
 def render(snapshot: Snapshot) -> Iterator[bytes]:
-    """`to_json` as text, in pieces of a few shares: the whole of it is never in memory, and no thread waits long."""
-    head = json.dumps(_head(snapshot))
+    """`to_json` as text, in pieces of a few shares: the whole of it is never in memory, and no thread waits long.
+    Whoever takes it slowly keeps the GPUs of the snapshot, and not the lists that the kubelet had then.
+    """
+    head, tail = json.dumps(_head(snapshot)), json.dumps(_tail(snapshot))
+    applied, gpus = snapshot.applied, snapshot.gpus
+    del snapshot
     yield head[:-1].encode() + b', "gpus": ['
-    for position, gpu in enumerate(snapshot.gpus):
+    for position, gpu in enumerate(gpus):
         # The shares are what comes last.
-        before, _, after = json.dumps(gpu_to_json(snapshot, gpu, shares=False)).rpartition("[")
+        before, _, after = json.dumps(gpu_to_json(applied, gpu, shares=False)).rpartition("[")
         yield f"{', ' if position else ''}{before}[".encode()
         yield from shares_as_text(gpu.shares)
         yield after.encode()
-    yield b"], " + json.dumps(_tail(snapshot))[1:].encode() + b"\n"
+    yield b"], " + tail[1:].encode() + b"\n"
 
 
 def _head(snapshot: Snapshot) -> Json:

@@ -11,8 +11,8 @@ from nodeagent.model.config import Contract, MpsLimits
 from nodeagent.model.health import meaning
 from nodeagent.model.inventory import Gpu
 from nodeagent.model.mps import MpsDaemon
-from nodeagent.model.shares import AppliedGpu
-from nodeagent.model.snapshot import GpuStatus, ShareStatus, Snapshot
+from nodeagent.model.shares import Applied, AppliedGpu
+from nodeagent.model.snapshot import GpuStatus, ShareStatus
 from nodeagent.report.times import rfc3339
 
 Json = dict[str, object]
@@ -48,13 +48,13 @@ def facts_to_json(gpu: Gpu) -> Json:
     }
 
 
-def gpu_to_json(snapshot: Snapshot, status: GpuStatus, *, shares: bool = True) -> Json:
+def gpu_to_json(applied: Applied, status: GpuStatus, *, shares: bool = True) -> Json:
     """One GPU with what is wanted of it, what is applied, and its `shares` or none of them, which come last."""
     return {
         **facts_to_json(status.gpu),
         "driverIndex": status.gpu.driver_index,
         "wanted": {**_contract(status.wanted), "rule": status.rule, "shares": status.wanted_shares},
-        "applied": _applied(snapshot.applied.gpus.get(status.gpu.uuid)),
+        "applied": _applied(applied.gpus.get(status.gpu.uuid)),
         "daemon": None if status.daemon is None else _daemon(status.daemon),
         "shares": [_share(share) for share in status.shares] if shares else [],
     }

@@ -68,11 +68,13 @@ async def test_a_reload_is_told(node: Node, api: ApiServer) -> None:
     before = api.count("patch nodes")
 
     node.commit(sharing(exclusive()))
-    await says(api, config__state="draining", gpus__exclusive="7", **{"gpus__time-sliced": "1"})
+    await says(
+        api, config__state="draining", config__settled="false", gpus__exclusive="7", **{"gpus__time-sliced": "1"}
+    )
     await eventually(lambda: "ConfigAccepted" in events(api))
     assert agent.snapshot.drift
     await node.kubelet.end(pod)
-    await says(api, config__state="applied", gpus__exclusive="8", **{"gpus__time-sliced": None})
+    await says(api, config__state="applied", config__settled="true", gpus__exclusive="8", **{"gpus__time-sliced": None})
     await eventually(lambda: events(api)[-1:] == ["ConfigApplied"])
     assert "Drained" in events(api)
     assert api.objects.labels(NODE_NAME)["zone"] == "a"
@@ -88,7 +90,7 @@ async def test_a_rejection_is_told(node: Node, api: ApiServer) -> None:
     await says(api, config__state="applied")
     applied = api.objects.labels(NODE_NAME)[BLOB]
     node.commit(WRONG)
-    await says(api, config__state="rejected", config__blob=applied)
+    await says(api, config__state="rejected", config__settled="true", config__blob=applied)
     await eventually(lambda: events(api)[-1:] == ["ConfigRejected"])
     assert 'got "replica"; did you mean "replicas"?' in api.objects.annotations(NODE_NAME)[ERROR]
     await node.advertises({SHARED: 4 * GPUS})
