@@ -36,10 +36,7 @@ PATIENCE = 1.0
 """Seconds that a client may keep its worker waiting while others wait for one."""
 
 _PACE: Final = 1 << 20
-"""Bytes that a client takes in a second, at least, if nobody else waits."""
-
-_FAST: Final = 8 << 20
-"""And while others wait."""
+"""Bytes that a client which is not too slow takes in a second, at least: it has so much more time."""
 
 
 @dataclass(slots=True)
@@ -56,13 +53,9 @@ class _Served:
         """For how long it has kept us waiting."""
         return self.waited + (now - self.since if self.since is not None else 0.0)
 
-    def left(self, seconds: float, pace: int) -> float:
-        """How long it may still do so; nothing is too much."""
-        return seconds + self.taken / pace - self.waited
-
-    def tries(self, now: float) -> bool:
-        """Whether others may go on waiting for it."""
-        return self.delay(now) < PATIENCE + self.taken / _FAST
+    def left(self, seconds: float, now: float) -> float:
+        """How long it may still do so if it may for so many seconds, and for what it has taken."""
+        return seconds + self.taken / _PACE - self.delay(now)
 
 
 class Workers:
@@ -100,7 +93,7 @@ class Workers:
             if not self._waiting:
                 return False
             now = time.monotonic()
-            slow = {one: served.delay(now) for one, served in self._serving.items() if not served.tries(now)}
+            slow = {one: served.delay(now) for one, served in self._serving.items() if served.left(PATIENCE, now) <= 0}
             if slow:
                 _shut(max(slow, key=lambda one: slow[one]))
             return True
@@ -151,8 +144,9 @@ class Workers:
 
     def _serve(self, connection: socket.socket, request: Request, served: _Served) -> None:
         for data in _pieces(self._answer(request), request):
-            connection.settimeout(max(0.01, served.left(WRITE_SECONDS, _PACE)))
-            served.since = begun = time.monotonic()
+            begun = time.monotonic()
+            connection.settimeout(max(0.01, served.left(WRITE_SECONDS, begun)))
+            served.since = begun
             connection.sendall(data)
             served.since, served.taken = None, served.taken + len(data)
             served.waited += time.monotonic() - begun
