@@ -23,7 +23,7 @@ async def _measure(*, quick: bool) -> list[Row]:
 def main() -> None:
     """Measure everything once."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="about a minute instead of five: fewer and shorter")
+    parser.add_argument("--quick", action="store_true", help="two to three minutes instead of eight: fewer and shorter")
     quick: bool = parser.parse_args().quick
     before = os.getloadavg()[0]
     rows = asyncio.run(_measure(quick=quick))
