@@ -136,9 +136,11 @@ class Metrics:
         snapshot = self._snapshot()
         if snapshot is not None:
             self._forget_all_but({status.resource for status in snapshot.resources})
+        gpus = snapshot.gpus if snapshot is not None else None
+        del snapshot  # a slow client shall not keep all of it
         yield generate_latest(self._registry)
-        if snapshot is not None:
-            yield from assignments(snapshot.gpus)
+        if gpus is not None:
+            yield from assignments(gpus)
 
     def _forget_all_but(self, served: set[str]) -> None:
         """Drop the counters of resources that are served no more: names come from Git and may change without end."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import overload
 
 from nodeagent.model.holds import ShareKey
-from nodeagent.model.kubelet import PodResourcesStatus, RegistrationStatus
+from nodeagent.model.kubelet import Holder, PodResourcesStatus, RegistrationStatus
 from nodeagent.model.mps import MpsStatus
 from nodeagent.model.plan import Plan, WaitReason
 from nodeagent.model.shares import Applied, AppliedGpu, ShareState
@@ -22,25 +22,25 @@ class _Shares(Sequence[ShareStatus]):
     """
 
     def __init__(
-        self, entry: AppliedGpu, own: frozenset[int], draining: frozenset[int], pods: Mapping[ShareKey, str]
+        self, entry: AppliedGpu, own: frozenset[int], draining: frozenset[int], holders: Iterable[Holder]
     ) -> None:
         self._entry = entry
         self._own = own
         self._draining = draining
-        self._pods = pods
+        self._holders = holders
 
     def __len__(self) -> int:
         return len(self._entry.numbers)
 
     def __iter__(self) -> Iterator[ShareStatus]:
         entry = self._entry
-        resource = entry.contract.resource if entry.contract is not None else ""
+        pods = pods_of(self._holders, entry.contract.resource, entry.gpu.uuid) if entry.contract is not None else {}
         for number, share in zip(sorted(entry.numbers), entry.ids(entry.numbers), strict=True):
             yield ShareStatus(
                 number,
                 share,
                 self.state(number),
-                self._pods.get((resource, share)),
+                pods.get(share),
                 held=number in self._own,
                 fenced=number in entry.fences,
             )
@@ -95,7 +95,7 @@ def gpu_statuses(
 ) -> tuple[GpuStatus, ...]:
     """Every GPU of the node, by index."""
     keys = by_gpu(held)
-    names = pods_of(pods.listing)
+    holders = pods.listing.holders if pods.listing is not None else ()
     draining: dict[str, frozenset[int]] = {}
     for wait in plan.waits:
         if wait.reason is WaitReason.PODS:
@@ -111,7 +111,9 @@ def gpu_statuses(
                 wanted=want.contract if want is not None else None,
                 wanted_shares=want.count if want is not None else 0,
                 contract=entry.contract,
-                shares=_Shares(entry, holdings(entry, keys.get(uuid, ())).own, draining.get(uuid, frozenset()), names),
+                shares=_Shares(
+                    entry, holdings(entry, keys.get(uuid, ())).own, draining.get(uuid, frozenset()), holders
+                ),
                 daemon=mps.daemons.get(uuid),
             )
         )
