@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Generic, TypeVar
 
@@ -130,7 +131,9 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
 
 
 class Remembered(Generic[T]):
-    """The last bytes that came, and what they meant: most looks find what the one before found."""
+    """What the last bytes meant that came: most looks find what the one before found. Of the bytes, which may be
+    megabytes, only a digest is kept.
+    """
 
     def __init__(self, parse: Callable[[bytes], T]) -> None:
         self._parse = parse
@@ -138,13 +141,18 @@ class Remembered(Generic[T]):
 
     def knows(self, data: bytes) -> bool:
         """Whether this is what came last."""
-        return self._known is not None and self._known[0] == data
+        return self._known is not None and self._known[0] == _digest(data)
 
     def meaning(self, data: bytes) -> T:
         """What the bytes mean. Raises what the parser raises."""
-        if self._known is None or self._known[0] != data:
-            self._known = data, self._parse(data)
+        digest = _digest(data)
+        if self._known is None or self._known[0] != digest:
+            self._known = digest, self._parse(data)
         return self._known[1]
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
 
 
 def _holders(pod: pb.PodResources) -> tuple[Holder, ...]:
