@@ -8,13 +8,13 @@ import os
 import platform
 import sys
 
-from benchmarks import calls, footprint, kube, mps, reloads
+from benchmarks import calls, footprint, kube, large, mps, reloads
 from benchmarks.table import Row, table
 
 
 async def _measure(*, quick: bool) -> list[Row]:
     rows: list[Row] = []
-    for part in (footprint, reloads, calls, mps, kube):
+    for part in (footprint, reloads, large, calls, mps, kube):
         print(f"measuring {part.__name__.rpartition('.')[2]} ...", file=sys.stderr, flush=True)
         rows += await part.measure(quick=quick)
     return rows
@@ -23,7 +23,7 @@ async def _measure(*, quick: bool) -> list[Row]:
 def main() -> None:
     """Measure everything once."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="about a minute instead of five: fewer and shorter")
+    parser.add_argument("--quick", action="store_true", help="two to three minutes instead of eight: fewer and shorter")
     quick: bool = parser.parse_args().quick
     before = os.getloadavg()[0]
     rows = asyncio.run(_measure(quick=quick))

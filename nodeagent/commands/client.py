@@ -6,7 +6,7 @@ import argparse
 import json
 import urllib.error
 import urllib.request
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -14,6 +14,12 @@ from nodeagent.report.status import API_VERSION, KIND
 
 DEFAULT_AGENT: Final = "http://127.0.0.1:9400"
 TIMEOUT: Final = 5.0
+
+MOST: Final = 64 << 20
+"""Bytes of a status, at most: 100,000 shares are 15 MB, and an agent of 0.1.0 may have more of them."""
+
+_FREE: Final[dict[str, Any]] = {"state": "free", "held": False, "fenced": False, "holder": None}
+"""Each share that is just free, where only that is of interest: not its number, nor its id."""
 
 Status = dict[str, Any]
 """A status document, as `schemas/status-v1alpha1.json` describes it."""
@@ -47,13 +53,16 @@ def agent_url(text: str) -> str:
     return url
 
 
-def fetch_status(agent: str, timeout: float = TIMEOUT) -> Status:
-    """The status of the agent at a URL from `agent_url`; `timeout` in seconds. Raises Unreachable."""
+def fetch_status(agent: str, timeout: float = TIMEOUT, *, whole: bool = False) -> Status:
+    """The status of the agent at a URL from `agent_url`; `timeout` in seconds. Unless it is to be `whole` all free
+    shares are one: a command that is run beside an agent shares the memory that its container may take, and a node may
+    have very many. Raises Unreachable.
+    """
     # An agent is on the node or in the cluster: a proxy for the outside world would only be in the way.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"{agent}/status", timeout=timeout) as response:
-            status = json.load(response)
+            status = json.loads(_body(response, agent), object_hook=None if whole else _brief)
     except urllib.error.HTTPError as error:
         with error:
             body = error.read(200).decode("utf-8", "replace").strip().partition("\n")[0]
@@ -67,6 +76,19 @@ def fetch_status(agent: str, timeout: float = TIMEOUT) -> Status:
     if not isinstance(status, dict) or (status.get("apiVersion"), status.get("kind")) != (API_VERSION, KIND):
         raise Unreachable(f"cannot read the status of {agent}: expected a {KIND} {API_VERSION}")
     return status
+
+
+def _body(response: HTTPResponse, agent: str) -> bytes:
+    body = response.read(MOST + 1)
+    if len(body) > MOST:
+        raise Unreachable(f"cannot read the status of {agent}: it has more than {MOST >> 20} MiB")
+    return body
+
+
+def _brief(found: dict[str, Any]) -> dict[str, Any]:
+    """An object of the status; one that stands for it where it is a free share."""
+    is_free = len(found) == len(_FREE) + 2 and all(found.get(key, found) == value for key, value in _FREE.items())
+    return _FREE if is_free else found
 
 
 def _reason(error: object) -> str:

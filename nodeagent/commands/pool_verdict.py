@@ -6,13 +6,13 @@ agent is away are as old as its last word.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from nodeagent.commands.wait import Answer, Verdict
 from nodeagent.model.node import NodeObject
-from nodeagent.state.labels import ACCEPTED, APPLIED, BLOB, ERROR, REJECTED, STATE
+from nodeagent.state.labels import ACCEPTED, APPLIED, BLOB, ERROR, REJECTED, SETTLED, STATE
 
 _LEAST: Final = 7
 """Characters of a blob id that tell it from others."""
@@ -58,7 +58,16 @@ def _has(node: NodeObject, question: Question) -> bool:
     labels, blob = node.labels, question.blob
     if not _is(labels.get(ACCEPTED), blob):
         return False
-    return not question.applied or (_is(labels.get(APPLIED), blob) and labels.get(STATE) != "draining")
+    return not question.applied or _settled(labels, blob)
+
+
+def _settled(labels: Mapping[str, str], blob: str) -> bool:
+    """Whether everything is as the accepted document wants it, which is `blob`. An agent of 0.1.0 does not say so: of
+    its labels the state is the nearest, which hides a drain behind anything graver.
+    """
+    if SETTLED in labels:
+        return labels[SETTLED] == "true"
+    return _is(labels.get(APPLIED), blob) and labels.get(STATE) != "draining"
 
 
 def _waiting_for(pending: Sequence[NodeObject], question: Question) -> str:
@@ -71,6 +80,8 @@ def _why(node: NodeObject, question: Question) -> str:
     labels = node.labels
     state, accepted, rejected = labels.get(STATE), labels.get(ACCEPTED), labels.get(REJECTED)
     if _is(accepted, question.blob):
+        if labels.get(SETTLED) == "false" and state not in {"draining", "suspended"}:
+            return "not settled" if state in {None, "applied"} else f"not settled, {state}"
         return state if state not in {None, "applied"} else "accepted"
     if rejected:
         return f"rejects {rejected}"

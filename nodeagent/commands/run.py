@@ -7,7 +7,7 @@ import asyncio
 import logging
 from typing import Final
 
-from nodeagent import logs, settings
+from nodeagent import heap, logs, settings
 from nodeagent.commands.exits import EXITS_ALWAYS, OK, USAGE, Failure
 from nodeagent.settings import Settings
 
@@ -54,6 +54,7 @@ def execute(arguments: argparse.Namespace) -> int:
     except settings.BadSetting as error:
         raise Failure(str(error), USAGE) from None
     logs.set_up(chosen.log_format, chosen.log_level)
+    heap.be_frugal()
     from nodeagent.errors import CannotStart
 
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from typing import Final
 
@@ -41,11 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Ask once, and tell."""
     try:
-        status = client.fetch_status(arguments.agent)
+        status = client.fetch_status(arguments.agent, whole=arguments.output == "json")
     except client.Unreachable as error:
         raise Failure(str(error), _UNREACHABLE) from None
     if arguments.output == "json":
-        print(json.dumps(status, indent=2))
+        json.dump(status, sys.stdout, indent=2)
+        print()
     else:
         for line in status_report.text(status, arguments.agent, terminal.of(), time.time()):
             print(line)

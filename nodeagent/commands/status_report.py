@@ -50,11 +50,19 @@ def is_normal(condition: dict[str, Any]) -> bool:
 def _head(status: Status, agent: str, terminal: Terminal, now: float) -> Iterator[str]:
     verdict = terminal.paint("in sync", "green") if status["inSync"] else terminal.paint("NOT in sync", "red")
     pool = f", pool {status['pool']}" if status["pool"] else ""
-    yield f"{terminal.paint(status['node'] + pool, 'bold')}: {verdict}"
+    yield f"{terminal.paint(status['node'] + pool, 'bold')}: {verdict}{_settled(status)}"
     driver = status["inventory"]["driverVersion"]
     facts = [f"nodeagent {status['agentVersion']}", f"up {age(status['startedAt'], now)}"]
     facts += [f"driver {driver}"] if driver else []
     yield f"  {', '.join(facts)}, {agent}"
+
+
+def _settled(status: Status) -> str:
+    """Whether the accepted document is everywhere, where the newest one is not. An older agent does not say so."""
+    settled = status.get("settled")
+    if status["inSync"] or settled is None or status["config"]["desired"] is None:
+        return ""
+    return ", settled on the accepted document" if settled else ", not settled"
 
 
 def _section(title: str, lines: Iterator[str], terminal: Terminal) -> Iterator[str]:
@@ -149,7 +157,10 @@ def _drift(status: Status, terminal: Terminal, now: float) -> Iterator[str]:
 def _waits(status: Status, terminal: Terminal) -> Iterator[str]:
     """What cannot be done yet, GPUs that wait for the same together, and the pods that are waited for."""
     holders: dict[tuple[str, int], str | None] = {
-        (gpu["uuid"], share["number"]): share["holder"] for gpu in status["gpus"] for share in gpu["shares"]
+        (gpu["uuid"], share["number"]): share["holder"]
+        for gpu in status["gpus"]
+        for share in gpu["shares"]
+        if share["holder"]
     }
     names = by_name(status)
     yield from _waves(status, holders, terminal)

@@ -145,9 +145,7 @@ def judge(status: Status, blob: str, *, applied: bool) -> Answer:
         found = config["desired"]["gitBlob"]
         if not applied:
             return Answer(Verdict.YES, f"{node}: accepted {found}")
-        # That it was applied once is not enough: another document may have been accepted in between.
-        applied_now = _is(config["applied"], blob) and status["observedGeneration"] == status["generation"]
-        if applied_now and not _refused(status):
+        if _settled(status, blob):
             return Answer(Verdict.YES, f"{node}: applied {found}")
         return Answer(Verdict.NOT_YET, f"{node}: accepted {found[:12]}, not applied yet: {_why(status)}")
     if _is(config["newest"], blob) and config["violations"]:
@@ -166,6 +164,16 @@ def _is(document: dict[str, Any] | None, blob: str) -> bool:
     return document is not None and document["gitBlob"].startswith(blob)
 
 
+def _settled(status: Status, blob: str) -> bool:
+    """Whether everything is as the accepted document wants it, which is `blob`. An older agent does not say so."""
+    settled: bool | None = status.get("settled")
+    if settled is not None:
+        return settled
+    # That it was applied once is not enough: another document may have been accepted in between.
+    applied_now = _is(status["config"]["applied"], blob) and status["observedGeneration"] == status["generation"]
+    return applied_now and not _refused(status)
+
+
 def _refused(status: Status) -> list[str]:
     """The GPUs of which nothing can be planned, and why. An older agent plans all or nothing."""
     called: dict[str, str] = {gpu.uuid: name for name, gpu in by_name(status).items()}
@@ -176,11 +184,20 @@ def _refused(status: Status) -> list[str]:
 def _why(status: Status) -> str:
     if status["suspended"]:
         return "spec.suspend is true"
+    if obstacles := _obstacles(status["config"]):
+        return f"it is at odds with these GPUs: {obstacles[0]['message']}"
     waits: list[str] = [*_refused(status), *(wait["text"] for wait in status["plan"]["waits"])]
     if waits:
         return waits[0] + (f" (and {len(waits) - 1} more)" if len(waits) > 1 else "")
     wrong = next((drift for drift in status["drift"] if drift["kind"] != "config"), None)
     return f"{wrong['subject']}: {wrong['have']}" if wrong is not None else "on its way"
+
+
+def _obstacles(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Why the accepted document cannot be applied; an older agent does not say so of its own."""
+    own: list[dict[str, Any]] = config.get("obstacles", [])
+    same = config["newest"] is not None and config["newest"]["gitBlob"] == config["desired"]["gitBlob"]
+    return own or (list(config["violations"]) if same else [])
 
 
 def _blob(text: str) -> str:

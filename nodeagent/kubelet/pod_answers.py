@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Generic, TypeVar
 
 import grpc
@@ -19,6 +20,9 @@ NOT_FOUND: Final = "not_found"
 NOT_SERVED: Final = "not_served"
 LIMITED: Final = "limited"
 FAILED: Final = "failed"
+_VARINT, _BYTES = 0, 2
+"""Types of fields on the wire that the kubelet's answers have."""
+
 RESULTS: Final = (OK, NOT_FOUND, NOT_SERVED, LIMITED, FAILED)
 """How a call ended (metric label `result`)."""
 
@@ -82,13 +86,54 @@ def pod_of(answer: bytes) -> tuple[Holder, ...]:
 def allocatable_of(answer: bytes) -> dict[str, frozenset[str]]:
     """The ids of each resource; the kubelet sends an entry per device. Raises Failed."""
     ids: dict[str, list[str]] = {}
-    for devices in _parsed(pb.AllocatableResourcesResponse, answer).devices:
-        ids.setdefault(devices.resource_name, []).extend(devices.device_ids)
+    for part in parts(answer):
+        for devices in _parsed(pb.AllocatableResourcesResponse, part).devices:
+            ids.setdefault(devices.resource_name, []).extend(devices.device_ids)
     return {resource: frozenset(ids[resource]) for resource in sorted(ids)}
 
 
+def parts(message: bytes, size: int = 1 << 16) -> Iterator[bytes]:
+    """A message as several of about this size, which say the same one after the other: each is made of whole fields.
+    Read as one, an answer that takes megabytes on the wire takes ten times as much. What is no message is not divided.
+    """
+    begun = at = 0
+    while at < len(message):
+        at = _end_of_field(message, at)
+        if at - begun >= size:
+            yield message[begun:at]
+            begun = at
+    if begun < len(message):
+        yield message[begun:]
+
+
+def _end_of_field(message: bytes, at: int) -> int:
+    """Where the field that begins there ends; the end of the message where that cannot be said."""
+    try:
+        tag, at = _varint(message, at)
+        if tag & 7 == _BYTES:
+            length, at = _varint(message, at)
+            return at + length
+        return _varint(message, at)[1] if tag & 7 == _VARINT else len(message)
+    except IndexError:
+        return len(message)
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    """The number that begins there, and where it ends. Raises IndexError where there is none."""
+    value = 0
+    for shift in range(0, 64, 7):
+        byte = message[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise IndexError
+
+
 class Remembered(Generic[T]):
-    """The last bytes that came, and what they meant: most looks find what the one before found."""
+    """What the last bytes meant that came: most looks find what the one before found. Of the bytes, which may be
+    megabytes, only a digest is kept.
+    """
 
     def __init__(self, parse: Callable[[bytes], T]) -> None:
         self._parse = parse
@@ -96,13 +141,18 @@ class Remembered(Generic[T]):
 
     def knows(self, data: bytes) -> bool:
         """Whether this is what came last."""
-        return self._known is not None and self._known[0] == data
+        return self._known is not None and self._known[0] == _digest(data)
 
     def meaning(self, data: bytes) -> T:
         """What the bytes mean. Raises what the parser raises."""
-        if self._known is None or self._known[0] != data:
-            self._known = data, self._parse(data)
+        digest = _digest(data)
+        if self._known is None or self._known[0] != digest:
+            self._known = digest, self._parse(data)
         return self._known[1]
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
 
 
 def _holders(pod: pb.PodResources) -> tuple[Holder, ...]:

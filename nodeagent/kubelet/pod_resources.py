@@ -251,9 +251,13 @@ class PodResources:
                 await self._calls.connect(None)
             raise failed from None
         kept, cgroups = await self._read_node(until)
+        # What has been read is let go of before the next is: each may be megabytes.
         pods = await asyncio.to_thread(pod_answers.pods_of, listed) if by_list else self._pods
+        del listed
         free = await self._meaning(self._allocatable, allocatable)
+        del allocatable
         entries, uids = (None, frozenset[str]()) if kept is None else await self._meaning(self._entries, kept)
+        del kept
         if identity(self._socket) != kubelet:
             raise Failed(PodResourcesReason.UNAVAILABLE, "the kubelet restarted during a look", passing=True)
         if by_list:

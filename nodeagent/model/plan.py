@@ -165,7 +165,7 @@ class WaitReason(Enum):
     RESTART = "restart"  # the agent has just started: what the one before gave away last may not be listed yet
     DAEMON = "daemon"  # an MPS daemon is not verified yet, or has not left yet
     MIG = "mig"  # the GPU is still on the list as a whole one, or its MIG devices are
-    LIST_SIZE = "list-size"  # the list has no room before others have left it (the kubelet takes 4 MiB)
+    LIST_SIZE = "list-size"  # no room before others have left: a list has 4 MiB at most, a node a number of shares
     WAVE = "wave"  # as many other devices as may be unavailable at a time are on their way
     LAST = "last"  # no other device offers its resource name yet, which is still wanted
     DISK = "disk"  # the state directory cannot be written, so nothing can be begun

@@ -8,6 +8,7 @@ are handled per reload.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
@@ -106,6 +107,42 @@ class Applied:
 
     def resources(self) -> frozenset[str]:
         return frozenset(entry.contract.resource for entry in self.gpus.values() if entry.contract is not None)
+
+
+class ShareIds(AbstractSet[str]):
+    """The ids of some shares of some GPUs, without any of them in memory: of each GPU, by uuid, those whose number is
+    in one of several sets.
+    """
+
+    def __init__(self, gpus: Mapping[str, AppliedGpu], numbers: Mapping[str, tuple[AbstractSet[int], ...]]) -> None:
+        self._gpus = gpus
+        self._numbers = {uuid: sets for uuid, sets in numbers.items() if any(sets)}
+
+    def __contains__(self, share: object) -> bool:
+        if not self._numbers or not isinstance(share, str):
+            return False
+        uuid, separator, text = share.partition("::")
+        sets, entry = self._numbers.get(uuid), self._gpus.get(uuid)
+        if sets is None or entry is None or entry.contract is None:
+            return False
+        if (entry.contract.mode is Mode.EXCLUSIVE) is bool(separator):
+            return False
+        number = int(text) if text.isdecimal() else 0
+        return (not separator or str(number) == text) and any(number in numbers for numbers in sets)
+
+    def __iter__(self) -> Iterator[str]:
+        for uuid, sets in self._numbers.items():
+            yield from self._gpus[uuid].ids(frozenset().union(*sets))
+
+    def __len__(self) -> int:
+        return sum(len(frozenset().union(*sets)) for sets in self._numbers.values())
+
+    def __bool__(self) -> bool:
+        return bool(self._numbers)
+
+    @classmethod
+    def _from_iterable(cls, shares: Iterable[str]) -> frozenset[str]:  # type: ignore[override]  # what is left of it
+        return frozenset(shares)
 
 
 class Device(NamedTuple):

@@ -173,7 +173,8 @@ class ResourceStatus:
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything that is known after one turn of the loop. `at` and `started_at` in Unix seconds. `terms` are those of
-    the config in force, `machine` is what the firmware calls this machine, `node_object` how the Node stands.
+    the config in force, `machine` is what the firmware calls this machine, `node_object` how the Node stands. It is
+    `settled` when everything is as the accepted document wants it, and `in_sync` when that is the newest one.
     """
 
     revision: int
@@ -195,6 +196,7 @@ class Snapshot:
     reloads: tuple[Reload, ...] = ()
     listings: Mapping[str, Listing] = field(default_factory=dict)
     in_sync: bool = False
+    settled: bool = False
     machine: str = "unknown"
     terms: LabelTerms = field(default_factory=LabelTerms)
     handover: HandOver = field(default_factory=HandOver)

@@ -22,6 +22,7 @@ def families(snapshot: Snapshot, now: float, xids: Mapping[tuple[str, int], int]
     """Everything that the newest snapshot says; `now` in Unix seconds, for ages; `xids` counted by uuid and code."""
     yield from _config(snapshot.config, snapshot.pool)
     yield gauge("in_sync", "Whether the newest document is accepted and fully applied.", snapshot.in_sync)
+    yield gauge("settled", "Whether everything is as the accepted document wants it.", snapshot.settled)
     yield from _drift(snapshot, now)
     conditions = GaugeMetricFamily(f"{PREFIX}condition", "Whether a condition holds.", labels=["type", "reason"])
     for condition in snapshot.conditions:

@@ -1,9 +1,14 @@
 """A few threads for the answers that take time: the page, the status, the metrics.
 
-Whoever asks for these can cost no more than this: `WORKERS` answers are made at once and `MOST_WAITING` wait; an
-answer has `WRITE_SECONDS` to be taken, and `PATIENCE` where others wait for a worker. The probes are never here
-(`http_front.py`), so that nothing has to be kept free for them. Threads are made when they are needed and kept; where
-none can be had, those that are there do the work, and without any an answer is refused.
+Whoever asks for these can cost no more than this: `WORKERS` answers are made at once and `MOST_WAITING` wait. A client
+may keep its worker waiting for `WRITE_SECONDS`, and for `PATIENCE` where others wait for a worker; in both cases a
+little longer for what it has taken by then, so that a large answer is no slow client. The time that we take to make the
+answer is not the client's. The probes are never here (`http_front.py`), so that nothing has to be kept free for them.
+Threads are made when they are needed and kept; where none can be had, those that are there do the work, and without any
+an answer is refused.
+
+An answer that is made while it is sent shows what was so when it began, and keeps that in memory: `WORKERS` times at
+most, however slow the clients are.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 from nodeagent.report.endpoints import Answer
@@ -27,7 +33,29 @@ MOST_WAITING: Final = 16
 WRITE_SECONDS = 10.0
 
 PATIENCE = 1.0
-"""Seconds that an answer may take while others wait."""
+"""Seconds that a client may keep its worker waiting while others wait for one."""
+
+_PACE: Final = 1 << 20
+"""Bytes that a client which is not too slow takes in a second, at least: it has so much more time."""
+
+
+@dataclass(slots=True)
+class _Served:
+    """A client that is being answered: how many bytes it has taken, how many seconds it has kept us waiting, and since
+    when it does so now, if it does.
+    """
+
+    taken: int = 0
+    waited: float = 0.0
+    since: float | None = None
+
+    def delay(self, now: float) -> float:
+        """For how long it has kept us waiting."""
+        return self.waited + (now - self.since if self.since is not None else 0.0)
+
+    def left(self, seconds: float, now: float) -> float:
+        """How long it may still do so if it may for so many seconds, and for what it has taken."""
+        return seconds + self.taken / _PACE - self.delay(now)
 
 
 class Workers:
@@ -37,7 +65,7 @@ class Workers:
         self._answer = answer
         self._changed = threading.Condition()
         self._waiting: deque[tuple[socket.socket, Request]] = deque()
-        self._serving: dict[socket.socket, float] = {}
+        self._serving: dict[socket.socket, _Served] = {}
         self._threads = 0
         self._closed = False
 
@@ -58,15 +86,16 @@ class Workers:
             return True
 
     def make_room(self) -> bool:
-        """End the answer that has taken longest, if others wait and it has had its time. Whether others wait."""
+        """End the answer whose client keeps us waiting longest, if others wait and it has had its time. Whether others
+        wait.
+        """
         with self._changed:
             if not self._waiting:
                 return False
-            since, longest = min(
-                ((since, one) for one, since in self._serving.items()), default=(time.monotonic(), None)
-            )
-            if longest is not None and time.monotonic() - since >= PATIENCE:
-                _shut(longest)
+            now = time.monotonic()
+            slow = {one: served.delay(now) for one, served in self._serving.items() if served.left(PATIENCE, now) <= 0}
+            if slow:
+                _shut(max(slow, key=lambda one: slow[one]))
             return True
 
     def close(self) -> None:
@@ -92,7 +121,7 @@ class Workers:
         while (given := self._next()) is not None:
             connection, request = given
             try:
-                self._serve(connection, request)
+                self._serve(connection, request, self._serving[connection])
             except OSError as error:
                 # The client left, or was too slow: its own affair.
                 logger.debug("http: connection ended: %s", error)
@@ -110,14 +139,17 @@ class Workers:
                     return None
                 self._changed.wait()
             connection, request = self._waiting.popleft()
-            self._serving[connection] = time.monotonic()
+            self._serving[connection] = _Served()
             return connection, request
 
-    def _serve(self, connection: socket.socket, request: Request) -> None:
-        deadline = time.monotonic() + WRITE_SECONDS
+    def _serve(self, connection: socket.socket, request: Request, served: _Served) -> None:
         for data in _pieces(self._answer(request), request):
-            connection.settimeout(max(0.01, deadline - time.monotonic()))
+            begun = time.monotonic()
+            connection.settimeout(max(0.01, served.left(WRITE_SECONDS, begun)))
+            served.since = begun
             connection.sendall(data)
+            served.since, served.taken = None, served.taken + len(data)
+            served.waited += time.monotonic() - begun
         _shut(connection)
 
 

@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from nodeagent.model.config import Stage
 from nodeagent.model.snapshot import ChangeClass, ReloadResult, Snapshot
 from nodeagent.report.families import PREFIX, families, gauge
-from nodeagent.report.share_families import share_families
+from nodeagent.report.share_families import assignments, share_families
 from nodeagent.report.xids import XidCounts
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -131,12 +131,16 @@ class Metrics:
         """Count a `List` that found no quiet moment in time."""
         self._unquiet.inc()
 
-    def render(self) -> bytes:
-        """Everything in Prometheus' text format (`CONTENT_TYPE`)."""
+    def render(self) -> Iterator[bytes]:
+        """Everything in Prometheus' text format (`CONTENT_TYPE`), in pieces: who has which share may be very much."""
         snapshot = self._snapshot()
         if snapshot is not None:
             self._forget_all_but({status.resource for status in snapshot.resources})
-        return generate_latest(self._registry)
+        gpus = snapshot.gpus if snapshot is not None else None
+        del snapshot  # a slow client shall not keep all of it
+        yield generate_latest(self._registry)
+        if gpus is not None:
+            yield from assignments(gpus)
 
     def _forget_all_but(self, served: set[str]) -> None:
         """Drop the counters of resources that are served no more: names come from Git and may change without end."""
@@ -182,7 +186,7 @@ class _Outcome:
 
 
 class _SnapshotCollector(Collector):
-    """Every family that is computed from the newest snapshot."""
+    """Every family that is computed from the newest snapshot, but for who has which share."""
 
     def __init__(
         self, snapshot: Callable[[], Snapshot | None], outcome: _Outcome, version: str, clock: Callable[[], float]

@@ -107,6 +107,7 @@ def _judge(snapshot: Snapshot) -> tuple[str, str, str, str]:
     """(tone, mark, title, explanation): the first thing that is worth knowing."""
     config = snapshot.config
     running = f"the node goes on with {_short(config.desired)}" if config.desired else "nothing was ever accepted"
+    running += ", which is not settled yet" if config.desired and not snapshot.settled else ""
     told = {condition.type: condition for condition in snapshot.conditions}
     accepted, ready = told.get("ConfigAccepted"), told.get("Ready")
     if config.violations:

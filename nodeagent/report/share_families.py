@@ -8,19 +8,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Final
 
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
 from nodeagent.model.shares import ShareState
-from nodeagent.model.snapshot import GpuStatus, ResourceStatus, Snapshot
+from nodeagent.model.snapshot import GpuStatus, ResourceStatus, ShareStatus, Snapshot
 from nodeagent.report.families import PREFIX
+
+_ASSIGNMENT: Final = f"{PREFIX}share_assignment"
+_AT_ONCE: Final = 500
+"""Series that are made into text at once."""
 
 
 def share_families(snapshot: Snapshot, now: float) -> Iterator[Metric]:
     """Everything that the newest snapshot says of shares; `now` in Unix seconds, for ages."""
     yield from _states(snapshot.resources, now)
     yield _handed_out_twice(snapshot)
-    yield _assignments(snapshot.gpus)
 
 
 def _states(resources: Iterable[ResourceStatus], now: float) -> Iterator[Metric]:
@@ -47,18 +52,29 @@ def _handed_out_twice(snapshot: Snapshot) -> Metric:
     return twice
 
 
-def _assignments(gpus: Iterable[GpuStatus]) -> Metric:
-    """Of held shares of which the kubelet says who has them: the others are counted by state alone."""
-    assignments = GaugeMetricFamily(
-        f"{PREFIX}share_assignment",
-        "Always 1: which container has a share.",
-        labels=["resource", "uuid", "share", "namespace", "pod", "container"],
-    )
+def assignments(gpus: Iterable[GpuStatus]) -> Iterator[bytes]:
+    """Of held shares of which the kubelet says who has them, which container has each: as text, some at a time, since
+    Prometheus' library would need a kilobyte of memory for each. The others are counted by state alone.
+    """
+    yield f"# HELP {_ASSIGNMENT} Always 1: which container has a share.\n# TYPE {_ASSIGNMENT} gauge\n".encode()
     for status in gpus:
         if status.contract is None:
             continue
-        for share in status.shares:
-            if share.holder is not None:
-                owner = share.holder.split("/", 2)
-                assignments.add_metric([status.contract.resource, status.gpu.uuid, share.id, *owner], 1.0)
-    return assignments
+        resource, uuid = _quoted(status.contract.resource), _quoted(status.gpu.uuid)
+        held = (share for share in status.shares if share.holder is not None)
+        while some := list(islice(held, _AT_ONCE)):
+            yield "".join(_assignment(resource, uuid, share) for share in some).encode()
+
+
+def _assignment(resource: str, uuid: str, share: ShareStatus) -> str:
+    namespace, pod, container = map(_quoted, (share.holder or "//").split("/", 2))
+    return (
+        f"{_ASSIGNMENT}{{container={container},namespace={namespace},pod={pod},resource={resource}"
+        f",share={_quoted(share.id)},uuid={uuid}}} 1.0\n"
+    )
+
+
+def _quoted(value: str) -> str:
+    """A value of a label, as the text format has it."""
+    escaped = value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+    return f'"{escaped}"'

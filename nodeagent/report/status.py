@@ -26,7 +26,7 @@ from nodeagent.model.snapshot import (
     ResourceStatus,
     Snapshot,
 )
-from nodeagent.report.status_gpus import Json, facts_to_json, gpu_to_json, limits_to_json
+from nodeagent.report.status_gpus import Json, facts_to_json, gpu_to_json, limits_to_json, shares_as_text
 from nodeagent.report.status_node import hand_over_to_json, labels_to_json
 from nodeagent.report.times import rfc3339
 from nodeagent.report.words import Names, describe_action, describe_wait
@@ -37,16 +37,25 @@ KIND = "NodeStatus"
 
 def to_json(snapshot: Snapshot) -> Json:
     """The whole status, ready for `json.dumps`; the order of keys never changes."""
-    return {**_head(snapshot), "gpus": [gpu_to_json(snapshot, gpu) for gpu in snapshot.gpus], **_tail(snapshot)}
+    gpus = [gpu_to_json(snapshot.applied, gpu) for gpu in snapshot.gpus]
+    return {**_head(snapshot), "gpus": gpus, **_tail(snapshot)}
 
 
 def render(snapshot: Snapshot) -> Iterator[bytes]:
-    """`to_json` as text, in pieces: one per GPU, since `json.dumps` of 40,000 shares in one would stop every thread."""
-    head = json.dumps(_head(snapshot))
+    """`to_json` as text, in pieces of a few shares: the whole of it is never in memory, and no thread waits long.
+    Whoever takes it slowly keeps the GPUs of the snapshot, and not the lists that the kubelet had then.
+    """
+    head, tail = json.dumps(_head(snapshot)), json.dumps(_tail(snapshot))
+    applied, gpus = snapshot.applied, snapshot.gpus
+    del snapshot
     yield head[:-1].encode() + b', "gpus": ['
-    for position, gpu in enumerate(snapshot.gpus):
-        yield (b", " if position else b"") + json.dumps(gpu_to_json(snapshot, gpu)).encode()
-    yield b"], " + json.dumps(_tail(snapshot))[1:].encode() + b"\n"
+    for position, gpu in enumerate(gpus):
+        # The shares are what comes last.
+        before, _, after = json.dumps(gpu_to_json(applied, gpu, shares=False)).rpartition("[")
+        yield f"{', ' if position else ''}{before}[".encode()
+        yield from shares_as_text(gpu.shares)
+        yield after.encode()
+    yield b"], " + tail[1:].encode() + b"\n"
 
 
 def _head(snapshot: Snapshot) -> Json:
@@ -61,6 +70,7 @@ def _head(snapshot: Snapshot) -> Json:
         "observedAt": rfc3339(snapshot.at),
         "snapshotRevision": snapshot.revision,
         "inSync": snapshot.in_sync,
+        "settled": snapshot.settled,
         "generation": config.generation,
         "observedGeneration": config.observed_generation,
         "suspended": config.suspended,

@@ -148,6 +148,4 @@ def describe_wait(wait: Wait, names: Names) -> str:  # noqa: PLR0911 - a table, 
         case WaitReason.DISK:
             return f"{gpu}: waiting until the state directory can be written, and stays what it is until then"
         case WaitReason.LIST_SIZE:
-            return (
-                f"{gpu}: waiting for old shares to leave the kubelet's list: it has no room for {len(numbers):,} more"
-            )
+            return f"{gpu}: waiting for old shares to leave the kubelet's lists, without room for {len(numbers):,} more"

@@ -7,6 +7,7 @@ so they are single passes over the ids that the kubelet names, and a choice that
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 from nodeagent.model.allocation import ContainerGrant, PreferenceRequest, RefusalReason, Refused
@@ -15,7 +16,7 @@ from nodeagent.model.handover import HandOver, HostFiles
 from nodeagent.model.holds import ShareKey
 from nodeagent.model.mps import MpsStatus
 from nodeagent.model.plan import Plan, WaitReason
-from nodeagent.model.shares import Applied, AppliedGpu, split_share_id
+from nodeagent.model.shares import Applied, AppliedGpu, ShareIds, split_share_id
 from nodeagent.model.topology import Topology
 from nodeagent.state.choosing import Candidate, Free, near, spread, together
 from nodeagent.state.desired import Desired
@@ -37,8 +38,8 @@ class Offer:
     resource: str
     gpus: Mapping[str, AppliedGpu] = field(default_factory=dict)
     used: Mapping[str, int] = field(default_factory=dict)
-    avoid: frozenset[str] = frozenset()
-    leaving: frozenset[str] = frozenset()
+    avoid: AbstractSet[str] = frozenset()
+    leaving: AbstractSet[str] = frozenset()
     mps: MpsStatus = field(default_factory=MpsStatus)
     placement: Placement = Placement.DISTRIBUTED
     topology: Topology = field(default_factory=Topology)
@@ -67,6 +68,9 @@ BY_VARIABLE = HandOver()
 """How devices are handed over unless somebody says otherwise."""
 
 NO_FILES = HostFiles()
+
+_NONE: frozenset[int] = frozenset()
+_NOBODY: frozenset[str] = frozenset()
 
 
 def offers(
@@ -104,20 +108,14 @@ def offers(
             for entry in ordered
             if entry.contract is not None and entry.contract.resource == resource
         }
-        going = frozenset(
-            share
-            for uuid, entry in gpus.items()
-            for share in entry.ids(entry.fences.keys() | leaving.get(uuid, frozenset()))
-        )
-        rather_not = frozenset(
-            share for uuid, entry in gpus.items() for share in entry.ids(surplus.get(uuid, frozenset()))
-        )
+        going = {uuid: (entry.fences.keys(), leaving.get(uuid, _NONE)) for uuid, entry in gpus.items()}
+        rather_not = {uuid: (*sets, surplus.get(uuid, _NONE)) for uuid, sets in going.items()}
         found[resource] = Offer(
             resource,
             gpus,
             used,
-            avoid=going | rather_not,
-            leaving=going,
+            avoid=ShareIds(gpus, rather_not),
+            leaving=ShareIds(gpus, going),
             mps=mps,
             placement=Placement.PACKED if resource in packed else Placement.DISTRIBUTED,
             topology=topology,
@@ -263,7 +261,7 @@ def _free(offer: Offer, shares: Iterable[str]) -> Free:
         uuid: (not entry.healthy, rank, entry.gpu.physical if _exclusive(entry) else uuid)
         for rank, (uuid, entry) in enumerate(offer.gpus.items())
     }
-    avoid, leaving = offer.avoid, offer.leaving
+    avoid, leaving = offer.avoid or _NOBODY, offer.leaving or _NOBODY
     found: dict[str, list[Candidate]] = {}
     for share in shares:
         uuid, _, number = share.partition("::")

@@ -13,6 +13,10 @@ from nodeagent.state import mig_terms, mps_terms
 MAX_LIST_BYTES = 4 * 1024 * 1024
 """The kubelet's receive limit on ListAndWatch (gRPC's default, source of the kubelet)."""
 
+MAX_SHARES = 100_000
+"""Shares on a node, at most. The agent keeps each of them in memory, and its container has a limit of that
+(`docs/benchmarks.md`); nobody shares a GPU among thousands."""
+
 _TOPOLOGY_BYTES = 2 + 2 + 1 + 2
 """Bytes of a Device's topology on the wire, at most: tag and length of the topology, tag and length of the one node in
 it, tag and number of that (Linux has 1024 nodes at most: two bytes)."""
@@ -72,8 +76,8 @@ def _shares(desired: Desired | None) -> dict[str, tuple[Contract, int]]:
 
 
 def check(desired: Desired, file: str) -> tuple[Violation, ...]:
-    """What is wrong with a config on this very node: ids and lists that the kubelet would refuse, by arithmetic, never
-    by building the list; and what MPS and MIG cannot do with these GPUs.
+    """What is wrong with a config on this very node: ids and lists that the kubelet would refuse and more shares than
+    the agent keeps, by arithmetic, never by building a list; and what MPS and MIG cannot do with these GPUs.
     """
     decided = [(want.rule, want.gpu) for want in desired.wants.values()]
     faults = (*mps_terms.faults(decided), *mig_terms.faults(decided))
@@ -93,10 +97,13 @@ def check(desired: Desired, file: str) -> tuple[Violation, ...]:
                     f"({want.gpu.uuid}) with {want.count} replicas; lower `replicas`",
                 )
             )
+    fitting = 0
     for resource, wants in sorted(by_resource.items()):
+        shares = sum(want.count for want in wants)
         size = sum(list_bytes(want.gpu.uuid, want.contract, want.count) for want in wants if want.contract is not None)
+        fit = shares if size <= MAX_LIST_BYTES else shares * MAX_LIST_BYTES // size
+        fitting += fit
         if size > MAX_LIST_BYTES:
-            shares = sum(want.count for want in wants)
             worst = max(wants, key=lambda want: want.count)
             found.append(
                 _violation(
@@ -104,10 +111,28 @@ def check(desired: Desired, file: str) -> tuple[Violation, ...]:
                     worst.rule,
                     f"expected a list of {resource} of at most {MAX_LIST_BYTES} bytes (the kubelet's limit), "
                     f"got {size} bytes for {shares} shares on {len(wants)} GPUs; "
-                    f"at most about {shares * MAX_LIST_BYTES // size} shares fit: lower `replicas`",
+                    f"at most about {fit} shares fit: lower `replicas`",
                 )
             )
-    return tuple(found)
+    # A list that is too long has been told already: all together are too long beside that only if the rest of it is.
+    return (*found, _too_many(desired, file)) if fitting > MAX_SHARES else tuple(found)
+
+
+def _too_many(desired: Desired, file: str) -> Violation:
+    """What is wrong where all lists together are too long, told of the rule that makes most of it."""
+    by_rule: dict[str, list[Want]] = {}
+    for want in desired.wants.values():
+        if want.count:
+            by_rule.setdefault(want.rule.name, []).append(want)
+    made = {name: sum(want.count for want in wants) for name, wants in by_rule.items()}
+    total = sum(made.values())
+    name = max(made, key=lambda name: made[name])
+    most = (MAX_SHARES - total + made[name]) // len(by_rule[name])
+    message = (
+        f"expected at most {MAX_SHARES} shares on a node, got {total} on {sum(map(len, by_rule.values()))} GPUs; "
+        f'rule "{name}" makes {made[name]} of them: lower its `replicas`'
+    )
+    return _violation(file, by_rule[name][0].rule, f"{message} to at most {most}" if most > 0 else message)
 
 
 def list_bytes(uuid: str, contract: Contract, count: int) -> int:

@@ -77,9 +77,9 @@ def publish(before: Published | None, listing: Listing, now: float) -> Published
     if before.listing is listing:
         return before
     ids = {device.id for device in listing.devices}
-    left = {id_: at for id_, at in before.left.items() if at > now - OURS_FOR_SECONDS}
-    left |= {device.id: now for device in before.listing.devices}
-    return Published(listing, now, {id_: at for id_, at in left.items() if id_ not in ids})
+    left = {id_: at for id_, at in before.left.items() if at > now - OURS_FOR_SECONDS and id_ not in ids}
+    left |= {device.id: now for device in before.listing.devices if device.id not in ids}
+    return Published(listing, now, left)
 
 
 @dataclass(frozen=True, slots=True)

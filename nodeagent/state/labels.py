@@ -16,6 +16,7 @@ POOL: Final = "nodeagent.io/pool"
 STATE: Final = "nodeagent.io/config.state"
 APPLIED: Final = "nodeagent.io/config.blob"
 ACCEPTED: Final = "nodeagent.io/config.accepted-blob"
+SETTLED: Final = "nodeagent.io/config.settled"
 REJECTED: Final = "nodeagent.io/config.rejected-blob"
 GPUS: Final = "nodeagent.io/gpus"
 MODEL: Final = "nodeagent.io/model"
@@ -85,6 +86,8 @@ def _of_config(snapshot: Snapshot) -> dict[str, str]:
         REJECTED: config.newest if config.violations else None,
     }
     found = {key: _blob(document) for key, document in blobs.items() if document is not None}
+    # By itself, since the state names the gravest thing only: a fault or a wrong newer document would hide a drain.
+    found[SETTLED] = "true" if snapshot.settled else "false"
     if state := _state(snapshot):
         found[STATE] = state
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from nodeagent.model.shares import Applied, AppliedGpu, Device, Listing
+from nodeagent.model.shares import Applied, AppliedGpu, Device, Listing, ShareIds
 
 
 def lists(applied: Applied, resources: Iterable[str], before: Mapping[str, Listing]) -> dict[str, Listing]:
@@ -19,9 +19,9 @@ def lists(applied: Applied, resources: Iterable[str], before: Mapping[str, Listi
     return {resource: _listing(resource, tuple(found), before.get(resource)) for resource, found in devices.items()}
 
 
-def fenced(applied: Applied) -> frozenset[str]:
+def fenced(applied: Applied) -> ShareIds:
     """The ids of all fenced shares."""
-    return frozenset(share for entry in applied.gpus.values() for share in entry.ids(entry.fences))
+    return ShareIds(applied.gpus, {uuid: (entry.fences.keys(),) for uuid, entry in applied.gpus.items()})
 
 
 def _devices(entry: AppliedGpu) -> Iterable[Device]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from nodeagent.model.config import Contract, Mode
 from nodeagent.model.holds import ShareKey
 from nodeagent.model.inventory import Gpu
-from nodeagent.model.kubelet import PodListing, PodResourcesReason, PodResourcesStatus
+from nodeagent.model.kubelet import Holder, PodResourcesReason, PodResourcesStatus
 from nodeagent.model.mps import MpsStatus
 from nodeagent.model.shares import Applied, AppliedGpu, split_share_id
 from nodeagent.state.health import Symptoms
@@ -167,12 +167,11 @@ def _mentioned(share: str, observed: Observed) -> bool:
     return at is not None and observed.now < at + MENTION_SECONDS
 
 
-def pods_of(listing: PodListing | None) -> dict[ShareKey, str]:
-    """Who holds each listed share, as `namespace/pod/container`."""
-    if listing is None:
-        return {}
-    return {
-        (holder.resource, share): f"{holder.namespace}/{holder.pod}/{holder.container}"
-        for holder in listing.holders
-        for share in holder.ids
-    }
+def pods_of(holders: Iterable[Holder], resource: str, uuid: str) -> dict[str, str]:
+    """Who holds each listed share of one GPU under one name, by id, as `namespace/pod/container`."""
+    found: dict[str, str] = {}
+    for holder in holders:
+        if holder.resource == resource:
+            name = f"{holder.namespace}/{holder.pod}/{holder.container}"
+            found.update((share, name) for share in holder.ids if share.partition("::")[0] == uuid)
+    return found

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import overload
 
 from nodeagent.model.holds import ShareKey
-from nodeagent.model.kubelet import PodResourcesStatus, RegistrationStatus
+from nodeagent.model.kubelet import Holder, PodResourcesStatus, RegistrationStatus
 from nodeagent.model.mps import MpsStatus
 from nodeagent.model.plan import Plan, WaitReason
 from nodeagent.model.shares import Applied, AppliedGpu, ShareState
@@ -27,13 +27,13 @@ class _Shares(Sequence[ShareStatus]):
         entry: AppliedGpu,
         own: frozenset[int],
         draining: frozenset[int],
-        pods: Mapping[ShareKey, str],
+        holders: Iterable[Holder],
         since: Mapping[ShareKey, float],
     ) -> None:
         self._entry = entry
         self._own = own
         self._draining = draining
-        self._pods = pods
+        self._holders = holders
         self._since = since
 
     def __len__(self) -> int:
@@ -41,13 +41,13 @@ class _Shares(Sequence[ShareStatus]):
 
     def __iter__(self) -> Iterator[ShareStatus]:
         entry = self._entry
-        resource = entry.contract.resource if entry.contract is not None else ""
+        pods = pods_of(self._holders, entry.contract.resource, entry.gpu.uuid) if entry.contract is not None else {}
         for number, share in zip(sorted(entry.numbers), entry.ids(entry.numbers), strict=True):
             yield ShareStatus(
                 number,
                 share,
                 self.state(number),
-                self._pods.get((resource, share)),
+                pods.get(share),
                 held=number in self._own,
                 fenced=number in entry.fences,
                 held_since=self._since.get((resource, share)),
@@ -106,7 +106,7 @@ def gpu_statuses(
     seconds).
     """
     keys = by_gpu(held)
-    names = pods_of(pods.listing)
+    holders = pods.listing.holders if pods.listing is not None else ()
     draining: dict[str, frozenset[int]] = {}
     for wait in plan.waits:
         if wait.reason is WaitReason.PODS:
@@ -123,7 +123,7 @@ def gpu_statuses(
                 wanted_shares=want.count if want is not None else 0,
                 contract=entry.contract,
                 shares=_Shares(
-                    entry, holdings(entry, keys.get(uuid, ())).own, draining.get(uuid, frozenset()), names, since
+                    entry, holdings(entry, keys.get(uuid, ())).own, draining.get(uuid, frozenset()), holders, since
                 ),
                 daemon=mps.daemons.get(uuid),
             )

@@ -22,7 +22,7 @@ is refused: nothing changes there but what is known of it, and all others go on.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nodeagent.model.config import Contract
 from nodeagent.model.mps import MpsReason, MpsStatus
@@ -52,7 +52,7 @@ from nodeagent.model.plan import (
 )
 from nodeagent.model.shares import Applied, AppliedGpu, share_id
 from nodeagent.state.daemons import fault, missing
-from nodeagent.state.desired import MAX_LIST_BYTES, Desired, device_bytes
+from nodeagent.state.desired import MAX_LIST_BYTES, MAX_SHARES, Desired, device_bytes
 from nodeagent.state.effect import perform
 from nodeagent.state.families import Family, families, is_beside
 from nodeagent.state.health import diagnose
@@ -337,11 +337,12 @@ def _limits(applied: Applied, desired: Desired | None) -> tuple[Limit, ...]:
 
 
 def _fit(applied: Applied, actions: list[ShareAction]) -> tuple[list[ShareAction], list[Wait]]:
-    """Hold back what would make a list longer than the kubelet takes, while shares of other GPUs are still leaving
-    it.
+    """Hold back what would make a list longer than the kubelet takes, or all lists longer than the agent can keep,
+    while other shares are still leaving. What there is room for comes at once.
     """
+    there = sum(len(entry.numbers) for entry in applied.gpus.values())
     coming = sum(len(action.numbers) for action in actions if isinstance(action, Advertise))
-    if coming + sum(len(entry.numbers) for entry in applied.gpus.values()) <= MAX_LIST_BYTES // device_bytes("x" * 63):
+    if there + coming <= min(MAX_SHARES, MAX_LIST_BYTES // device_bytes("x" * 63)):
         return actions, []
     size: dict[str, int] = {}
     for entry in applied.gpus.values():
@@ -353,15 +354,34 @@ def _fit(applied: Applied, actions: list[ShareAction]) -> tuple[list[ShareAction
     crowded = []
     for action in actions:
         if isinstance(action, Drop) and (contract := applied.gpus[action.uuid].contract) is not None:
+            there -= len(action.numbers)
             size[contract.resource] -= _bytes(action.uuid, contract, action.numbers)
-        if isinstance(action, Advertise):
-            more = _bytes(action.uuid, action.contract, action.numbers)
-            if size.get(action.contract.resource, 0) + more > MAX_LIST_BYTES:
-                crowded.append(Wait(action.uuid, WaitReason.LIST_SIZE, action.numbers))
-                continue
-            size[action.contract.resource] = size.get(action.contract.resource, 0) + more
-        fitting.append(action)
+        if not isinstance(action, Advertise):
+            fitting.append(action)
+            continue
+        resource = action.contract.resource
+        room = MAX_LIST_BYTES - size.get(resource, 0)
+        numbers = _first_that_fit(action, room, MAX_SHARES - there)
+        if numbers:
+            fitting.append(replace(action, numbers=numbers))
+            there += len(numbers)
+            size[resource] = size.get(resource, 0) + _bytes(action.uuid, action.contract, numbers)
+        if late := action.numbers - numbers:
+            crowded.append(Wait(action.uuid, WaitReason.LIST_SIZE, late))
     return fitting, crowded
+
+
+def _first_that_fit(action: Advertise, room: int, shares: int) -> frozenset[int]:
+    """The lowest of the numbers, as many as there is `room` for in bytes of the list, and in `shares`."""
+    if len(action.numbers) <= shares and _bytes(action.uuid, action.contract, action.numbers) <= room:
+        return action.numbers
+    found: list[int] = []
+    for number in sorted(action.numbers)[: max(shares, 0)]:
+        room -= device_bytes(share_id(action.uuid, action.contract.mode, number))
+        if room < 0:
+            break
+        found.append(number)
+    return frozenset(found)
 
 
 def _bytes(uuid: str, contract: Contract, numbers: frozenset[int]) -> int:

@@ -51,7 +51,7 @@ class Turn:
 def summarize(identity: Identity, turn: Turn, before: Snapshot | None) -> Snapshot:
     """The snapshot of this turn."""
     facts = turn.facts
-    applied = turn.desired is not None and facts.plan.converged
+    settled = turn.desired is not None and facts.plan.converged
     gpus = gpu_statuses(
         facts.applied,
         turn.desired,
@@ -96,7 +96,8 @@ def summarize(identity: Identity, turn: Turn, before: Snapshot | None) -> Snapsh
         host_files=facts.host_files,
         node_object=facts.node,
         shared_twice=facts.shared_twice,
-        in_sync=applied and facts.config.newest is not None and facts.config.newest == facts.config.applied,
+        in_sync=settled and facts.config.newest is not None and facts.config.newest == facts.config.applied,
+        settled=settled,
     )
 
 
@@ -106,4 +107,4 @@ def failing(before: Snapshot, message: str, now: float) -> Snapshot:
     since = known.since if known is not None and known.reason == Reason.FAILING else now
     ready = Condition("Ready", False, Reason.FAILING, message, since)
     others = tuple(entry for entry in before.conditions if entry.type != "Ready")
-    return replace(before, conditions=(ready, *others), in_sync=False)
+    return replace(before, conditions=(ready, *others), in_sync=False, settled=False)

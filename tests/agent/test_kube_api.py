@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest_asyncio
 
+from nodeagent.model.config import Document
 from tests.agent.documents import SHARED, exclusive, shares, sharing
 from tests.agent.harness import GPUS, NODE_NAME, InProcess, Node
 from tests.fakes.api_server import ApiServer
@@ -68,17 +69,46 @@ async def test_a_reload_is_told(node: Node, api: ApiServer) -> None:
     before = api.count("patch nodes")
 
     node.commit(sharing(exclusive()))
-    await says(api, config__state="draining", gpus__exclusive="7", **{"gpus__time-sliced": "1"})
+    await says(
+        api, config__state="draining", config__settled="false", gpus__exclusive="7", **{"gpus__time-sliced": "1"}
+    )
     await eventually(lambda: "ConfigAccepted" in events(api))
     assert agent.snapshot.drift
     await node.kubelet.end(pod)
-    await says(api, config__state="applied", gpus__exclusive="8", **{"gpus__time-sliced": None})
+    await says(api, config__state="applied", config__settled="true", gpus__exclusive="8", **{"gpus__time-sliced": None})
     await eventually(lambda: events(api)[-1:] == ["ConfigApplied"])
     assert "Drained" in events(api)
     assert api.objects.labels(NODE_NAME)["zone"] == "a"
     # Both ends of the change, one for each wave of the seven free GPUs, and one more where a turn came between list and
     # settling.
     assert 2 <= api.count("patch nodes") - before <= 7
+
+
+async def test_what_is_accepted_and_whether_it_is_settled_are_written_as_one(node: Node, api: ApiServer) -> None:
+    """No write has the one without the other, so nobody who waits for a document sees it accepted and takes the node
+    for settled by what was said of the document before: whatever is graver than a drain in the state.
+    """
+    first, second = shares(4), sharing(exclusive())
+    blobs = {name: Document("", data).git_blob[:12] for name, data in (("first", first), ("second", second))}
+    node.commit(first)
+    await speaking(node, api)
+    await says(api, config__settled="true", **{"config__accepted-blob": blobs["first"]})
+    (pod,) = await node.hold(1)
+    node.commit(second)
+    await says(api, config__settled="false", **{"config__accepted-blob": blobs["second"]})
+    node.commit(WRONG)
+    await says(api, config__state="rejected", config__settled="false", **{"config__accepted-blob": blobs["second"]})
+    await node.kubelet.end(pod)
+    await says(api, config__state="rejected", config__settled="true", **{"config__accepted-blob": blobs["second"]})
+
+    writes = [
+        entry.body["metadata"]["labels"]
+        for entry in api.asked
+        if isinstance(entry.body, dict) and "labels" in entry.body.get("metadata", {})
+    ]
+    told = [(write["nodeagent.io/config.accepted-blob"], write["nodeagent.io/config.settled"]) for write in writes]
+    of_second = [settled for blob, settled in told if blob == blobs["second"]]
+    assert (of_second[0], of_second[-1]) == ("false", "true")
 
 
 async def test_a_rejection_is_told(node: Node, api: ApiServer) -> None:
@@ -88,7 +118,7 @@ async def test_a_rejection_is_told(node: Node, api: ApiServer) -> None:
     await says(api, config__state="applied")
     applied = api.objects.labels(NODE_NAME)[BLOB]
     node.commit(WRONG)
-    await says(api, config__state="rejected", config__blob=applied)
+    await says(api, config__state="rejected", config__settled="true", config__blob=applied)
     await eventually(lambda: events(api)[-1:] == ["ConfigRejected"])
     assert 'got "replica"; did you mean "replicas"?' in api.objects.annotations(NODE_NAME)[ERROR]
     await node.advertises({SHARED: 4 * GPUS})

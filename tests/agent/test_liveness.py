@@ -48,6 +48,7 @@ async def test_turns_that_all_fail(node: Node, agent: InProcess, monkeypatch: py
     await eventually(lambda: node.log.having("cannot complete a turn"))
     await eventually(lambda: agent.says("Ready").reason == "Failing")
     assert "a fault of ours" in agent.says("Ready").message
+    assert not agent.snapshot.settled
     assert not await agent.ready()
     assert await agent.live()
     assert node.kubelet.streams_ended == []

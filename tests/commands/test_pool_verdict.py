@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from nodeagent.commands.pool_verdict import Question, judge_pool
 from nodeagent.commands.wait import Answer, Verdict
 from nodeagent.model.node import NodeObject
-from nodeagent.state.labels import ACCEPTED, APPLIED, ERROR, REJECTED, STATE
+from nodeagent.state.labels import ACCEPTED, APPLIED, ERROR, REJECTED, SETTLED, STATE
 
 NEW, OLD, BAD = "5beb4efc651e", "76045d81ee80", "9bcff4c95e6f"
 WHOLE_ID = "5beb4efc651e4b07b5ee9de6be5d3635714a72c0"
@@ -111,6 +113,30 @@ def test_the_verdict(nodes: list[NodeObject], question: Question, expected: Answ
     wait; none at all, or too few, are never enough.
     """
     assert judge_pool(nodes, question) == expected
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        (A, "not settled"),
+        (DEGRADED, "not settled, degraded"),
+        (KEEPS, "not settled, rejected"),
+        (AGAIN, "draining"),
+        (node("node-s", "suspended", NEW, NEW), "suspended"),
+    ],
+)
+def test_what_a_node_says_of_being_settled_counts(told: NodeObject, why: str) -> None:
+    """Whatever the gravest state is: by it a node of an agent that does not say so, of 0.1.0, is judged."""
+    question = Question(NEW, CANARY, applied=True)
+    settled = replace(told, labels={**told.labels, SETTLED: "true"})
+    assert judge_pool([settled], question).verdict is Verdict.YES
+    not_yet = replace(told, labels={**told.labels, SETTLED: "false"})
+    found = judge_pool([not_yet], question)
+    assert found.verdict is Verdict.NOT_YET
+    assert found.message.endswith(f"waiting for {told.name} ({why})")
+    assert judge_pool([not_yet], Question(NEW, CANARY)).verdict is Verdict.YES
+    of_another = replace(settled, labels={**settled.labels, ACCEPTED: OLD})
+    assert judge_pool([of_another], question).verdict is Verdict.NOT_YET
 
 
 @pytest.mark.parametrize("blob", [NEW[:7], NEW, NEW + "4b07", WHOLE_ID])

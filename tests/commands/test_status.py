@@ -70,7 +70,7 @@ def test_how_far_a_change_is_and_for_whom_it_waits() -> None:
 def test_all_that_is_wrong_is_told() -> None:
     """Errors with line and column, conditions, shares in every state, drift, what is waited for, the last reload."""
     text = told(builders.troubled())
-    assert text.startswith("gpu-node-1, pool inference: NOT in sync\n")
+    assert text.startswith("gpu-node-1, pool inference: NOT in sync, not settled\n")
     for part in (
         "  mounted: blob 44d6628cdc69, h100-inference, revision main@sha1:ffff0000\n",
         "  accepted: blob 476e93d57141, h100-inference\n  applied: blob 4f29a0f716d1\n",

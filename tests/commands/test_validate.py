@@ -179,6 +179,59 @@ def test_gpus_bring_out_what_depends_on_the_node(
     assert "bytes for 480000 shares on 8 GPUs" in capsys.readouterr().out
 
 
+BY_INDEX = """\
+apiVersion: nodeagent.io/v1alpha1
+kind: SharingConfig
+metadata: {name: by-index}
+spec:
+  rules:
+"""
+
+
+def in_all(replicas: int, gpus: int = 8) -> str:
+    """A config with a name for each GPU: no list is long."""
+    return BY_INDEX + "".join(
+        f"    - {{name: of-{index}, match: {{indices: [{index}]}}, resource: a.io/{index}, "
+        f"timeSlicing: {{replicas: {replicas}}}}}\n"
+        for index in range(gpus)
+    )
+
+
+def test_more_shares_than_a_node_may_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`validate` and `plan` say what the agent says: how many are asked for, and which rule is to be lowered."""
+    path = tmp_path / "many.yaml"
+    path.write_text(in_all(50_000), "utf-8")
+    assert main(["validate", str(path)]) == 0
+    assert main(["validate", "--gpus", "2", str(path)]) == 0
+    capsys.readouterr()
+    told = f'{path}:6:7: spec.rules[0]: expected at most 100000 shares on a node, got 400000 on 8 GPUs; rule "of-0"'
+    for arguments in (["validate", "--gpus", "8"], ["validate", "--driver", f"simulated:{H100X8}"]):
+        assert main([*arguments, str(path)]) == 1
+        assert told in capsys.readouterr().out
+    assert main(["plan", "--driver", f"simulated:{H100X8}", "--config", str(path)]) == 1
+    assert told in capsys.readouterr().err
+    path.write_text(in_all(12_500), "utf-8")
+    assert main(["validate", "--gpus", "8", str(path)]) == 0
+
+
+def test_more_shares_than_a_node_may_have_in_nvidias_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The file of NVIDIA's plugin has the same limit: of all its resources together."""
+    node = tmp_path / "node.yaml"
+    node.write_text(
+        "apiVersion: nodeagent.io/v1alpha1\nkind: SimulatedNode\ngpus:\n  - {model: A, memory: 40Gi}\n"
+        "  - {model: A, memory: 40Gi, mig: {devices: [1g.5gb, 1g.5gb, 1g.5gb]}}\n",
+        "utf-8",
+    )
+    path = tmp_path / "nvidia.yaml"
+    path.write_text(
+        "version: v1\nflags: {migStrategy: mixed}\nsharing:\n  timeSlicing:\n    resources:\n"
+        "      - {name: nvidia.com/gpu, replicas: 50001}\n      - {name: nvidia.com/mig-1g.5gb, replicas: 17000}\n",
+        "utf-8",
+    )
+    assert main(["validate", "--driver", f"simulated:{node}", str(path)]) == 1
+    assert "expected at most 100000 shares on a node, got 101001 on 4 GPUs" in capsys.readouterr().out
+
+
 UNDER_MPS = """\
 apiVersion: nodeagent.io/v1alpha1
 kind: SharingConfig

@@ -12,7 +12,7 @@ import pytest
 from nodeagent.cli import main
 from nodeagent.commands.wait import Verdict, judge
 from nodeagent.model.plan import Plan, Refusal
-from nodeagent.model.snapshot import ConfigState, Snapshot
+from nodeagent.model.snapshot import ConfigState, DocumentInfo, Snapshot
 from nodeagent.report.status import to_json
 from tests.commands.conftest import Serve, nodeagent
 from tests.report import builders
@@ -22,14 +22,18 @@ GOOD, OLDER, BAD = builders.document("good"), builders.document("older"), builde
 
 def state(**changes: Any) -> Snapshot:  # noqa: ANN401 - fields of ConfigState
     """A node that has accepted and applied GOOD, but for `changes`."""
-    config = ConfigState("/etc/nodeagent", GOOD, GOOD, GOOD, GOOD, generation=3, observed_generation=3)
-    return builders.snapshot(config=replace(config, **changes))
+    config = replace(
+        ConfigState("/etc/nodeagent", GOOD, GOOD, GOOD, GOOD, generation=3, observed_generation=3), **changes
+    )
+    return builders.snapshot(config=config, settled=config.observed_generation == config.generation)
 
 
 def verdict(snapshot: Snapshot, blob: str, *, applied: bool = False) -> tuple[Verdict, str]:
-    """What a status says of a document."""
+    """What a status says of a document; that of an agent which does not say whether it is settled says the same."""
     status: Any = json.loads(json.dumps(to_json(snapshot)))
     answer = judge(status, blob, applied=applied)
+    del status["settled"]
+    assert judge(status, blob, applied=applied) == answer
     return answer.verdict, answer.message
 
 
@@ -52,6 +56,7 @@ def test_a_gpu_that_cannot_be_planned_for_is_not_as_the_document_says() -> None:
         builders.snapshot(builders.gpu_status(builders.gpu(0), "ff")),
         config=state().config,
         plan=Plan(refused=(Refusal(builders.gpu(0).uuid, "broken"),)),
+        settled=False,
     )
     said, message = verdict(refused, GOOD.git_blob, applied=True)
     assert said is Verdict.NOT_YET
@@ -69,6 +74,24 @@ def test_what_it_waits_for_is_told() -> None:
     assert f"still has {GOOD.git_blob[:12]} mounted" in verdict(state(), BAD.git_blob)[1]
     gone = state(newest=None, problem="cannot read config: there is no such file")
     assert "no document: cannot read config" in verdict(gone, BAD.git_blob)[1]
+
+
+@pytest.mark.parametrize("changes", [{}, {"newest": BAD, "violations": (builders.violation(),)}])
+def test_what_is_not_as_the_document_says_any_more_is_not_applied(changes: dict[str, Any]) -> None:
+    """It was applied for good, and now something drains again, whatever Git says since: the node says so itself."""
+    status: Any = json.loads(json.dumps(to_json(replace(state(**changes), settled=False))))
+    assert judge(status, GOOD.git_blob, applied=True).verdict is Verdict.NOT_YET
+    assert judge(status, GOOD.git_blob, applied=False).verdict is Verdict.YES
+
+
+@pytest.mark.parametrize("newest", [GOOD, BAD, None])
+def test_what_keeps_a_document_from_these_gpus_is_told(newest: DocumentInfo | None) -> None:
+    """Where it is the newest one itself the obstacle stands among the mistakes of that."""
+    at_odds = (builders.violation("two kinds of GPU have one name"),)
+    how = {"violations": at_odds} if newest is GOOD else {"obstacles": at_odds}
+    status: Any = json.loads(json.dumps(to_json(replace(state(newest=newest, **how), settled=False))))
+    message = judge(status, GOOD.git_blob, applied=True).message
+    assert message.endswith("not applied yet: it is at odds with these GPUs: two kinds of GPU have one name")
 
 
 @pytest.mark.parametrize("applied", [False, True])

@@ -44,7 +44,10 @@ def test_labels_say_what_is_applied(pool: Pool, pods: Pods, cluster: Cluster) ->
     until(lambda: cluster.labels().get("nodeagent.io/config.state") == "draining")
     until(lambda: cluster.labels().get("nodeagent.io/config.accepted-blob") == second[:12])
     assert cluster.labels().get("nodeagent.io/config.blob") != second[:12]
+    # Of the same write as the blob: nobody who waits for this document takes the node for settled before it is.
+    assert cluster.labels().get("nodeagent.io/config.settled") == "false"
     pods.end(*held)
+    until(lambda: cluster.labels().get("nodeagent.io/config.settled") == "true")
     until(lambda: cluster.labels().get("nodeagent.io/config.state") == "applied")
     until(lambda: cluster.labels().get("nodeagent.io/config.blob") == second[:12])
     until(lambda: cluster.labels().get("nvidia.com/gpu.sharing-strategy") == "none")

@@ -373,11 +373,12 @@ class Agent:
     def _examine_drop(self, view: Observed, action: Drop, really: set[ShareKey]) -> None:
         entry = view.applied.gpus[action.uuid]
         assert entry.contract is not None
+        allocatable = self.kubelet.allocatable().get(entry.contract.resource, frozenset())
         for number, share in zip(sorted(action.numbers), entry.ids(action.numbers), strict=True):
             assert number in entry.fences, "dropped without a fence"
             assert (entry.contract.resource, share) not in really, "dropped what a pod has"
             assert view.now >= entry.fences[number] + 1.0
-            assert share not in self.kubelet.allocatable().get(entry.contract.resource, frozenset())
+            assert share not in allocatable
             assert view.readable
 
     def _examine_daemon(self, view: Observed, action: Advertise) -> None:

@@ -246,6 +246,7 @@ def snapshot(*gpus: GpuStatus, **changes: object) -> Snapshot:
         },
         "reloads": (Reload(AT - 1800, accepted, ReloadResult.ACCEPTED, ChangeClass.LIVE, "20 shares offered", 0.043),),
         "in_sync": True,
+        "settled": changes.get("in_sync", True),
         **changes,
     }
     return Snapshot(**fields)  # type: ignore[arg-type]

@@ -34,7 +34,7 @@ class Node:
     def samples(self) -> Samples:
         """Every sample of one scrape."""
         found: Samples = {}
-        for family in text_string_to_metric_families(self.metrics.render().decode()):
+        for family in text_string_to_metric_families(b"".join(self.metrics.render()).decode()):
             for sample in family.samples:
                 key = (sample.name, frozenset(sample.labels.items()))
                 assert key not in found
@@ -72,7 +72,7 @@ def busy() -> Node:
 def test_promtool_has_nothing_to_say(promtool: Path, node: Node) -> None:
     """Names, units, help texts and the format are as Prometheus wants them."""
     result = subprocess.run(
-        [promtool, "check", "metrics"], input=node.metrics.render(), capture_output=True, check=False
+        [promtool, "check", "metrics"], input=b"".join(node.metrics.render()), capture_output=True, check=False
     )
     assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
 
@@ -251,6 +251,19 @@ def test_each_held_share_has_its_container() -> None:
         assert node.value("share_assignment", **who) == 1
 
 
+def test_who_has_which_share_is_told_in_pieces() -> None:
+    """Thousands of series are not in memory at once, and each is one that Prometheus reads, whatever its pod is
+    called.
+    """
+    node = Node(builders.large(2, 6_000))
+    assert max(map(len, node.metrics.render())) < 200_000
+    assert len(node.series("share_assignment")) == 4_000
+    odd = builders.gpu_status(builders.gpu(0), "h")
+    odd = replace(odd, shares=tuple(replace(share, holder='a/b"c\\d\ne/{f="g"}') for share in odd.shares))
+    [(container, namespace, pod, *_)] = Node(builders.snapshot(odd)).series("share_assignment")
+    assert (container, namespace, pod) == ('{f="g"}', "a", 'b"c\\d\ne')
+
+
 def test_a_share_of_which_nobody_says_who_has_it_has_no_container() -> None:
     """It is held all the same, and counted as such; a GPU without shares has none that could be."""
     held = builders.gpu_status(builders.gpu(0), "h")
@@ -416,7 +429,7 @@ def test_a_scrape_in_the_middle_of_allocations_is_whole() -> None:
     def scrape() -> None:
         try:
             while not stop.is_set():
-                node.metrics.render()
+                b"".join(node.metrics.render())
         except BaseException as error:  # noqa: BLE001 - handed to the test
             failures.append(error)
 
@@ -441,7 +454,7 @@ def test_the_docs_have_every_metric_and_no_other() -> None:
     }
     exported = {}
     rendered = [
-        node.metrics.render().decode()
+        b"".join(node.metrics.render()).decode()
         for node in (busy(), Node(builders.sharing_by_mps()), Node(builders.partitioned()))
     ]
     for family in (family for text in rendered for family in text_string_to_metric_families(text) if family.samples):

@@ -91,6 +91,21 @@ def test_a_document_that_does_not_fit_these_gpus_is_judged_again_when_they_chang
     assert [one.message for one in obstacles] == [one.message for one in judge(state, big, GPUS)[0].violations]
 
 
+def test_more_gpus_may_make_too_many_shares() -> None:
+    """A config that was accepted on fewer GPUs, each list of which the kubelet still takes, is an obstacle when there
+    are more: what is applied is kept, and the rule that is to be changed is named.
+    """
+    big = document(b"big", make.config(*(make.sliced(50_000, one, resource=f"a/{one}") for one in range(3))))
+    state, verdict = after(big)
+    assert verdict == Verdict(ReloadResult.ACCEPTED)
+    gpus = [make.gpu(index) for index in range(3)]
+    again, verdict = judge(state, big, gpus)
+    assert verdict == Verdict(ReloadResult.REJECTED, Stage.SEMANTIC)
+    desired, obstacles = wanted(again, gpus)
+    assert desired is None
+    assert "got 150000 on 3 GPUs" in obstacles[0].message
+
+
 def test_the_last_known_good_is_in_force_until_something_is_accepted() -> None:
     """And says so. The same meaning in the mount is then no change."""
     state = resume(after(broken())[0], FIRST)

@@ -14,6 +14,7 @@ from nodeagent.model.inventory import Gpu
 from nodeagent.model.shares import share_id
 from nodeagent.state.desired import (
     MAX_LIST_BYTES,
+    MAX_SHARES,
     Want,
     changed,
     check,
@@ -116,8 +117,67 @@ def test_two_rules_of_one_resource_share_its_list() -> None:
     most = MAX_LIST_BYTES // device_bytes(share_id(UUID, make.SLICED.mode, 50_000)) - 100
     assert check(make.wanted(gpus, make.sliced(most, 0), make.withheld(1)), "f") == ()
     assert check(make.wanted(gpus, make.sliced(most, 0), make.sliced(most, 1)), "f") != ()
-    other = make.sliced(most, 1, resource="example.com/other")
+    other = make.sliced(MAX_SHARES - most, 1, resource="example.com/other")
     assert check(make.wanted(gpus, make.sliced(most, 0), other), "f") == ()
+
+
+def test_more_shares_than_the_agent_keeps_are_told_with_their_number() -> None:
+    """Each list is within the kubelet's limit, all together are too long: the violation names how many shares were
+    asked for, the rule that makes most of them and how many it may make; and so many do fit.
+    """
+    gpus = [real(index) for index in range(8)]
+    other = replace(make.sliced(20_000, 2, 3, resource="example.com/other", name="other"), where=Where("", 3, 3))
+    most = replace(make.sliced(50_000, 0, name="most"), where=Where("spec.rules[0]", 7, 5))
+    (found,) = check(make.wanted(gpus, most, other, make.sliced(5_000, 4, 5, 6, 7, resource="example.com/third")), "f")
+    assert (found.file, found.where) == ("f", most.where)
+    assert found.message == (
+        "expected at most 100000 shares on a node, got 110001 on 8 GPUs; "
+        'rule "most" makes 50000 of them: lower its `replicas` to at most 39999'
+    )
+    fitting = make.wanted(gpus, replace(most, replicas=39_999), other, make.sliced(5_000, 4, 5, 6, 7, resource="a/b"))
+    assert check(fitting, "f") == ()
+
+
+def test_as_many_shares_as_the_agent_keeps_are_no_fault() -> None:
+    """100,000 are, one more is not; also of MIG devices, each of which counts."""
+    gpus = [real(index) for index in range(4)]
+    rules = [make.sliced(25_000, index, resource=f"example.com/{index}") for index in range(4)]
+    assert check(make.wanted(gpus, *rules), "f") == ()
+    (found,) = check(make.wanted(gpus, replace(rules[0], replicas=25_001), *rules[1:]), "f")
+    assert "got 100001 on 4 GPUs" in found.message
+    parts = [make.with_mig(0), *(make.mig(0, instance) for instance in range(7))]
+    by_device = [
+        replace(make.sliced(20_000, resource=f"example.com/{instance}"), match=Match(uuids=frozenset({part.uuid})))
+        for instance, part in enumerate(parts[1:])
+    ]
+    (found,) = check(make.wanted(parts, *by_device), "f")
+    assert "got 140000 on 7 GPUs" in found.message
+
+
+def test_a_list_that_is_too_long_is_told_alone() -> None:
+    """What the kubelet does not take is one mistake; all lists together are another where they would still be too
+    long when each is as long as the kubelet takes.
+    """
+    gpus = [real(index) for index in range(4)]
+    (found,) = check(make.wanted(gpus, make.sliced(50_000)), "f")
+    assert "bytes for 200000 shares" in found.message
+    both = [make.sliced(60_000, 0, 1, resource="a/a", name="a"), make.sliced(45_000, 2, resource="b/b", name="b")]
+    assert ["a list of a/a" in one.message for one in check(make.wanted(gpus, *both), "f")] == [True, False]
+
+
+def test_where_other_rules_make_too_many_without_it_no_number_would_do() -> None:
+    """Nothing is said of how many a rule may make where it may make none."""
+    gpus = [real(index) for index in range(8)]
+    rules = [make.sliced(50_000, index, resource=f"example.com/{index}", name=f"rule-{index}") for index in range(8)]
+    (found,) = check(make.wanted(gpus, *rules), "f")
+    assert found.message.endswith('got 400000 on 8 GPUs; rule "rule-0" makes 50000 of them: lower its `replicas`')
+
+
+@pytest.mark.parametrize("replicas", [999_999_999, 10**30])
+def test_no_number_is_expanded_to_be_judged(replicas: int) -> None:
+    """Any number is judged by arithmetic, and is in the message."""
+    found = check(make.wanted([real(0)], make.sliced(replicas)), "f")
+    assert any(f"{replicas} " in one.message for one in found)
 
 
 def test_an_id_over_63_characters_is_a_fault() -> None:

@@ -39,7 +39,7 @@ from nodeagent.state.daemons import daemons
 from nodeagent.state.desired import check, resolve
 from nodeagent.state.effect import perform
 from nodeagent.state.gpu_labels import family, value
-from nodeagent.state.labels import ERROR, MAX_ERROR, labels, report
+from nodeagent.state.labels import ERROR, MAX_ERROR, SETTLED, STATE, labels, report
 from nodeagent.state.nodegpus import node_gpus
 from nodeagent.state.observed import Observed
 from nodeagent.state.plan import plan
@@ -72,6 +72,7 @@ class Told:
     registered: frozenset[str] = frozenset()
     config: ConfigState = field(default_factory=lambda: ConfigState("/config"))
     terms: LabelTerms = field(default_factory=LabelTerms)
+    settled: bool = False
 
     def accept(self, text: str, held: Mapping[str, Iterable[str]]) -> None:
         """Carry this document out."""
@@ -79,7 +80,7 @@ class Told:
         assert loaded.config is not None, loaded.violations
         assert not check(resolve(loaded.config, node_gpus(self.inventory, self.applied)), "sharing.yaml")
         self.terms = loaded.config.labels
-        done = self._carry_out(loaded.config, keys(held, self.inventory))
+        done = self.settled = self._carry_out(loaded.config, keys(held, self.inventory))
         document = info(loaded)
         self.config = replace(
             self.config,
@@ -109,6 +110,7 @@ class Told:
             applied=self.applied,
             machine="PowerEdge R750xa",
             terms=self.terms,
+            settled=self.settled,
         )
 
     def _carry_out(self, config: SharingConfig, held: frozenset[ShareKey]) -> bool:
@@ -293,6 +295,28 @@ class TestState:
     def test_hardware(self) -> None:
         """A GPU that is not healthy degrades the node."""
         assert labels(one_gpu(health=GpuHealth.HANG).snapshot())["nodeagent.io/config.state"] == "degraded"
+
+
+class TestSettled:
+    """`nodeagent.io/config.settled`: by itself, whatever the state names as the gravest thing."""
+
+    def test_what_hides_a_drain_from_the_state(self) -> None:
+        """An unhealthy GPU or a wrong newer document degrades or rejects; neither says, or hides, what drains."""
+        sick, well = one_gpu(health=GpuHealth.HANG), one_gpu()
+        well.reject("apiVersion: nodeagent.io/v1alpha1\nkind: SharingConfig\nspec: {rules: {}}\n")
+        for told, state in ((sick, "degraded"), (well, "rejected")):
+            for settled in (True, False):
+                found = labels(replace(told.snapshot(), settled=settled))
+                assert found[STATE] == state
+                assert found[SETTLED] == ("true" if settled else "false")
+
+    def test_it_is_always_told(self) -> None:
+        """A node of which nothing was ever accepted says so, too: only an agent that does not know the label has
+        none.
+        """
+        told = one_gpu()
+        told.config, told.settled = ConfigState("/config", problem="no document"), False
+        assert labels(told.snapshot())[SETTLED] == "false"
 
 
 class TestValues:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from nodeagent.model.inventory import GpuHealth
-from nodeagent.model.shares import Device
+from nodeagent.model.shares import Device, ShareIds
 from nodeagent.state.lists import fenced, lists
 from tests.state import make
 
@@ -59,4 +62,25 @@ def test_the_revision_grows_with_every_change_and_with_nothing_else() -> None:
 
 def test_the_fenced_shares_can_be_told() -> None:
     """By their ids."""
-    assert fenced(HAVE) == {"GPU-1::10"}
+    assert set(fenced(HAVE)) == {"GPU-1::10"}
+
+
+@given(
+    st.dictionaries(st.integers(0, 2), st.tuples(st.sets(st.integers(0, 9)), st.sets(st.integers(0, 9)))),
+    st.integers(0, 2),
+)
+def test_ids_that_are_not_in_memory_are_a_set_of_them(
+    numbers: dict[int, tuple[set[int], set[int]]], whole: int
+) -> None:
+    """As if each had been made: what is in it, how many, in whichever of several sets, of a whole GPU or of shares."""
+    entries = {index: make.entry(index, make.WHOLE if index == whole else make.SLICED, ()) for index in range(3)}
+    if whole in numbers:
+        numbers[whole] = (numbers[whole][0] & {0}, numbers[whole][1] & {0})
+    gpus = {one.gpu.uuid: one for one in entries.values()}
+    found = ShareIds(gpus, {entries[index].gpu.uuid: sets for index, sets in numbers.items()})
+    made = {share for index, sets in numbers.items() for share in entries[index].ids(sets[0] | sets[1])}
+    assert (len(found), bool(found), set(found)) == (len(made), bool(made), made)
+    numbered = {f"{uuid}::{number}" for uuid in gpus for number in ("", *range(11), "x", "01", "1::1", "٣")}
+    asked = {*gpus, *numbered, "GPU-9", "GPU-9::1", ""}
+    assert {share for share in asked if share in found} == made
+    assert found - {"x"} == made

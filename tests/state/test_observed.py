@@ -124,8 +124,8 @@ def test_a_kubelet_that_does_not_say_what_pods_have_is_not_waited_for_for_ever()
 
 
 def test_the_holder_of_a_share_is_named() -> None:
-    """As namespace, pod and container."""
-    assert pods_of(make.look(1, make.keys(make.SHARED, 0, 1))) == {
-        (make.SHARED, "GPU-0::1"): "default/pod-GPU-0::1/main"
-    }
-    assert pods_of(None) == {}
+    """As namespace, pod and container; of one GPU and one name, whatever else is held."""
+    keys = make.keys(make.SHARED, 0, 1) | make.keys(make.SHARED, 1, 2) | make.keys("example.com/other", 0, 3)
+    holders = make.look(1, keys).holders
+    assert pods_of(holders, make.SHARED, "GPU-0") == {"GPU-0::1": "default/pod-GPU-0::1/main"}
+    assert pods_of((), make.SHARED, "GPU-0") == {}
