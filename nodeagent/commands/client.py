@@ -18,7 +18,7 @@ TIMEOUT: Final = 5.0
 MOST: Final = 64 << 20
 """Bytes of a status, at most: 100,000 shares are 15 MB, and an agent of 0.1.0 may have more of them."""
 
-_FREE: Final[dict[str, Any]] = {"state": "free", "held": False, "fenced": False, "holder": None}
+_FREE: Final[dict[str, Any]] = {"state": "free", "held": False, "fenced": False, "holder": None, "heldSince": None}
 """Each share that is just free, where only that is of interest: not its number, nor its id."""
 
 Status = dict[str, Any]
@@ -87,7 +87,7 @@ def _body(response: HTTPResponse, agent: str) -> bytes:
 
 def _brief(found: dict[str, Any]) -> dict[str, Any]:
     """An object of the status; one that stands for it where it is a free share."""
-    is_free = len(found) == len(_FREE) + 2 and all(found.get(key, found) == value for key, value in _FREE.items())
+    is_free = "holder" in found and all(found.get(key) == value for key, value in _FREE.items())
     return _FREE if is_free else found
 
 

@@ -135,7 +135,8 @@ def _share_as_text(share: ShareStatus) -> str:
     return (
         f'{{"number": {share.number}, "id": {quoted(share.id)}, "state": "{share.state.value}"'
         f', "held": {_bool(share.held)}, "fenced": {_bool(share.fenced)}'
-        f', "holder": {"null" if share.holder is None else quoted(share.holder)}}}'
+        f', "holder": {"null" if share.holder is None else quoted(share.holder)}'
+        f', "heldSince": {"null" if share.held_since is None else quoted(rfc3339(share.held_since))}}}'
     )
 
 

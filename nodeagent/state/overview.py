@@ -41,7 +41,8 @@ class _Shares(Sequence[ShareStatus]):
 
     def __iter__(self) -> Iterator[ShareStatus]:
         entry = self._entry
-        pods = pods_of(self._holders, entry.contract.resource, entry.gpu.uuid) if entry.contract is not None else {}
+        resource = entry.contract.resource if entry.contract is not None else ""
+        pods = pods_of(self._holders, resource, entry.gpu.uuid)
         for number, share in zip(sorted(entry.numbers), entry.ids(entry.numbers), strict=True):
             yield ShareStatus(
                 number,

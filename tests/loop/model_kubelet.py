@@ -48,8 +48,8 @@ class Admission:
 
 @dataclass
 class ModelKubelet:
-    """`views` is what this kubelet believes of each resource with a stream; `sent` what has not arrived yet; `begun` are
-    the UIDs of pods that have got a cgroup.
+    """`views` is what this kubelet believes of each resource with a stream; `sent` what has not arrived yet; `begun`
+    are the UIDs of pods that have got a cgroup.
     """
 
     generation: int = 1
