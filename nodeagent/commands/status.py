@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from typing import Final
 
-from nodeagent.commands import client, status_report, terminal
+from nodeagent.commands import ages, client, status_report, terminal
 from nodeagent.commands.exits import EXITS_ALWAYS, OK, Failure
 
 DESCRIPTION: Final = """\
@@ -47,6 +46,6 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.output == "json":
         print(json.dumps(status, indent=2))
     else:
-        for line in status_report.text(status, arguments.agent, terminal.of(), time.time()):
+        for line in status_report.text(status, arguments.agent, terminal.of(), ages.now(status)):
             print(line)
     return OK if status["inSync"] else _NOT_IN_SYNC

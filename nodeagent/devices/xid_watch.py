@@ -121,7 +121,7 @@ class XidWatch:
     def _with(self, found: Mapping[XidSource, int]) -> Mapping[XidSource, XidTally]:
         if not found:
             return self._tallies
-        tallies = counted(self._tallies, found, time.time())
+        tallies = counted(self._tallies, found, time.monotonic())
         sources = Counter(source.uuid for source in tallies)
         for source in list(tallies) if max(sources.values()) > MOST_SOURCES else ():
             if sources[source.uuid] > MOST_SOURCES:

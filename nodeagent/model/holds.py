@@ -13,8 +13,8 @@ ShareKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Holds:
-    """Saved to disk, except `granted` and `unnamed`. All times but those of `draining` are monotonic seconds: they
-    outlive the process, not the boot.
+    """Saved to disk, except `granted` and `unnamed`. All times are monotonic seconds: they outlive the process, not the
+    boot.
 
     `kubelet` is the kubelet process that `listed` is from. `carried` was held when the kubelet restarted and has not
     been listed since. `granted` maps what Allocate gave to when. The entries of the kubelet's checkpoint are of three
@@ -31,4 +31,4 @@ class Holds:
     unlisted: Mapping[CheckpointEntry, float] = field(default_factory=dict)
     ended: frozenset[CheckpointEntry] = frozenset()
     draining: Mapping[str, float] = field(default_factory=dict)
-    """Since when held shares of a GPU drain, by uuid, in Unix seconds: an agent restart does not make a drain young."""
+    """Since when held shares of a GPU drain, by uuid: an agent restart does not make a drain young."""

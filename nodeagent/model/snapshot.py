@@ -1,4 +1,8 @@
-"""The immutable summary of one turn of the loop: what every report, stream and answer is made from."""
+"""The immutable summary of one turn of the loop: what every report, stream and answer is made from.
+
+All times in it are monotonic seconds. A report shows them in Unix seconds, by the wall clock as it is set then: see
+`nodeagent.report.dates`.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ from nodeagent.model.shares import Applied, Listing, ShareState
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One condition. `since` is in seconds of Unix time: when `status` or `reason` last changed."""
+    """One condition. `since` is when `status` or `reason` last changed."""
 
     type: str
     status: bool
@@ -49,7 +53,7 @@ class DriftKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """One difference: of what, what is wanted, what is there, and since when (Unix seconds)."""
+    """One difference: of what, what is wanted, what is there, and since when."""
 
     kind: DriftKind
     subject: str
@@ -91,9 +95,7 @@ class DocumentInfo:
 
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """One reload as the log and the status tell it. `at` in Unix seconds, `duration` from file event to published, in
-    seconds.
-    """
+    """One reload as the log and the status tell it. `duration` from file event to published, in seconds."""
 
     at: float
     document: DocumentInfo | None
@@ -160,7 +162,7 @@ class GpuStatus:
 
 @dataclass(frozen=True, slots=True)
 class ResourceStatus:
-    """One resource: shares by state, registration, and since when (Unix seconds) its longest draining share drains."""
+    """One resource: shares by state, registration, and since when its longest draining share drains."""
 
     resource: str
     counts: Mapping[ShareState, int]
@@ -170,8 +172,9 @@ class ResourceStatus:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything that is known after one turn of the loop. `at` and `started_at` in Unix seconds. `terms` are those of
-    the config in force, `machine` is what the firmware calls this machine, `node_object` how the Node stands.
+    """Everything that is known after one turn of the loop. `terms` are those of the config in force, `machine` is what
+    the firmware calls this machine, `node_object` how the Node stands. `timestamp` is when the agent started, by the
+    wall clock of then: a label that says so is not written anew when that clock is set.
     """
 
     revision: int
@@ -199,6 +202,7 @@ class Snapshot:
     host_files: HostFiles = field(default_factory=HostFiles)
     node_object: NodeStatus = field(default_factory=NodeStatus)
     shared_twice: tuple[SharedTwice, ...] = ()
+    timestamp: int = 0
 
     def condition(self, type_: str) -> Condition | None:
         return next((entry for entry in self.conditions if entry.type == type_), None)

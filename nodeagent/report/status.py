@@ -35,21 +35,23 @@ API_VERSION = "nodeagent.io/v1alpha1"
 KIND = "NodeStatus"
 
 
-def to_json(snapshot: Snapshot) -> Json:
-    """The whole status, ready for `json.dumps`; the order of keys never changes."""
-    return {**_head(snapshot), "gpus": [gpu_to_json(snapshot, gpu) for gpu in snapshot.gpus], **_tail(snapshot)}
+def to_json(snapshot: Snapshot, now: float | None = None) -> Json:
+    """The whole status, ready for `json.dumps`; the order of keys never changes. All times are in Unix seconds (see
+    `dates`), as is `now`: when it is reported, if not at once.
+    """
+    return {**_head(snapshot, now), "gpus": [gpu_to_json(snapshot, gpu) for gpu in snapshot.gpus], **_tail(snapshot)}
 
 
-def render(snapshot: Snapshot) -> Iterator[bytes]:
+def render(snapshot: Snapshot, now: float | None = None) -> Iterator[bytes]:
     """`to_json` as text, in pieces: one per GPU, since `json.dumps` of 40,000 shares in one would stop every thread."""
-    head = json.dumps(_head(snapshot))
+    head = json.dumps(_head(snapshot, now))
     yield head[:-1].encode() + b', "gpus": ['
     for position, gpu in enumerate(snapshot.gpus):
         yield (b", " if position else b"") + json.dumps(gpu_to_json(snapshot, gpu)).encode()
     yield b"], " + json.dumps(_tail(snapshot))[1:].encode() + b"\n"
 
 
-def _head(snapshot: Snapshot) -> Json:
+def _head(snapshot: Snapshot, now: float | None) -> Json:
     config = snapshot.config
     return {
         "apiVersion": API_VERSION,
@@ -59,6 +61,7 @@ def _head(snapshot: Snapshot) -> Json:
         "agentVersion": snapshot.version,
         "startedAt": rfc3339(snapshot.started_at),
         "observedAt": rfc3339(snapshot.at),
+        "reportedAt": rfc3339(snapshot.at if now is None else now),
         "snapshotRevision": snapshot.revision,
         "inSync": snapshot.in_sync,
         "generation": config.generation,

@@ -123,7 +123,7 @@ def resource_statuses(
     registrations: Iterable[RegistrationStatus],
     draining: Mapping[str, float],
 ) -> tuple[ResourceStatus, ...]:
-    """Every resource that is served or advertised, by name. `draining` is since when each GPU drains (Unix seconds)."""
+    """Every resource that is served or advertised, by name. `draining` is since when each GPU drains."""
     statuses = {status.resource: status for status in registrations}
     counts: dict[str, Counter[ShareState]] = {resource: Counter() for resource in statuses}
     since: dict[str, float] = {}
