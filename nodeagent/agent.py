@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nodeagent import __version__
+from nodeagent import __version__, clocks
 from nodeagent.admin import AdminSocket
 from nodeagent.clearing import Clearing
 from nodeagent.config.by_label import ByLabel
@@ -205,7 +205,7 @@ class Agent:
         remembered = await self._unless_stopped(self._remember())
         if remembered is None:
             return
-        machine = await self._machine_type()
+        machine, now = await self._machine_type(), clocks.now()
         for notice in self._store.notices:
             logger.warning("%s", notice)
         self._reconciler = Reconciler(
@@ -214,8 +214,9 @@ class Agent:
                 pool=self._settings.pool,
                 version=__version__,
                 config_path=str(self._settings.config),
-                started_at=time.time(),
+                started_at=now.monotonic,
                 machine=machine,
+                timestamp=int(now.wall),
             ),
             source=self._source,
             devices=self._driver,

@@ -6,9 +6,10 @@ Their own rooms log what the kubelet, the disk and the document do.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from nodeagent.model.config import Violation
-from nodeagent.model.health import describe_xids
+from nodeagent.model.health import XidSource, describe_xids
 from nodeagent.model.inventory import GpuHealth
 from nodeagent.model.plan import Plan
 from nodeagent.model.shares import Applied, AppliedGpu
@@ -106,3 +107,19 @@ def verdicts(before: Applied, after: Applied) -> None:
 def _same_for_all(entry: AppliedGpu, before: Applied, after: Applied) -> bool:
     old, new = before.gpus.get(entry.gpu.physical), after.gpus.get(entry.gpu.physical)
     return new is not None and new.xids != (old.xids if old is not None else {}) and new.xids == entry.xids
+
+
+def dropped(before: Mapping[str, XidSource], after: Mapping[str, XidSource]) -> None:
+    """XIDs that would make something unhealthy, and are nobody's: the first one of each GPU."""
+    for uuid in after.keys() - before.keys():
+        source = after[uuid]
+        whose = "which this node does not have"
+        if source.gpu_instance is not None:
+            part = f", compute instance {source.compute_instance}" if source.compute_instance is not None else ""
+            whose = f"GPU instance {source.gpu_instance}{part}, which no MIG device has"
+        logger.warning(
+            "%s of %s: %s; nothing becomes unhealthy by it, and more of its kind are only counted",
+            describe_xids([source.xid]),
+            uuid,
+            whose,
+        )

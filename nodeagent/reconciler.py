@@ -31,7 +31,7 @@ from nodeagent.model.config import (
     Violation,
 )
 from nodeagent.model.handover import HandOver
-from nodeagent.model.health import HealthPolicy, XidSource, XidTally
+from nodeagent.model.health import HealthPolicy
 from nodeagent.model.holds import Holds, ShareKey
 from nodeagent.model.inventory import Gpu, Inventory, InventoryReason
 from nodeagent.model.kubelet import PodResourcesReason, PodResourcesStatus, RegistrationState
@@ -59,7 +59,7 @@ from nodeagent.state.acceptance import Acceptance, Verdict
 from nodeagent.state.allocation import offers
 from nodeagent.state.desired import Desired, changed
 from nodeagent.state.events import events
-from nodeagent.state.health import Symptoms
+from nodeagent.state.health import Intake, Symptoms
 from nodeagent.state.kubelet_view import Published, View
 from nodeagent.state.labels import report
 from nodeagent.state.observed import Observed
@@ -119,7 +119,6 @@ class Reconciler:
         remembered: Remembered,
         wake: asyncio.Event,
         clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
     ) -> None:
         self._identity = identity
         self._source = source
@@ -133,9 +132,8 @@ class Reconciler:
         self._node = node
         self._options = handover
         self._clock = clock
-        self._wall = wall
         self._wake = wake
-        self._reloads = Reloads(counters, clock=clock, wall=wall)
+        self._reloads = Reloads(counters, clock=clock)
 
         stored = remembered.last_known_good
         self._keeper = Keeper(
@@ -165,8 +163,7 @@ class Reconciler:
         self._decided_at = now
         self._judge_by = now + INVENTORY_SECONDS
         self._pressed: frozenset[ShareKey] = frozenset()
-        self._reported: Mapping[XidSource, XidTally] = {}
-        self._taken: Mapping[XidSource, XidTally] = {}
+        self._intake = Intake()
         self._looked_at = float("-inf")
         self._looked_for: frozenset[str] = frozenset()
         self._rewritten_at = float("-inf")
@@ -319,12 +316,13 @@ class Reconciler:
         return planning.plan(self._desired, view, self._wishes)
 
     def _symptoms(self) -> Symptoms:
-        self._reported = self._devices.xids.tallies
+        self._intake = replace(self._intake, reported=self._devices.xids.tallies)
         return Symptoms(
-            wall=self._wall(),
+            now=self._clock(),
             policy=self._health_policy(),
-            news=health.news(self._reported, self._taken),
+            news=self._intake.news,
             cleared=self._clearing.asked,
+            kept=self._intake.kept,
             driver_load=self._devices.inventory.driver_load,
         )
 
@@ -338,7 +336,7 @@ class Reconciler:
         """Do to the shares what the plan says. What fails is still to be done in the next plan, and what calls for it
         is ticked off only when it has been done.
         """
-        shares, reported = share_actions(plan.actions), self._reported
+        shares, intake = share_actions(plan.actions), self._intake
         done = await self._executor.apply(self._applied, shares)
         if self._desk.given(self._dropped(shares)):
             # A pod got a share that was about to leave the list. Nobody was shown anything of this plan: plan anew.
@@ -350,8 +348,8 @@ class Reconciler:
         if Fence not in undone:
             self._pressed -= view.pressed
         if Diagnose not in undone:
-            late = health.unplaced(done.applied, view.symptoms)
-            self._taken = {source: at for source, at in reported.items() if source not in late} if late else reported
+            self._intake = intake.after(done.applied, view.symptoms)
+            notices.dropped(intake.lost, self._intake.lost)
             self._clearing.done(view.symptoms.cleared)
 
     def _dropped(self, actions: Sequence[ShareAction]) -> frozenset[ShareKey]:
@@ -408,7 +406,7 @@ class Reconciler:
         """Since when what drains. What cannot be seen for a while, before a document has been read, keeps its age."""
         if self._desired is None:
             return
-        draining = overview.draining_since(plan, self._holds.draining, self._wall())
+        draining = overview.draining_since(plan, self._holds.draining, self._clock())
         self._holds = replace(self._holds, draining=draining)
         self._drain_began = min(draining.values(), default=None) if self._drain_began is None else self._drain_began
 
@@ -438,7 +436,7 @@ class Reconciler:
             obstacles=self._obstacles,
         )
         facts = status.Facts(
-            now=self._wall(),
+            now=self._clock(),
             config=config,
             inventory=inventory,
             mps=mps,
@@ -453,7 +451,7 @@ class Reconciler:
             looked=newest is not None,
             disk_problem=self._keeper.problem,
             desired=self._desired,
-            xids=self._devices.xids,
+            xids=replace(self._devices.xids, unplaced=self._intake.dropped),
             node=self._node.status,
             handover=self._handover(),
             host_files=self._host.files,
@@ -461,9 +459,7 @@ class Reconciler:
         )
         accepted = self._acceptance.config
         terms = accepted.labels if accepted is not None else LabelTerms()
-        since = {
-            key: facts.now - (self._clock() - at) for key, at in holds.unproven(self._holds, self._clock()).items()
-        }
+        since = holds.unproven(self._holds, self._clock())
         turn = Turn(facts, self._desired, held, since, self._views, self._listings, self._reloads.history, terms)
         before, self.snapshot = self.snapshot, summarize(self._identity, turn, self.snapshot)
         notices.conditions(before, self.snapshot)
@@ -475,7 +471,7 @@ class Reconciler:
     def _tell_of_fault(self, error: Exception) -> None:
         """A turn that fails leaves no summary: the last one stands, but for what it says of us."""
         if self.snapshot is not None:
-            self.snapshot = failing(self.snapshot, f"cannot complete a turn: {error!r}", self._wall())
+            self.snapshot = failing(self.snapshot, f"cannot complete a turn: {error!r}", self._clock())
 
     def _converge(self) -> None:
         """Every GPU is as the config in force wants it."""
@@ -485,7 +481,7 @@ class Reconciler:
             return
         self._observed_generation = self._acceptance.generation
         if began is not None:
-            seconds = self._wall() - began
+            seconds = self._clock() - began
             logger.info("config applied: generation %d, after %.1f s of draining", self._observed_generation, seconds)
 
     def _transition_timeout(self) -> float:
@@ -508,10 +504,11 @@ class Reconciler:
         now = self._clock()
         ends = [self._judge_by, *self._reloads.ends()]
         if plan.waits:
-            timeout = self._transition_timeout() - self._wall()
-            ends += [now + since + timeout for since in self._holds.draining.values()]
+            timeout = self._transition_timeout()
+            ends += [since + timeout for since in self._holds.draining.values()]
         if (recovery := health.next_recovery(self._applied, self._health_policy())) is not None:
-            ends.append(now + recovery - self._wall())
+            ends.append(recovery)
+        ends += [at + health.PLACED_WITHIN for at in self._intake.kept.values()]
         if self._keeper.problem is not None:
             ends.append(self._back_off())
         else:

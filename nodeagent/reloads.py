@@ -51,12 +51,11 @@ class _Pending:
 
 
 class Reloads:
-    """Begins, ends and remembers reloads. `clock` in monotonic, `wall` in Unix seconds."""
+    """Begins, ends and remembers reloads. `clock` in monotonic seconds."""
 
-    def __init__(self, counters: Counters, *, clock: Callable[[], float], wall: Callable[[], float]) -> None:
+    def __init__(self, counters: Counters, *, clock: Callable[[], float]) -> None:
         self._counters = counters
         self._clock = clock
-        self._wall = wall
         self._pending: _Pending | None = None
         self.history: tuple[Reload, ...] = ()
 
@@ -138,7 +137,7 @@ class Reloads:
         change = summary.change(pending.desired, replace(pending.view, held=held))
         newest = pending.acceptance.newest
         reload = Reload(
-            at=self._wall(),
+            at=self._clock(),
             document=info(newest) if isinstance(newest, Loaded) else None,
             result=result,
             change=change.kind if accepted else None,

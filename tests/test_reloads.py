@@ -34,7 +34,7 @@ class Story:
     counted: list[Counted] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.reloads = Reloads(self, clock=lambda: self.now, wall=lambda: self.now + 1e9)
+        self.reloads = Reloads(self, clock=lambda: self.now)
 
     def reload(
         self, result: ReloadResult, stage: str | None, change: ChangeClass | None, duration: float | None

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
+
+
+def now(status: Mapping[str, Any]) -> float:
+    """The moment that ages count to: when the agent told it, by the clock that all its times are of. An agent from
+    before `reportedAt` is taken to have the clock of this machine.
+    """
+    told = status.get("reportedAt")
+    return time.time() if told is None else datetime.fromisoformat(told).timestamp()
 
 
 def age(since: str, now: float) -> str:

@@ -167,7 +167,7 @@ def _of_agent(agent: str, policy: HealthPolicy) -> _Asked:
         resources=frozenset(entry["resource"] for entry in status["resources"] if entry.get("registration")),
         readable=any(one["type"] == "PodResourcesReady" and one["status"] for one in status["conditions"]),
         mps=mps,
-        symptoms=Symptoms(wall=moment, policy=policy, driver_load=inventory.driver_load),
+        symptoms=Symptoms(now=moment, policy=policy, driver_load=inventory.driver_load),
     )
     return _Asked(node, status["node"], agent, status["config"]["desired"])
 

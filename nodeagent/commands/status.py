@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from typing import Final
 
-from nodeagent.commands import client, status_report, terminal
+from nodeagent.commands import ages, client, status_report, terminal
 from nodeagent.commands.exits import EXITS_ALWAYS, OK, Failure
 
 DESCRIPTION: Final = """\
@@ -49,6 +48,6 @@ def execute(arguments: argparse.Namespace) -> int:
         json.dump(status, sys.stdout, indent=2)
         print()
     else:
-        for line in status_report.text(status, arguments.agent, terminal.of(), time.time()):
+        for line in status_report.text(status, arguments.agent, terminal.of(), ages.now(status)):
             print(line)
     return OK if status["inSync"] else _NOT_IN_SYNC

@@ -80,7 +80,7 @@ class SimulatedDriver(LookingDriver):
             return replace(last, reason=InventoryReason.INVALID_FILE, message=_summary(outcome))
         self._release_all_but_hanging(outcome.gpus)
         answers = await asyncio.gather(*(self._ask(gpu) for gpu in outcome.gpus))
-        self._xids = self._news.after(self._xids, outcome.xids, outcome.silent, time.time())
+        self._xids = self._news.after(self._xids, outcome.xids, outcome.silent, time.monotonic())
         return _inventory(outcome, answers)
 
     async def compute_mode(self, uuid: str) -> ComputeMode | None:

@@ -67,7 +67,7 @@ class XidNews:
 
     def after(self, log: XidLog, told: Sequence[SimulatedXid], silent: Sequence[Gpu], now: float) -> XidLog:
         """`log` with what is new in the file, `log` itself where nothing is. `told` are all XIDs in it, `silent` the
-        GPUs that report none, `now` is in Unix seconds.
+        GPUs that report none, `now` is in monotonic seconds.
         """
         if told is self._told and silent is self._silent:  # the same file as at the last look
             return log

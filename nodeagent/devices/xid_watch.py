@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
@@ -16,7 +17,9 @@ from nodeagent.model.health import EventsReason, XidLog, XidSource, XidTally, co
 from nodeagent.model.inventory import Gpu
 
 MOST_SOURCES: Final = 4096
-"""Of so many sources the XIDs are counted: of whichever had none for the longest time the count is forgotten."""
+"""Of so many sources of one GPU the XIDs are counted: of whichever had none for the longest time the count is
+forgotten. However much garbage a GPU reports, no other one's XID goes with it.
+"""
 
 
 class XidWatch:
@@ -118,7 +121,10 @@ class XidWatch:
     def _with(self, found: Mapping[XidSource, int]) -> Mapping[XidSource, XidTally]:
         if not found:
             return self._tallies
-        tallies = counted(self._tallies, found, time.time())
-        for source in list(tallies)[:-MOST_SOURCES]:
-            del tallies[source]
+        tallies = counted(self._tallies, found, time.monotonic())
+        sources = Counter(source.uuid for source in tallies)
+        for source in list(tallies) if max(sources.values()) > MOST_SOURCES else ():
+            if sources[source.uuid] > MOST_SOURCES:
+                sources[source.uuid] -= 1
+                del tallies[source]
         return tallies

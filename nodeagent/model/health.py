@@ -48,7 +48,9 @@ def describe_xids(xids: Iterable[int]) -> str:
 
 
 class XidSource(NamedTuple):
-    """What an XID was reported of: a GPU by its uuid, or one MIG device of it by its instances."""
+    """What an XID was reported of: a GPU by its uuid, or one MIG device of it by its instances. Of a GPU without MIG
+    instances mean nothing.
+    """
 
     uuid: str
     xid: int
@@ -58,7 +60,7 @@ class XidSource(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class XidTally:
-    """How often it was reported since the agent started, and when last (Unix seconds)."""
+    """How often it was reported since the agent started, and when last (monotonic seconds)."""
 
     count: int
     last: float
@@ -67,7 +69,7 @@ class XidTally:
 def counted(
     tallies: Mapping[XidSource, XidTally], found: Mapping[XidSource, int], now: float
 ) -> dict[XidSource, XidTally]:
-    """The tallies with what was found besides; whatever came now (Unix seconds) stands last."""
+    """The tallies with what was found besides; whatever came now (monotonic seconds) stands last."""
     counts = dict(tallies)
     for source, count in found.items():
         before = counts.pop(source, XidTally(0, now))
@@ -87,12 +89,14 @@ class EventsReason(Enum):
 @dataclass(frozen=True, slots=True)
 class XidLog:
     """All XIDs since the agent started, as counts: a burst of them is as large as one. `reason` says whether the driver
-    reports them at all, `message` of which GPUs it does not and why.
+    reports them at all, `message` of which GPUs it does not and why. `unplaced` counts those, by the uuid that was
+    named, that turned out to be nobody's: of a GPU that is not known, or of instances that no MIG device has.
     """
 
     reason: EventsReason = EventsReason.PENDING
     message: str = "no GPU has been asked for its events yet"
     tallies: Mapping[XidSource, XidTally] = field(default_factory=dict)
+    unplaced: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +116,8 @@ class HealthPolicy:
         return xid not in self.ignored if self.critical is None else xid in self.critical
 
     def recovers_at(self, xids: Mapping[int, float]) -> float | None:
-        """When a GPU with these XIDs, by when each came last, is healthy again by itself; None for never. In Unix
-        seconds.
+        """When a GPU with these XIDs, by when each came last, is healthy again by itself; None for never. In the
+        seconds of `xids`.
         """
         if self.recover_after is None or not xids or not xids.keys() <= self.recoverable:
             return None

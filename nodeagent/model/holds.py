@@ -13,8 +13,8 @@ ShareKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Holds:
-    """Saved to disk, except `granted`, `unnamed` and `cgroups`. All times but those of `draining` are monotonic
-    seconds: they outlive the process, not the boot.
+    """Saved to disk, except `granted`, `unnamed` and `cgroups`. All times are monotonic seconds: they outlive the
+    process, not the boot.
 
     `kubelet` is the kubelet process that `listed` is from. `carried` maps what was held when the kubelet restarted, and
     has not been listed since, to when that was. `granted` maps what Allocate gave to when. The entries of the kubelet's
@@ -33,4 +33,4 @@ class Holds:
     ended: frozenset[CheckpointEntry] = frozenset()
     cgroups: Mapping[str, bool] = field(default_factory=dict)
     draining: Mapping[str, float] = field(default_factory=dict)
-    """Since when held shares of a GPU drain, by uuid, in Unix seconds: an agent restart does not make a drain young."""
+    """Since when held shares of a GPU drain, by uuid: an agent restart does not make a drain young."""

@@ -55,8 +55,8 @@ class AppliedGpu:
     `numbers` are the shares on the list; `fences` maps those that are sent Unhealthy on their way out to the
     monotonic second in which that was published. `leaving` is True once the GPU has begun to leave its contract for
     another one, or for none. `fault` says why the GPU's MPS daemon cannot be relied on: it is empty
-    while it can, and where none is needed. `xids` are those that make it unhealthy, with when each came last (Unix
-    seconds), and `driver_load` is the loading of the driver in which they came.
+    while it can, and where none is needed. `xids` are those that make it unhealthy, with when each came last
+    (monotonic seconds), and `driver_load` is the loading of the driver in which they came.
     """
 
     gpu: Gpu

@@ -1,4 +1,8 @@
-"""The immutable summary of one turn of the loop: what every report, stream and answer is made from."""
+"""The immutable summary of one turn of the loop: what every report, stream and answer is made from.
+
+All times in it are monotonic seconds. A report shows them in Unix seconds, by the wall clock as it is set then: see
+`nodeagent.report.dates`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from enum import Enum
 from nodeagent.model.config import Contract, LabelTerms, Violation
 from nodeagent.model.handover import HandOver, HostFiles
 from nodeagent.model.health import XidLog
+from nodeagent.model.holds import ShareKey
 from nodeagent.model.inventory import Gpu, Inventory
 from nodeagent.model.kubelet import RegistrationStatus, SharedTwice
 from nodeagent.model.mps import MpsDaemon, MpsStatus
@@ -19,7 +24,7 @@ from nodeagent.model.shares import Applied, Listing, ShareState
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One condition. `since` is in seconds of Unix time: when `status` or `reason` last changed."""
+    """One condition. `since` is when `status` or `reason` last changed."""
 
     type: str
     status: bool
@@ -49,7 +54,7 @@ class DriftKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """One difference: of what, what is wanted, what is there, and since when (Unix seconds)."""
+    """One difference: of what, what is wanted, what is there, and since when."""
 
     kind: DriftKind
     subject: str
@@ -91,9 +96,7 @@ class DocumentInfo:
 
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """One reload as the log and the status tell it. `at` in Unix seconds, `duration` from file event to published, in
-    seconds.
-    """
+    """One reload as the log and the status tell it. `duration` from file event to published, in seconds."""
 
     at: float
     document: DocumentInfo | None
@@ -129,8 +132,7 @@ class ConfigState:
 
 @dataclass(frozen=True, slots=True)
 class ShareStatus:
-    """One share: its number and id, its state, and who holds it (`namespace/pod/container`). `held_since` is since when
-    (Unix seconds) it counts as held though PodResources names nobody who has it, None otherwise.
+    """One share: its number and id, its state, and who holds it (`namespace/pod/container`).
 
     `held` and `fenced` are said apart from `state`, which can name one thing only: an unhealthy share may be held as
     well.
@@ -142,7 +144,6 @@ class ShareStatus:
     holder: str | None = None
     held: bool = False
     fenced: bool = False
-    held_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +163,7 @@ class GpuStatus:
 
 @dataclass(frozen=True, slots=True)
 class ResourceStatus:
-    """One resource: shares by state, registration, and since when (Unix seconds) its longest draining share drains."""
+    """One resource: shares by state, registration, and since when its longest draining share drains."""
 
     resource: str
     counts: Mapping[ShareState, int]
@@ -172,9 +173,11 @@ class ResourceStatus:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything that is known after one turn of the loop. `at` and `started_at` in Unix seconds. `terms` are those of
-    the config in force, `machine` is what the firmware calls this machine, `node_object` how the Node stands. It is
-    `settled` when everything is as the accepted document wants it, and `in_sync` when that is the newest one.
+    """Everything that is known after one turn of the loop. `terms` are those of the config in force, `machine` is what
+    the firmware calls this machine, `node_object` how the Node stands. It is `settled` when everything is as the
+    accepted document wants it, and `in_sync` when that is the newest one. `timestamp` is when the agent started, by the
+    wall clock of then: a label that says so is not written anew when that clock is set. `held_since` is since when
+    shares count as held though PodResources names nobody who has them.
     """
 
     revision: int
@@ -203,6 +206,8 @@ class Snapshot:
     host_files: HostFiles = field(default_factory=HostFiles)
     node_object: NodeStatus = field(default_factory=NodeStatus)
     shared_twice: tuple[SharedTwice, ...] = ()
+    timestamp: int = 0
+    held_since: Mapping[ShareKey, float] = field(default_factory=dict)
 
     def condition(self, type_: str) -> Condition | None:
         return next((entry for entry in self.conditions if entry.type == type_), None)

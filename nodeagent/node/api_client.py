@@ -28,6 +28,7 @@ from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.core_v1 import Event
 from lightkube.types import PatchType
 
+from nodeagent import clocks
 from nodeagent.model.node import NodeEvent, NodeObject
 
 MANAGER: Final = "nodeagent"
@@ -113,7 +114,7 @@ _TROUBLES: Final = {
 
 
 class Seen(NamedTuple):
-    """When an event happened first and last (Unix seconds), and how many times."""
+    """When an event happened first and last (monotonic seconds), and how many times."""
 
     first: float
     last: float
@@ -280,7 +281,8 @@ def _trouble(code: int) -> Trouble:
 
 
 def _time(at: float) -> datetime:
-    return datetime.fromtimestamp(at, UTC).replace(microsecond=0)
+    """A monotonic moment, by the wall clock as it is set now."""
+    return datetime.fromtimestamp(clocks.now().zero + at, UTC).replace(microsecond=0)
 
 
 def _retry_after(response: httpx2.Response | None) -> float | None:

@@ -32,7 +32,7 @@ class EventTeller:
 
     def tell(self, events: Iterable[NodeEvent]) -> None:
         """These have happened now."""
-        now = time.time()
+        now = time.monotonic()
         for event in events:
             known = self._waiting.pop(event, None)
             self._waiting[event] = Seen(known.first if known else now, now, known.times + 1 if known else 1)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from itertools import chain
 
+from nodeagent.model.moment import Moment
 from nodeagent.model.snapshot import Condition, Snapshot
 from nodeagent.report import status
+from nodeagent.report.dates import dated
 from nodeagent.report.metrics import CONTENT_TYPE as METRICS
 from nodeagent.report.metrics import Metrics
 from nodeagent.report.page import page
@@ -66,7 +67,7 @@ class Endpoints:
         metrics: Metrics,
         *,
         strict_readiness: bool,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], Moment],
     ) -> None:
         self._snapshot = snapshot
         self._alive = alive
@@ -94,9 +95,11 @@ class Endpoints:
             return _text(HTTPStatus.SERVICE_UNAVAILABLE, NOT_YET)
         if path == "/metrics":
             return Answer(HTTPStatus.OK, self._metrics.render(), METRICS)
+        now = self._clock()
+        snapshot = dated(snapshot, now)
         if path == "/status":
-            return Answer(HTTPStatus.OK, status.render(snapshot), JSON)
-        return Answer(HTTPStatus.OK, page(snapshot, self._clock()).encode(), HTML, _PAGE_HEADERS)
+            return Answer(HTTPStatus.OK, status.render(snapshot, now.wall), JSON)
+        return Answer(HTTPStatus.OK, page(snapshot, now.wall).encode(), HTML, _PAGE_HEADERS)
 
     def _livez(self) -> Answer:
         if self._alive():

@@ -120,6 +120,13 @@ def _health(snapshot: Snapshot, xids: Mapping[tuple[str, int], int]) -> Iterator
     for (uuid, xid), count in xids.items():
         events.add_metric([uuid, str(xid)], count)
     yield events
+    unplaced = CounterMetricFamily(
+        f"{PREFIX}gpu_xid_events_unplaced", "XIDs of a GPU, or of instances, that nobody has.", labels=["uuid"]
+    )
+    whole = {uuid for uuid, entry in snapshot.applied.gpus.items() if entry.gpu.mig is None}
+    for uuid in sorted(whole | snapshot.xids.unplaced.keys()):
+        unplaced.add_metric([uuid], snapshot.xids.unplaced.get(uuid, 0))
+    yield unplaced
 
 
 def _daemons(snapshot: Snapshot) -> Iterator[Metric]:

@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+from nodeagent import clocks
+from nodeagent.model.moment import Moment
 from nodeagent.model.snapshot import Snapshot
 from nodeagent.report.endpoints import Endpoints
 from nodeagent.report.http_front import Front
@@ -36,9 +38,10 @@ class HttpServer:
         alive: Callable[[], bool],
         metrics: Metrics,
         strict_readiness: bool,
+        clock: Callable[[], Moment] = clocks.now,
     ) -> None:
         self._listen = listen
-        self._endpoints = Endpoints(snapshot, alive, metrics, strict_readiness=strict_readiness)
+        self._endpoints = Endpoints(snapshot, alive, metrics, strict_readiness=strict_readiness, clock=clock)
         self._front: Front | None = None
         self._thread: threading.Thread | None = None
 

@@ -7,7 +7,6 @@ Only this module, `families` and `share_families` speak to `prometheus_client`; 
 from __future__ import annotations
 
 import platform
-import time
 from collections.abc import Callable, Iterable, Iterator
 from threading import Lock
 
@@ -18,8 +17,11 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from nodeagent import clocks
 from nodeagent.model.config import Stage
+from nodeagent.model.moment import Moment
 from nodeagent.model.snapshot import ChangeClass, ReloadResult, Snapshot
+from nodeagent.report.dates import dated
 from nodeagent.report.families import PREFIX, families, gauge
 from nodeagent.report.share_families import assignments, share_families
 from nodeagent.report.xids import XidCounts
@@ -44,13 +46,13 @@ _CALLS = {
 
 
 class Metrics:
-    """All metrics of one agent. `snapshot` gives the newest one, None before the first; `clock` gives Unix seconds.
+    """All metrics of one agent. `snapshot` gives the newest one, None before the first; `clock` is asked for now.
 
     `reload`, `allocation` and `pod_resources_call` may be called from one thread while another calls `render`.
     """
 
     def __init__(
-        self, snapshot: Callable[[], Snapshot | None], *, version: str, clock: Callable[[], float] = time.time
+        self, snapshot: Callable[[], Snapshot | None], *, version: str, clock: Callable[[], Moment] = clocks.now
     ) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._snapshot = snapshot
@@ -154,10 +156,10 @@ class Metrics:
 class _Outcome:
     """How the last reload ended, as far as the snapshot does not tell."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], Moment]) -> None:
         self._clock = clock
         self._failed = False
-        self._succeeded_at = 0.0
+        self._succeeded_at: float | None = None
 
     def note(self, result: ReloadResult) -> None:
         if result is ReloadResult.FAILED:
@@ -165,9 +167,10 @@ class _Outcome:
         elif result is ReloadResult.ACCEPTED:
             self._failed = False
         if result in {ReloadResult.ACCEPTED, ReloadResult.UNCHANGED} and not self._failed:
-            self._succeeded_at = self._clock()
+            self._succeeded_at = self._clock().monotonic
 
-    def families(self, snapshot: Snapshot) -> Iterator[Metric]:
+    def families(self, snapshot: Snapshot, zero: float) -> Iterator[Metric]:
+        """`zero` as in `Moment`."""
         if self._failed and snapshot.in_sync:
             # What failed was tried again and went through.
             self._failed = False
@@ -181,7 +184,7 @@ class _Outcome:
         yield gauge(
             "config_last_reload_success_timestamp_seconds",
             "When a reload last succeeded, in Unix time; 0 for never.",
-            self._succeeded_at,
+            0.0 if self._succeeded_at is None else zero + self._succeeded_at,
         )
 
 
@@ -189,7 +192,7 @@ class _SnapshotCollector(Collector):
     """Every family that is computed from the newest snapshot, but for who has which share."""
 
     def __init__(
-        self, snapshot: Callable[[], Snapshot | None], outcome: _Outcome, version: str, clock: Callable[[], float]
+        self, snapshot: Callable[[], Snapshot | None], outcome: _Outcome, version: str, clock: Callable[[], Moment]
     ) -> None:
         self._snapshot = snapshot
         self._outcome = outcome
@@ -207,7 +210,8 @@ class _SnapshotCollector(Collector):
         snapshot = self._snapshot()
         if snapshot is None:
             return
-        yield from self._outcome.families(snapshot)
         now = self._clock()
-        yield from families(snapshot, now, self._xids.of(snapshot))
-        yield from share_families(snapshot, now)
+        yield from self._outcome.families(snapshot, now.zero)
+        xids, snapshot = self._xids.of(snapshot), dated(snapshot, now)
+        yield from families(snapshot, now.wall, xids)
+        yield from share_families(snapshot, now.wall)

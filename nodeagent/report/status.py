@@ -35,30 +35,32 @@ API_VERSION = "nodeagent.io/v1alpha1"
 KIND = "NodeStatus"
 
 
-def to_json(snapshot: Snapshot) -> Json:
-    """The whole status, ready for `json.dumps`; the order of keys never changes."""
-    gpus = [gpu_to_json(snapshot.applied, gpu) for gpu in snapshot.gpus]
-    return {**_head(snapshot), "gpus": gpus, **_tail(snapshot)}
+def to_json(snapshot: Snapshot, now: float | None = None) -> Json:
+    """The whole status, ready for `json.dumps`; the order of keys never changes. All times are in Unix seconds (see
+    `dates`), as is `now`: when it is reported, if not at once.
+    """
+    gpus = [gpu_to_json(snapshot.applied, gpu, snapshot.held_since) for gpu in snapshot.gpus]
+    return {**_head(snapshot, now), "gpus": gpus, **_tail(snapshot)}
 
 
-def render(snapshot: Snapshot) -> Iterator[bytes]:
+def render(snapshot: Snapshot, now: float | None = None) -> Iterator[bytes]:
     """`to_json` as text, in pieces of a few shares: the whole of it is never in memory, and no thread waits long.
     Whoever takes it slowly keeps the GPUs of the snapshot, and not the lists that the kubelet had then.
     """
-    head, tail = json.dumps(_head(snapshot)), json.dumps(_tail(snapshot))
-    applied, gpus = snapshot.applied, snapshot.gpus
+    head, tail = json.dumps(_head(snapshot, now)), json.dumps(_tail(snapshot))
+    applied, gpus, held_since = snapshot.applied, snapshot.gpus, snapshot.held_since
     del snapshot
     yield head[:-1].encode() + b', "gpus": ['
     for position, gpu in enumerate(gpus):
         # The shares are what comes last.
-        before, _, after = json.dumps(gpu_to_json(applied, gpu, shares=False)).rpartition("[")
+        before, _, after = json.dumps(gpu_to_json(applied, gpu, held_since, shares=False)).rpartition("[")
         yield f"{', ' if position else ''}{before}[".encode()
-        yield from shares_as_text(gpu.shares)
+        yield from shares_as_text(gpu, held_since)
         yield after.encode()
     yield b"], " + tail[1:].encode() + b"\n"
 
 
-def _head(snapshot: Snapshot) -> Json:
+def _head(snapshot: Snapshot, now: float | None) -> Json:
     config = snapshot.config
     return {
         "apiVersion": API_VERSION,
@@ -68,6 +70,7 @@ def _head(snapshot: Snapshot) -> Json:
         "agentVersion": snapshot.version,
         "startedAt": rfc3339(snapshot.started_at),
         "observedAt": rfc3339(snapshot.at),
+        "reportedAt": rfc3339(snapshot.at if now is None else now),
         "snapshotRevision": snapshot.revision,
         "inSync": snapshot.in_sync,
         "settled": snapshot.settled,

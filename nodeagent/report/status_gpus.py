@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Final
 
 from nodeagent.model.config import Contract, MpsLimits
 from nodeagent.model.health import meaning
+from nodeagent.model.holds import ShareKey
 from nodeagent.model.inventory import Gpu
 from nodeagent.model.mps import MpsDaemon
 from nodeagent.model.shares import Applied, AppliedGpu
@@ -48,7 +49,11 @@ def facts_to_json(gpu: Gpu) -> Json:
     }
 
 
-def gpu_to_json(applied: Applied, status: GpuStatus, *, shares: bool = True) -> Json:
+HeldSince = Mapping[ShareKey, float]
+"""Since when shares count as held though PodResources names nobody who has them, in Unix seconds."""
+
+
+def gpu_to_json(applied: Applied, status: GpuStatus, since: HeldSince, *, shares: bool = True) -> Json:
     """One GPU with what is wanted of it, what is applied, and its `shares` or none of them, which come last."""
     return {
         **facts_to_json(status.gpu),
@@ -56,16 +61,24 @@ def gpu_to_json(applied: Applied, status: GpuStatus, *, shares: bool = True) -> 
         "wanted": {**_contract(status.wanted), "rule": status.rule, "shares": status.wanted_shares},
         "applied": _applied(applied.gpus.get(status.gpu.uuid)),
         "daemon": None if status.daemon is None else _daemon(status.daemon),
-        "shares": [_share(share) for share in status.shares] if shares else [],
+        "shares": [_share(share, _held_since(status, share, since)) for share in status.shares] if shares else [],
     }
 
 
-def shares_as_text(shares: Iterable[ShareStatus]) -> Iterator[bytes]:
-    """What `gpu_to_json` says of shares as `json.dumps` writes it, without the brackets around them, some at a time."""
-    left, separator = iter(shares), ""
+def shares_as_text(status: GpuStatus, since: HeldSince) -> Iterator[bytes]:
+    """What `gpu_to_json` says of the shares of a GPU as `json.dumps` writes it, without the brackets around them, some
+    at a time.
+    """
+    left, separator = iter(status.shares), ""
     while some := list(islice(left, _AT_ONCE)):
-        yield (separator + ", ".join(map(_share_as_text, some))).encode()
+        texts = (_share_as_text(share, _held_since(status, share, since)) for share in some)
+        yield (separator + ", ".join(texts)).encode()
         separator = ", "
+
+
+def _held_since(status: GpuStatus, share: ShareStatus, since: HeldSince) -> str | None:
+    at = since.get((status.contract.resource, share.id)) if since and status.contract is not None else None
+    return None if at is None else rfc3339(at)
 
 
 def _contract(contract: Contract | None) -> Json:
@@ -118,7 +131,7 @@ def _applied(entry: AppliedGpu | None) -> Json | None:
     }
 
 
-def _share(share: ShareStatus) -> Json:
+def _share(share: ShareStatus, held_since: str | None) -> Json:
     return {
         "number": share.number,
         "id": share.id,
@@ -126,17 +139,17 @@ def _share(share: ShareStatus) -> Json:
         "held": share.held,
         "fenced": share.fenced,
         "holder": share.holder,
-        "heldSince": None if share.held_since is None else rfc3339(share.held_since),
+        "heldSince": held_since,
     }
 
 
-def _share_as_text(share: ShareStatus) -> str:
+def _share_as_text(share: ShareStatus, held_since: str | None) -> str:
     """`_share` as `json.dumps` writes it, in a fifth of the time: a node may have very many."""
     return (
         f'{{"number": {share.number}, "id": {quoted(share.id)}, "state": "{share.state.value}"'
         f', "held": {_bool(share.held)}, "fenced": {_bool(share.fenced)}'
         f', "holder": {"null" if share.holder is None else quoted(share.holder)}'
-        f', "heldSince": {"null" if share.held_since is None else quoted(rfc3339(share.held_since))}}}'
+        f', "heldSince": {"null" if held_since is None else quoted(held_since)}}}'
     )
 
 

@@ -78,8 +78,8 @@ def inventory_from_status(status: Mapping[str, object]) -> Inventory:
 
 
 def moment_from_status(status: Mapping[str, object]) -> float:
-    """When the status was true, in Unix seconds. Raises ValueError."""
-    return _time(status, "observedAt")
+    """When the status was reported, by the clock that its times are of, in Unix seconds. Raises ValueError."""
+    return _time(status, "observedAt" if status.get("reportedAt") is None else "reportedAt")
 
 
 def mps_from_status(status: Mapping[str, object]) -> MpsStatus:

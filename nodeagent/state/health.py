@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nodeagent.model.health import HealthPolicy, XidSource, XidTally
 from nodeagent.model.inventory import Gpu
@@ -23,29 +23,78 @@ PLACED_WITHIN = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Symptoms:
-    """What verdicts are made from, beside those that are there. `wall` is now, in Unix seconds.
+    """What verdicts are made from, beside those that are there. `now` is in monotonic seconds, as are all times.
 
     `policy` is None while no config is accepted: what is known then stays, and what is new is judged by default. `news`
-    are the XIDs that no plan has taken in yet, with when each came last (Unix seconds). `cleared` are the uuids of
-    which a person says that they are well. `driver_load` is None while it is not known.
+    are the XIDs that no plan has taken in yet, with when each came last; `kept` are those of them that were `unplaced`
+    before, with since when. `cleared` are the uuids of which a person says that they are well. `driver_load` is None
+    while it is not known.
     """
 
-    wall: float = 0.0
+    now: float = 0.0
     policy: HealthPolicy | None = None
     news: Mapping[XidSource, float] = field(default_factory=dict)
     cleared: frozenset[str] = frozenset()
     driver_load: str | None = None
+    kept: Mapping[XidSource, float] = field(default_factory=dict)
 
-    def past(self, at: float) -> float:
-        """A moment that is not to come: a clock that was set back must not keep a GPU from recovering."""
-        return min(at, self.wall) if self.wall else at
+    def placed_by(self, source: XidSource, at: float) -> float:
+        """When news that came last at this time is dropped, if it is nobody's by then. What comes again and again is
+        not waited for without end.
+        """
+        return min(at, self.kept.get(source, at)) + PLACED_WITHIN
 
 
-def news(tallies: Mapping[XidSource, XidTally], taken: Mapping[XidSource, XidTally]) -> dict[XidSource, float]:
-    """What has been reported and not been taken in, with when it came last."""
-    if tallies is taken:
-        return {}
-    return {source: tally.last for source, tally in tallies.items() if tally != taken.get(source)}
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """What has become of the XIDs that the driver has `reported`, by how many of each there were.
+
+    `taken` have been judged, but for those that are `kept` for later, with since when. Nobody turned up in time of whom
+    the others were: `dropped` counts them by the uuid that was named, and `lost` is the first critical one of each.
+    """
+
+    reported: Mapping[XidSource, XidTally] = field(default_factory=dict)
+    taken: Mapping[XidSource, XidTally] = field(default_factory=dict)
+    kept: Mapping[XidSource, float] = field(default_factory=dict)
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    lost: Mapping[str, XidSource] = field(default_factory=dict)
+
+    @property
+    def news(self) -> dict[XidSource, float]:
+        """What has been reported and not been taken in, with when it came last."""
+        if self.reported is self.taken:
+            return {}
+        return {source: tally.last for source, tally in self.reported.items() if tally != self.taken.get(source)}
+
+    def after(self, applied: Applied, symptoms: Symptoms) -> Intake:
+        """When the verdicts that follow from these symptoms have become part of what is applied."""
+        late = unplaced(applied, symptoms)
+        policy = symptoms.policy or HealthPolicy()
+        dropped, lost = dict(self.dropped), dict(self.lost)
+        for source in sorted(symptoms.news.keys() - late, key=str):
+            if not _concerned(source, applied):
+                dropped[source.uuid] = dropped.get(source.uuid, 0) + self._fresh(source)
+                if policy.is_critical(source.xid):
+                    lost.setdefault(source.uuid, source)
+        return replace(
+            self,
+            taken=self._taken(late),
+            kept={source: self.kept.get(source, symptoms.news[source]) for source in late},
+            dropped=dropped,
+            lost=lost,
+        )
+
+    def _fresh(self, source: XidSource) -> int:
+        """How many there are that have not been taken in. A count that was forgotten in between began anew."""
+        count, known = self.reported[source].count, self.taken.get(source)
+        return count if known is None or known.count > count else count - known.count
+
+    def _taken(self, late: AbstractSet[XidSource]) -> Mapping[XidSource, XidTally]:
+        """What has been taken in by now. Of what is kept for later it is what was taken in before."""
+        if not late:
+            return self.reported
+        now = {source: tally for source, tally in self.reported.items() if source not in late}
+        return now | {source: self.taken[source] for source in late & self.taken.keys()}
 
 
 def diagnose(applied: Applied, symptoms: Symptoms) -> tuple[Diagnose, ...]:
@@ -53,7 +102,7 @@ def diagnose(applied: Applied, symptoms: Symptoms) -> tuple[Diagnose, ...]:
     found = []
     whole: dict[str, Mapping[int, float]] = {}
     policy = symptoms.policy or HealthPolicy()
-    reported = [(source, symptoms.past(at)) for source, at in symptoms.news.items() if policy.is_critical(source.xid)]
+    reported = [(source, at) for source, at in symptoms.news.items() if policy.is_critical(source.xid)]
     for entry in applied.ordered():
         xids = _kept(entry, symptoms)
         if reported or entry.gpu.mig is not None:
@@ -77,17 +126,21 @@ def unplaced(applied: Applied, symptoms: Symptoms) -> frozenset[XidSource]:
 
 
 def _is_unplaced(source: XidSource, at: float, applied: Applied, symptoms: Symptoms, policy: HealthPolicy) -> bool:
-    young = symptoms.wall - at < PLACED_WITHIN
-    concerned = [entry for entry in applied.gpus.values() if _concerns(source, entry)]
+    young = symptoms.now < symptoms.placed_by(source, at)
+    concerned = _concerned(source, applied)
     if not concerned:
         return young
     if not policy.is_critical(source.xid) or any(source.xid in entry.xids for entry in concerned):
         return False
-    return young or source.gpu_instance is None
+    return young or any(entry.gpu.mig is None for entry in concerned)
+
+
+def _concerned(source: XidSource, applied: Applied) -> list[AppliedGpu]:
+    return [entry for entry in applied.gpus.values() if _concerns(source, entry)]
 
 
 def next_recovery(applied: Applied, policy: HealthPolicy | None) -> float | None:
-    """When the next GPU is healthy again by itself, in Unix seconds; None where none will be."""
+    """When the next GPU is healthy again by itself, in monotonic seconds; None where none will be."""
     sick = [entry.xids for entry in applied.gpus.values() if entry.xids] if policy is not None else []
     ends = (policy.recovers_at(xids) for xids in sick if policy is not None)
     return min((end for end in ends if end is not None), default=None)
@@ -104,12 +157,11 @@ def _kept(entry: AppliedGpu, symptoms: Symptoms) -> dict[int, float]:
     """What is left of a verdict: all of it as long as the GPU has not recovered."""
     if not entry.xids or _cleared(entry.gpu, symptoms.cleared) or _reloaded(entry, symptoms.driver_load):
         return {}
-    xids = {xid: symptoms.past(at) for xid, at in entry.xids.items()}
     if symptoms.policy is None:
-        return xids
-    xids = {xid: at for xid, at in xids.items() if symptoms.policy.is_critical(xid)}
+        return dict(entry.xids)
+    xids = {xid: at for xid, at in entry.xids.items() if symptoms.policy.is_critical(xid)}
     end = symptoms.policy.recovers_at(xids)
-    return {} if end is not None and symptoms.wall >= end else xids
+    return {} if end is not None and symptoms.now >= end else xids
 
 
 def _cleared(gpu: Gpu, cleared: AbstractSet[str]) -> bool:
@@ -125,15 +177,16 @@ def _of(entry: AppliedGpu, reported: Iterable[tuple[XidSource, float]]) -> Itera
 
 
 def _concerns(source: XidSource, entry: AppliedGpu) -> bool:
-    """Whether this was reported of this very GPU, or of the instances that this MIG device is. One that is reported of
-    an instance which no MIG device has is not the GPU's, whoever had it has gone with it; but where a GPU with MIG is
-    offered as if it were whole, whatever fails in it is.
+    """Whether this was reported of this very GPU, or of the instances that this MIG device is. A GPU without MIG has no
+    instances: whatever is said of them, it is the GPU's. Where there is MIG, 0 is an instance as every other: the one
+    that is as large as the GPU. One that is reported of an instance which no MIG device has is not the GPU's, whoever
+    had it has gone with it; but where a GPU with MIG is offered as if it were whole, whatever fails in it is.
     """
     gpu = entry.gpu
     if source.uuid != gpu.physical:
-        return False
+        return source.uuid == gpu.uuid
     if gpu.mig is None:
-        return source.gpu_instance is None or (gpu.mig_enabled and entry.contract is not None)
+        return source.gpu_instance is None or not gpu.mig_enabled or entry.contract is not None
     return source.gpu_instance == gpu.mig.gpu_instance and source.compute_instance in {None, gpu.mig.compute_instance}
 
 

@@ -52,7 +52,7 @@ def labels(snapshot: Snapshot) -> dict[str, str]:
     """NVIDIA's and ours, by key."""
     found = gpu_labels(snapshot.applied, snapshot.inventory, snapshot.terms, snapshot.machine)
     if snapshot.terms.timestamp:
-        found[TIMESTAMP] = str(int(snapshot.started_at))
+        found[TIMESTAMP] = str(snapshot.timestamp)
     if pool := value(snapshot.pool or ""):
         found[POOL] = pool
     found |= _of_modes([entry for entry in present(snapshot.applied) if entry.gpu.mig is None])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import overload
 
 from nodeagent.model.holds import ShareKey
@@ -28,13 +27,11 @@ class _Shares(Sequence[ShareStatus]):
         own: frozenset[int],
         draining: frozenset[int],
         holders: Iterable[Holder],
-        since: Mapping[ShareKey, float],
     ) -> None:
         self._entry = entry
         self._own = own
         self._draining = draining
         self._holders = holders
-        self._since = since
 
     def __len__(self) -> int:
         return len(self._entry.numbers)
@@ -51,7 +48,6 @@ class _Shares(Sequence[ShareStatus]):
                 pods.get(share),
                 held=number in self._own,
                 fenced=number in entry.fences,
-                held_since=self._since.get((resource, share)),
             )
 
     @overload
@@ -101,11 +97,8 @@ def gpu_statuses(
     *,
     pods: PodResourcesStatus,
     mps: MpsStatus,
-    since: Mapping[ShareKey, float] = MappingProxyType({}),
 ) -> tuple[GpuStatus, ...]:
-    """Every GPU of the node, by index. `since`: since when shares count as held that nobody is named to have (Unix
-    seconds).
-    """
+    """Every GPU of the node, by index."""
     keys = by_gpu(held)
     holders = pods.listing.holders if pods.listing is not None else ()
     draining: dict[str, frozenset[int]] = {}
@@ -124,7 +117,7 @@ def gpu_statuses(
                 wanted_shares=want.count if want is not None else 0,
                 contract=entry.contract,
                 shares=_Shares(
-                    entry, holdings(entry, keys.get(uuid, ())).own, draining.get(uuid, frozenset()), holders, since
+                    entry, holdings(entry, keys.get(uuid, ())).own, draining.get(uuid, frozenset()), holders
                 ),
                 daemon=mps.daemons.get(uuid),
             )
@@ -137,7 +130,7 @@ def resource_statuses(
     registrations: Iterable[RegistrationStatus],
     draining: Mapping[str, float],
 ) -> tuple[ResourceStatus, ...]:
-    """Every resource that is served or advertised, by name. `draining` is since when each GPU drains (Unix seconds)."""
+    """Every resource that is served or advertised, by name. `draining` is since when each GPU drains."""
     statuses = {status.resource: status for status in registrations}
     counts: dict[str, Counter[ShareState]] = {resource: Counter() for resource in statuses}
     since: dict[str, float] = {}

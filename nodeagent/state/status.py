@@ -136,8 +136,8 @@ _REJECTED = {
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What conditions are computed from. `now` and `draining` (by uuid, since when) are in Unix seconds,
-    `transition_timeout` in seconds.
+    """What conditions are computed from. `now` and `draining` (by uuid, since when) are in monotonic
+    seconds, `transition_timeout` in seconds.
 
     `desired` is what the config in force wants. `missing` tells a document that is not there from one that cannot be
     read. `foreign` are the ids of another plugin that the kubelet shows of a resource, by their number. `disk_problem`
@@ -444,7 +444,7 @@ def _drains(facts: Facts) -> tuple[Condition, Condition]:
     shares = sum(len(wait.numbers) for wait in drains)
     named = ", ".join(facts.applied.gpus[wait.uuid].gpu.name for wait in drains)
     late = [
-        wait.uuid for wait in drains if facts.now - facts.draining.get(wait.uuid, facts.now) > facts.transition_timeout
+        wait.uuid for wait in drains if facts.now >= facts.draining.get(wait.uuid, facts.now) + facts.transition_timeout
     ]
     stalled = ", ".join(facts.applied.gpus[uuid].gpu.name for uuid in late)
     return (

@@ -22,7 +22,7 @@ from nodeagent.state.status import Facts, Reason, conditions
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who this agent is, for the reports. `started_at` in Unix seconds, `machine` as in the snapshot."""
+    """Who this agent is, for the reports; `started_at`, `machine` and `timestamp` as in the snapshot."""
 
     node: str
     pool: str | None
@@ -30,6 +30,7 @@ class Identity:
     config_path: str
     started_at: float
     machine: str = "unknown"
+    timestamp: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,6 @@ def summarize(identity: Identity, turn: Turn, before: Snapshot | None) -> Snapsh
         turn.desired,
         facts.plan,
         turn.held,
-        since=turn.held_since,
         pods=facts.pods,
         mps=facts.mps,
     )
@@ -91,6 +91,8 @@ def summarize(identity: Identity, turn: Turn, before: Snapshot | None) -> Snapsh
         reloads=turn.reloads,
         listings=turn.listings,
         machine=identity.machine,
+        timestamp=identity.timestamp,
+        held_since=turn.held_since,
         terms=turn.terms,
         handover=facts.handover,
         host_files=facts.host_files,
@@ -102,7 +104,7 @@ def summarize(identity: Identity, turn: Turn, before: Snapshot | None) -> Snapsh
 
 
 def failing(before: Snapshot, message: str, now: float) -> Snapshot:
-    """The snapshot of an agent whose turns fail: everything as it was, and not ready. `now` in Unix seconds."""
+    """The snapshot of an agent whose turns fail: everything as it was, and not ready. `now` in monotonic seconds."""
     known = before.condition("Ready")
     since = known.since if known is not None and known.reason == Reason.FAILING else now
     ready = Condition("Ready", False, Reason.FAILING, message, since)

@@ -1,6 +1,6 @@
 """What survives the agent: the applied contract, who holds what, the last known good document, and the lock.
 
-The only speaker to the state directory. Nothing here logs, knows the time or decides what a loss means: it hands back
+The only speaker to the state directory. Nothing here logs, decides by time or decides what a loss means: it hands back
 what is on disk and can be trusted, and says in `StateDir.notices` what it could not trust.
 """
 

@@ -20,6 +20,7 @@ from nodeagent.model.config import Contract, Mode
 from nodeagent.model.holds import Holds, ShareKey
 from nodeagent.model.inventory import Gpu, GpuHealth, MigAttributes, MigDevice
 from nodeagent.model.kubelet import CheckpointEntry
+from nodeagent.model.moment import remembered
 from nodeagent.model.shares import Applied, AppliedGpu, share_id, split_share_id
 from nodeagent.store.ranges import MAX_NUMBER, pack, unpack
 
@@ -28,12 +29,12 @@ def _dump(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
 
 
-def encode_applied(applied: Applied) -> bytes:
-    """One JSON object, GPUs in order of index."""
-    return _dump({"gpus": [_encode_gpu(entry) for entry in applied.ordered()]})
+def encode_applied(applied: Applied, *, zero: float = 0.0) -> bytes:
+    """One JSON object, GPUs in order of index. `zero` as in `Moment`."""
+    return _dump({"gpus": [_encode_gpu(entry, zero) for entry in applied.ordered()]})
 
 
-def _encode_gpu(entry: AppliedGpu) -> dict[str, object]:
+def _encode_gpu(entry: AppliedGpu, zero: float) -> dict[str, object]:
     gpu, contract = entry.gpu, entry.contract
     return {
         "uuid": gpu.uuid,
@@ -57,7 +58,9 @@ def _encode_gpu(entry: AppliedGpu) -> dict[str, object]:
         "migCapable": gpu.mig_capable,
         "pciClass": gpu.pci_class,
         "provisional": gpu.provisional,
-        "xids": {str(xid): at for xid, at in entry.xids.items()},
+        # In Unix seconds for an agent from before monotonic times, and then in those.
+        "xids": {str(xid): zero + at for xid, at in entry.xids.items()},
+        "xidsAt": {str(xid): at for xid, at in entry.xids.items()},
         "driverLoad": entry.driver_load,
     }
 
@@ -72,18 +75,18 @@ def _encode_mig(device: MigDevice) -> dict[str, object]:
     }
 
 
-def decode_applied(body: bytes, now: float) -> Applied:
-    """The applied contract; fences count from `now` (monotonic seconds) on. Raises Untrusted."""
+def decode_applied(body: bytes, now: float, *, zero: float = 0.0, same_boot: bool = True) -> Applied:
+    """The applied contract; fences count from `now` (monotonic seconds) on. `zero` as in `Moment`. Raises Untrusted."""
     gpus: dict[str, AppliedGpu] = {}
     for item in member(expect(parse(body), "file", dict), "gpus", list):
-        entry = _decode_gpu(expect(item, "gpu", dict), now)
+        entry = _decode_gpu(expect(item, "gpu", dict), now, zero, same_boot=same_boot)
         if entry.gpu.uuid in gpus:
             raise Untrusted(f"GPU {entry.gpu.uuid} is there twice")
         gpus[entry.gpu.uuid] = entry
     return Applied(gpus)
 
 
-def _decode_gpu(item: Mapping[str, object], now: float) -> AppliedGpu:
+def _decode_gpu(item: Mapping[str, object], now: float, zero: float, *, same_boot: bool) -> AppliedGpu:
     uuid = member(item, "uuid", str)
     gpu = Gpu(
         uuid=uuid,
@@ -113,7 +116,9 @@ def _decode_gpu(item: Mapping[str, object], now: float) -> AppliedGpu:
         max_shares_per_container=optional(item, "maxSharesPerContainer", int),
         unseen=member(item, "unseen", bool),
         fault=optional(item, "fault", str) or "",  # an agent from before MPS wrote none
-        xids=_xids(optional(item, "xids", dict) or {}),
+        xids=_xids(
+            _times(optional(item, "xids", dict), optional(item, "xidsAt", dict), now, zero, same_boot=same_boot)
+        ),
         driver_load=optional(item, "driverLoad", str),
     )
     _check(entry)
@@ -167,18 +172,36 @@ def _attributes(value: Mapping[str, object] | None) -> MigAttributes | None:
     )
 
 
-def _xids(value: Mapping[str, object]) -> dict[int, float]:
-    if not all(xid.isascii() and xid.isdigit() for xid in value):
+def _xids(times: Mapping[str, float]) -> dict[int, float]:
+    if not all(xid.isascii() and xid.isdigit() for xid in times):
         raise Untrusted("xids: expected numbers")
-    return {int(xid): expect(at, "xid", float) for xid, at in value.items()}
+    return {int(xid): at for xid, at in times.items()}
+
+
+def _times(
+    unix: Mapping[str, object] | None,
+    monotonic: Mapping[str, object] | None,
+    now: float,
+    zero: float,
+    *,
+    same_boot: bool,
+) -> dict[str, float]:
+    """The monotonic times if an agent that knows of them wrote them in this boot, else what follows from the Unix ones
+    (see `remembered`).
+    """
+    known = (monotonic or {}) if same_boot else {}
+    return {
+        key: _time(known[key], now) if key in known else remembered(expect(at, "time", float), zero, now)
+        for key, at in (unix or {}).items()
+    }
 
 
 def _contract(value: Mapping[str, object] | None) -> Contract | None:
     return None if value is None else decode_contract(value)
 
 
-def encode_holds(holds: Holds) -> bytes:
-    """One JSON object; ids are grouped by resource, GPU and container, numbers as ranges."""
+def encode_holds(holds: Holds, *, zero: float = 0.0) -> bytes:
+    """One JSON object; ids are grouped by resource, GPU and container, numbers as ranges. `zero` as in `Moment`."""
     return _dump(
         {
             "kubelet": holds.kubelet,
@@ -194,18 +217,21 @@ def encode_holds(holds: Holds) -> bytes:
                 [entry.pod_uid, entry.container, entry.resource, entry.id, at] for entry, at in holds.unlisted.items()
             ],
             "ended": _pack_entries(holds.ended),
-            "draining": dict(holds.draining),
+            # In Unix seconds for an agent from before monotonic times, and then in those.
+            "draining": {uuid: zero + at for uuid, at in holds.draining.items()},
+            "drainingAt": dict(holds.draining),
         }
     )
 
 
-def decode_holds(body: bytes, now: float, *, same_boot: bool) -> Holds:
+def decode_holds(body: bytes, now: float, *, same_boot: bool, zero: float = 0.0) -> Holds:
     """The holds. Raises Untrusted.
 
     Monotonic times mean nothing after a reboot: then `unlisted` entries and what was carried count from `now`, grants
     are gone (the pods that they were for were admitted by a kubelet that is no more, and are in its checkpoint if it
-    admitted them) and no kubelet process is known, so that the first listing is taken for a restarted kubelet's. A time
-    later than `now` is `now`.
+    admitted them) and no kubelet process is known, so that the first listing is taken for a restarted kubelet's; a
+    drain is as old as the wall clock says, and no older than the boot. A time later than `now` is `now`. `zero` as in
+    `Moment`.
     """
     value = expect(parse(body), "file", dict)
     granted: dict[ShareKey, float] = {}
@@ -224,7 +250,9 @@ def decode_holds(body: bytes, now: float, *, same_boot: bool) -> Holds:
         granted=granted if same_boot else {},
         unlisted=unlisted,
         ended=_unpack_entries(member(value, "ended", list)),
-        draining={uuid: expect(at, "since", float) for uuid, at in member(value, "draining", dict).items()},
+        draining=_times(
+            member(value, "draining", dict), optional(value, "drainingAt", dict), now, zero, same_boot=same_boot
+        ),
     )
 
 

@@ -15,15 +15,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+from nodeagent import clocks
 from nodeagent.durable import atomic
 from nodeagent.durable.atomic import Untrusted, naming
 from nodeagent.durable.envelope import expect, member, optional, parse, seal, unseal
 from nodeagent.durable.lock import FileLock
 from nodeagent.model.config import Document
 from nodeagent.model.holds import Holds
+from nodeagent.model.moment import Moment
 from nodeagent.model.node import Selection
 from nodeagent.model.shares import Applied
 from nodeagent.store import codec
@@ -47,26 +50,28 @@ def look_at_applied(path: Path, boot_id: str) -> tuple[Applied, bool] | None:
     For those who only look: no lock is needed, and nothing is set aside. Raises OSError and Untrusted.
     """
     data = atomic.read(path / _APPLIED)
-    return None if data is None else _decode_applied(data, boot_id, now=0.0)
+    return None if data is None else _decode_applied(data, boot_id, now=0.0, zero=0.0)
 
 
-def _decode_applied(data: bytes, boot_id: str, now: float) -> tuple[Applied, bool]:
+def _decode_applied(data: bytes, boot_id: str, now: float, zero: float) -> tuple[Applied, bool]:
     header, body = unseal("applied", data)
-    return codec.decode_applied(body, now), member(header, "bootId", str) == boot_id
+    same_boot = member(header, "bootId", str) == boot_id
+    return codec.decode_applied(body, now, zero=zero, same_boot=same_boot), same_boot
 
 
 class StateDir:
     """One directory, mode 0700, of which at most one agent is the owner.
 
     `identity` (pool and config name) keys the last known good; `boot_id` tells whether monotonic times on disk still
-    mean something. Every method raises OSError, naming the file, when the disk refuses; loading what was never saved is
-    None. Saving needs the lock. Not for several threads at once.
+    mean something, and `clock` is asked how the wall clock shows them. Every method raises OSError, naming the file,
+    when the disk refuses; loading what was never saved is None. Saving needs the lock. Not for several threads at once.
     """
 
-    def __init__(self, path: Path, *, identity: str, boot_id: str) -> None:
+    def __init__(self, path: Path, *, identity: str, boot_id: str, clock: Callable[[], Moment] = clocks.now) -> None:
         self._path = path
         self._identity = identity
         self._boot_id = boot_id
+        self._clock = clock
         self._lock = FileLock(path / "lock")
         self._applied = path / _APPLIED
         self._holds = path / "holds.json"
@@ -92,26 +97,44 @@ class StateDir:
 
     def save_applied(self, applied: Applied) -> None:
         """On disk, synced, when this returns; the old contract is on disk when it raises OSError."""
-        self._save(self._applied, "applied", {"bootId": self._boot_id}, codec.encode_applied(applied), sync=True)
+        body = codec.encode_applied(applied, zero=self._clock().zero)
+        self._save(self._applied, "applied", {"bootId": self._boot_id}, body, sync=True)
 
     def load_applied(self, now: float) -> Applied | None:
         """The applied contract of this node, from whatever boot, pool or config; fences count from `now`, monotonic."""
-        found = self._load(self._applied, lambda data: _decode_applied(data, self._boot_id, now))
+        zero = self._clock().zero
+        found = self._load(self._applied, lambda data: _decode_applied(data, self._boot_id, now, zero))
         applied, self.same_boot = found or (None, False)
+        # Not what is from before a reboot: until it has been taken in, the file must go on saying that it is.
+        if applied is not None and self.same_boot and any(entry.xids for entry in applied.gpus.values()):
+            self._keep_times(lambda: self.save_applied(applied))
         return applied
 
     def save_holds(self, holds: Holds) -> None:
         """Whole on disk, though not synced: after a power failure no pod of before holds anything by a grant."""
-        self._save(self._holds, "holds", {"bootId": self._boot_id}, codec.encode_holds(holds), sync=False)
+        body = codec.encode_holds(holds, zero=self._clock().zero)
+        self._save(self._holds, "holds", {"bootId": self._boot_id}, body, sync=False)
 
     def load_holds(self, now: float) -> Holds | None:
         """The holds. From another boot: no kubelet, no grants, and times that count from `now` (see `decode_holds`)."""
 
         def decode(data: bytes) -> Holds:
             header, body = unseal("holds", data)
-            return codec.decode_holds(body, now, same_boot=member(header, "bootId", str) == self._boot_id)
+            same_boot = member(header, "bootId", str) == self._boot_id
+            return codec.decode_holds(body, now, same_boot=same_boot, zero=self._clock().zero)
 
-        return self._load(self._holds, decode)
+        holds = self._load(self._holds, decode)
+        if holds is not None and holds.draining:
+            self._keep_times(lambda: self.save_holds(holds))
+        return holds
+
+    def _keep_times(self, save: Callable[[], None]) -> None:
+        """What the wall clock has made of times that were known in Unix seconds only is written at once: they are made
+        from it once, whatever it is set to until the next start.
+        """
+        if self._lock.held:
+            with suppress(OSError):  # a disk that cannot be written is the next save's to tell of
+                save()
 
     def save_last_known_good(self, document: Document) -> None:
         """On disk, synced, when this returns; the old document is on disk when it raises OSError."""

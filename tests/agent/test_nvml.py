@@ -230,6 +230,23 @@ async def test_four_gpus_of_one_island(node: Node, nvml: Controls, library: Path
     assert four.ids() == island
 
 
+async def test_instances_of_a_gpu_without_mig(node: Node, nvml: Controls, library: Path) -> None:
+    """It has none, whatever the driver says: the fault is the GPU's, and that of no other. The event says whose it is,
+    in whichever set it comes in.
+    """
+    node.commit(sharing(exclusive()))
+    agent = await started(node, library)
+    await node.advertises({GPU: 8})
+    nvml.report(3, 79, 0, 0)
+    await node.allocatable(7, GPU)
+    nvml.report(5, 48, 0, 0, 7)
+    await node.allocatable(6, GPU)
+    assert await agent.metric("gpu_healthy", uuid=GPUS[3].uuid) == 0
+    assert await agent.metric("gpu_healthy", uuid=GPUS[6].uuid) == 0
+    assert await agent.metric("gpu_xid_events_total", uuid=GPUS[6].uuid, xid="48") == 1
+    assert await agent.metric("gpu_xid_events_unplaced_total", uuid=GPUS[3].uuid) == 0
+
+
 async def test_mig_devices(node: Node, nvml: Controls, library: Path) -> None:
     """They are offered by profile, the fault of an instance is that of its device alone, and they come and go."""
     has(nvml, mig={0: ["3g.40gb", "1g.10gb", "1g.10gb"]})

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from nodeagent.model.moment import Moment
 from nodeagent.model.snapshot import Snapshot
 from nodeagent.report.http import HttpServer
 from nodeagent.report.metrics import Metrics
 from nodeagent.state.labels import ACCEPTED, APPLIED, POOL, STATE
 from tests.conftest import ROOT
 from tests.fakes.api_server import ApiServer
+from tests.report import builders
 from tests.waiting import WITHIN, longer
 
 EXAMPLES = ROOT / "examples"
@@ -74,9 +76,15 @@ class Agent:
             "127.0.0.1:0",
             snapshot=lambda: self.snapshot,
             alive=lambda: True,
-            metrics=Metrics(lambda: self.snapshot, version="0.1.0"),
+            metrics=Metrics(lambda: self.snapshot, version="0.1.0", clock=self._now),
             strict_readiness=False,
+            clock=self._now,
         )
+
+    def _now(self) -> Moment:
+        """It is asked at the moment that it shows, whose times are the Unix seconds that are told."""
+        now = self.snapshot.at if self.snapshot is not None else builders.AT
+        return Moment(now, now)
 
     @property
     def address(self) -> str:

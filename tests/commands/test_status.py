@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from nodeagent.cli import main
-from nodeagent.commands import status_report
+from nodeagent.commands import ages, status_report
 from nodeagent.commands.ages import age
 from nodeagent.commands.terminal import Terminal
 from nodeagent.model.config import Contract, Mode, MpsLimits, Stage
@@ -22,6 +23,7 @@ from nodeagent.report.status import to_json
 from tests.commands.conftest import Serve, nodeagent
 from tests.report import builders
 from tests.report.builders import AT, WHOLE, gpu, gpu_status, mps_daemon, under_mps
+from tests.waiting import WITHIN, longer
 
 NOW = AT + 5.0
 
@@ -269,6 +271,15 @@ def test_gpus_that_the_driver_calls_otherwise_are_told_with_both_numbers() -> No
     )
     assert "  GpusRenumbered, NumbersDiffer, for 65s: the driver, and nvidia-smi, count the" in text
     assert "DRIVER" not in told(builders.snapshot())
+
+
+def test_ages_end_when_the_agent_reported_them() -> None:
+    """By its own clock, which may be another one than that of who asks; an older agent does not say when that was."""
+    status: Any = json.loads(json.dumps(to_json(builders.snapshot(), NOW)))
+    assert ages.now(status) == NOW
+    assert ages.age(status["observedAt"], ages.now(status)) == "5s"
+    del status["reportedAt"]
+    assert abs(ages.now(status) - time.time()) < longer(WITHIN)
 
 
 def test_an_older_agent_is_understood() -> None:

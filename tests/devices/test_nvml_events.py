@@ -23,6 +23,7 @@ REGISTER = "nvmlDeviceRegisterEvents"
 SHUTDOWN = "nvmlShutdown"
 TIMEOUT = 10
 FUNCTION_NOT_FOUND = 13
+NO_INSTANCE = 0xFFFFFFFF
 
 
 def misuse(nvml: NvmlWorld) -> set[str]:
@@ -66,6 +67,64 @@ async def test_burst(nvml: NvmlWorld) -> None:
     await nvml.xids(lambda log: counted(log) == 10_000)
     assert len(nvml.logs[-1].tallies) == 4
     assert len(nvml.logs) - before <= 2 * 10_000 // MOST_AT_ONCE
+
+
+@pytest.mark.parametrize(
+    ("device", "whose"),
+    [(1, gpu(0).uuid), (2, gpu(1).uuid), (0, gpu(0).uuid), (40, gpu(0).uuid), (0x101, "MIG-")],
+    ids=["its own", "another GPU's", "none", "of nobody", "a MIG device's"],
+)
+async def test_the_event_says_whose_it_is(nvml: NvmlWorld, device: int, whose: str) -> None:
+    """In whichever set it comes in; where its handle names nobody it is of the GPU that was registered."""
+    nvml.has(gpu(0), gpu(1), mig={gpu(0).uuid: ["1g.10gb"]})
+    await nvml.start()
+    await nvml.xids(watching)
+    nvml.controls.report(0, 79, NO_INSTANCE, NO_INSTANCE, device)
+    log = await nvml.xids(lambda log: counted(log) == 1)
+    (source,) = log.tallies
+    assert source.uuid.startswith(whose)
+    assert source[1:] == (79, None, None)
+
+
+async def test_a_gpu_that_hangs_is_not_asked_whether_an_event_is_its(nvml: NvmlWorld) -> None:
+    """An event of it that comes in elsewhere costs no other GPU its own."""
+    nvml.has(gpu(0), gpu(1))
+    await nvml.start()
+    await nvml.xids(watching)
+    nvml.has(gpu(0), gpu(1, health=GpuHealth.HANG))
+    await nvml.inventory(lambda newest: newest.reason is InventoryReason.GPU_HANGS)
+    asked = nvml.controls.calls("nvmlDeviceGetUUID", 1)
+    nvml.controls.report(0, 79, NO_INSTANCE, NO_INSTANCE, 2)
+    await nvml.xids(lambda log: XidSource(gpu(1).uuid, 79) in log.tallies)
+    await hears(nvml, 0, 48)
+    assert watching(nvml.logs[-1])
+    assert nvml.controls.calls("nvmlDeviceGetUUID", 1) == asked
+
+
+@pytest.mark.parametrize("instances", [(0, 0), (0, NO_INSTANCE), (7, 1), (NO_INSTANCE, 0), (NO_INSTANCE, NO_INSTANCE)])
+async def test_instances_are_told_as_they_are(nvml: NvmlWorld, instances: tuple[int, int]) -> None:
+    """What they mean depends on whether there is MIG: 0 is an instance, and all ones are none."""
+    nvml.has(gpu(0))
+    await nvml.start()
+    await nvml.xids(watching)
+    nvml.controls.report(0, 79, *instances)
+    log = await nvml.xids(lambda log: counted(log) == 1)
+    told = (None if number == NO_INSTANCE else number for number in instances)
+    assert list(log.tallies) == [XidSource(gpu(0).uuid, 79, *told)]
+
+
+async def test_garbage_of_one_gpu_pushes_out_nothing_of_another(nvml: NvmlWorld) -> None:
+    """However many sources there are of it before anybody is told of them."""
+    nvml.has(gpu(0), gpu(1))
+    await nvml.start()
+    await nvml.xids(watching)
+    nvml.controls.report(1, 79)
+    await nvml.xids(lambda log: counted(log) == 1)
+    last = 1000 + MOST_SOURCES + 500
+    nvml.controls.report_all(f"0 {xid}\n" for xid in range(1000, last + 1))
+    log = await nvml.xids(lambda log: XidSource(gpu(0).uuid, last) in log.tallies)
+    assert XidSource(gpu(1).uuid, 79) in log.tallies
+    assert len(log.tallies) == MOST_SOURCES + 1
 
 
 async def test_sources_are_bounded(nvml: NvmlWorld) -> None:
@@ -343,7 +402,7 @@ async def test_driver_is_unloaded(nvml: NvmlWorld) -> None:
 
 
 async def test_event_with_another_handle(nvml: NvmlWorld) -> None:
-    """An event is that of the GPU in whose set it comes in, whatever its handle: nothing is asked about that."""
+    """A handle that no set knows is asked whose it is."""
     nvml.controls.answer((gpu(0), gpu(1)), anonymous=1)
     nvml.install()
     await nvml.start()

@@ -17,8 +17,8 @@ from nodeagent.desk import FrontDesk
 from nodeagent.executor import SAFE_UNWRITTEN, Executor, Performed, share_actions
 from nodeagent.model.config import Contract
 from nodeagent.model.handover import HandOver
-from nodeagent.model.health import APPLICATION_XIDS, XidSource
-from nodeagent.model.holds import Holds, ShareKey
+from nodeagent.model.health import APPLICATION_XIDS, HealthPolicy, XidSource
+from nodeagent.model.holds import ShareKey
 from nodeagent.model.inventory import GpuHealth, Inventory
 from nodeagent.model.kubelet import PodListing, PodResourcesReason
 from nodeagent.model.mps import MpsReason, MpsStatus
@@ -121,6 +121,11 @@ class Loop(Reconciler):
         """What is wanted; where what is applied is kept, what was wanted last."""
         return self._desired if self._desired is not None else self._wishes
 
+    @property
+    def policy(self) -> HealthPolicy:
+        """By what XIDs are judged."""
+        return self._health_policy() or HealthPolicy()
+
     def known(self, now: float) -> frozenset[ShareKey]:
         """The shares that it takes for held."""
         return holds.held(self._holds, now)
@@ -142,9 +147,10 @@ class Agent:
         self.clearing = Clearing(wake=lambda: None)
         self.desk = FrontDesk(clock=around.clock.monotonic, wake=lambda: None)
         self.streams = Streams(around.kubelet, self.desk)
-        before = around.disk.load(around.clock.now)
+        around.disk.clock = around.clock
+        before, known = around.disk.load(same_boot=around.same_boot)
         self.loop = Loop(
-            Identity("node", None, "test", "sharing.yaml", around.clock.wall()),
+            Identity("node", None, "test", "sharing.yaml", around.clock.now),
             source=around.mount,
             devices=self.driver,
             pods=self.looks,
@@ -159,20 +165,20 @@ class Agent:
             counters=self.tally,
             remembered=Remembered(
                 applied=before,
-                holds=around.disk.holds or Holds(),
+                holds=known,
                 last_known_good=around.mount.read(around.disk.document),
                 daemons=around.host.file or {},
                 same_boot=around.same_boot,
             ),
             wake=asyncio.Event(),
             clock=around.clock.monotonic,
-            wall=around.clock.wall,
         )
         self.loop.examine = self
         self.most: dict[tuple[str, Contract], int] = {
             (uuid, one.contract): len(one.numbers) for uuid, one in before.gpus.items() if one.contract is not None
         }
         self.views: list[Observed] = []
+        self.due: float | None = None
         self.cleared: set[str] = set()
         self.news: set[XidSource] = set()
 
@@ -222,7 +228,7 @@ class Agent:
 
     def reports(self, source: XidSource) -> None:
         """The driver reports an XID."""
-        self.driver.reports(source, self.clock.wall())
+        self.driver.reports(source, self.clock.now)
         self.news.add(source)
 
     def clear(self, uuid: str) -> None:
@@ -242,7 +248,7 @@ class Agent:
         self.loop.cut = cut
         self.views.clear()
         before, load = self.applied, self.driver.inventory.driver_load
-        _LOOP.run_until_complete(self.loop.turn())
+        self.due = _LOOP.run_until_complete(self.loop.turn())
         self._examine_verdicts(before, load, cut)
         if cut is None:
             self._examine_lists()
@@ -395,15 +401,21 @@ class Agent:
 
     def _examine_verdicts(self, before: Applied, load: str | None, cut: int | None) -> None:
         """What is reported of a GPU stands against it from then on, until a person or a reload of the driver clears
-        it.
+        it, or until it recovers by itself, which is never before its time.
         """
+        policy = self.loop.policy
+        passing = policy.recoverable if policy.recover_after is not None else frozenset()
         for uuid, entry in self.applied.gpus.items():
             known = before.gpus.get(uuid)
             if known is not None and not known.xids.keys() <= entry.xids.keys():
                 said = entry.gpu.physical in self.cleared or known.driver_load != load
+                end = policy.recovers_at(known.xids)
+                said |= end is not None and self.clock.now >= end
                 assert said, f"{uuid} is well again: nobody said so"
             if cut is None:
-                assert {one.xid for one in self.news if one.uuid == uuid} - APPLICATION_XIDS <= entry.xids.keys()
+                assert {
+                    one.xid for one in self.news if one.uuid == uuid
+                } - APPLICATION_XIDS - passing <= entry.xids.keys()
             assert not entry.xids.keys() & APPLICATION_XIDS
             self.news -= {one for one in self.news if one.uuid == uuid and one.xid in entry.xids}
         if cut is None:

@@ -18,9 +18,11 @@ from nodeagent.model.holds import Holds
 from nodeagent.model.inventory import Inventory
 from nodeagent.model.kubelet import PodListing, PodResourcesReason, PodResourcesStatus, RegistrationState
 from nodeagent.model.kubelet import RegistrationStatus as Registered
+from nodeagent.model.moment import Moment
 from nodeagent.model.node import NodeEvent, NodeReport, NodeStatus
 from nodeagent.model.shares import Applied
 from nodeagent.model.snapshot import ChangeClass, ReloadResult
+from nodeagent.store import codec
 from tests.loop.model_kubelet import ModelKubelet
 
 
@@ -41,6 +43,9 @@ class Clock:
     def wall(self) -> float:
         return self.now + self.ahead
 
+    def moment(self) -> Moment:
+        return Moment(self.now, self.wall())
+
 
 @dataclass
 class Disk:
@@ -53,6 +58,8 @@ class Disk:
     document: Document | None = None
     lost: bool = False
     writable: bool = True
+    clock: Clock = field(default_factory=Clock)
+    zeros: dict[str, float] = field(default_factory=dict)
 
     def save_applied(self, applied: Applied) -> None:
         self._demand_room("applied.json")
@@ -66,15 +73,20 @@ class Disk:
         self._demand_room("last-known-good")
         self.document = document
 
-    def load(self, now: float) -> Applied:
-        """The applied contract as an agent that starts finds it: fences begin anew."""
-        return Applied(
-            {uuid: replace(one, fences=dict.fromkeys(one.fences, now)) for uuid, one in self.applied.gpus.items()}
+    def load(self, *, same_boot: bool) -> tuple[Applied, Holds]:
+        """What an agent that starts finds, as it stands in the files: fences begin anew."""
+        now, zero = self.clock.now, self.clock.ahead
+        applied = codec.encode_applied(self.applied, zero=self.zeros.get("applied.json", zero))
+        holds = codec.encode_holds(self.holds or Holds(), zero=self.zeros.get("holds.json", zero))
+        return (
+            codec.decode_applied(applied, now, zero=zero, same_boot=same_boot),
+            codec.decode_holds(holds, now, zero=zero, same_boot=same_boot),
         )
 
     def _demand_room(self, file: str) -> None:
         if not self.writable:
             raise OSError(28, f"cannot write {file}: no space left on device")
+        self.zeros[file] = self.clock.ahead
 
 
 @dataclass(frozen=True)
@@ -113,8 +125,8 @@ class Driver:
     inventory: Inventory
     xids: XidLog = field(default_factory=lambda: XidLog(EventsReason.WATCHING, ""))
 
-    def reports(self, source: XidSource, wall: float) -> None:
-        self.xids = replace(self.xids, tallies=counted(self.xids.tallies, {source: 1}, wall))
+    def reports(self, source: XidSource, now: float) -> None:
+        self.xids = replace(self.xids, tallies=counted(self.xids.tallies, {source: 1}, now))
 
 
 @dataclass

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from nodeagent.model.config import DEFAULT_RESOURCE, Rule, SharingConfig
-from nodeagent.model.health import XidSource
+from nodeagent.model.health import HealthPolicy, XidSource
 from nodeagent.model.inventory import Gpu, GpuHealth, Inventory
 from nodeagent.model.kubelet import PodListing
 from nodeagent.model.mps import DaemonState
@@ -82,6 +82,12 @@ class Node(RuleBasedStateMachine):
     def suspended(self, suspend: bool) -> None:
         if self.config is not None:
             self._edit(replace(self.config, suspend=suspend))
+
+    @rule(after=st.sampled_from([None, 5.0, 3600.0]))
+    def gpus_may_recover(self, after: float | None) -> None:
+        if self.config is not None:
+            policy = HealthPolicy(recover_after=after, recoverable=frozenset({48}))
+            self._edit(replace(self.config, health=policy))
 
     def _edit(self, config: SharingConfig) -> None:
         self.config = config

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,14 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from nodeagent import clocks
 from nodeagent.model.node import NodeEvent, NodeReport, NodeStatus, SyncReason
 from nodeagent.node import api_client
 from nodeagent.node.api_client import ApiClient
 from nodeagent.node.api_node import ApiNode
 from nodeagent.node.pace import Pace
 from tests.fakes.api_server import ApiServer
-from tests.waiting import eventually
+from tests.waiting import WITHIN, eventually
 
 NODE = "gpu-node-1"
 COUNT, STATE, ERROR = "nvidia.com/gpu.count", "nodeagent.io/config.state", "nodeagent.io/config.error"
@@ -430,6 +433,23 @@ class TestEvents:
             speaker.node.tell([again])
             await eventually(lambda: len(server.objects.events) == 1)
         assert server.count("create events") == 2
+
+    @pytest.mark.parametrize("step", [86_400.0, -86_400.0])
+    async def test_a_clock_that_is_set_makes_no_other_event(
+        self, server: ApiServer, monkeypatch: pytest.MonkeyPatch, step: float
+    ) -> None:
+        """The same again is counted, and when it came last is by the clock of now."""
+        again = NodeEvent("GpuUnhealthy", "GPU 3 hangs", warning=True)
+        real = time.time
+        async with speaking(server) as speaker:
+            speaker.node.tell([again])
+            await counted(server, 1)
+            monkeypatch.setattr(clocks.HERE, "wall", lambda: real() + step)
+            speaker.node.tell([again])
+            await counted(server, 2)
+        (event,) = server.objects.events.values()
+        last = datetime.fromisoformat(event["lastTimestamp"]).timestamp()
+        assert abs(last - (real() + step)) < WITHIN
 
     async def test_a_flood_is_slowed_down(self, server: ApiServer) -> None:
         """So many are told at once, and the others one by one."""

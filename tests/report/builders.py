@@ -20,6 +20,7 @@ from nodeagent.model.config import (
 from nodeagent.model.health import EventsReason, XidLog, XidSource, XidTally, describe_xids
 from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason, MigDevice
 from nodeagent.model.kubelet import RegistrationState, RegistrationStatus
+from nodeagent.model.moment import Moment
 from nodeagent.model.mps import DaemonState, MpsDaemon, MpsReason, MpsStatus
 from nodeagent.model.node import LabelDifference, NodeStatus, SyncReason
 from nodeagent.model.plan import (
@@ -61,6 +62,13 @@ from nodeagent.model.snapshot import (
 )
 
 AT = 1_790_000_000.0
+
+
+def clock() -> Moment:
+    """Return the moment of all that is built here: its monotonic times are the Unix seconds that are shown."""
+    return Moment(AT, AT)
+
+
 LOAD = "1789990000.25"
 """Which loading of the driver this is."""
 SHARED = Contract("nvidia.com/gpu.shared", Mode.TIME_SLICED)

@@ -29,8 +29,9 @@ class Served:
             self.listen,
             snapshot=lambda: self.snapshot,
             alive=lambda: self.alive,
-            metrics=Metrics(lambda: self.snapshot, version="0.1.0"),
+            metrics=Metrics(lambda: self.snapshot, version="0.1.0", clock=builders.clock),
             strict_readiness=self.strict,
+            clock=builders.clock,
         )
 
     def get(self, path: str, method: str = "GET") -> tuple[int, str, http.client.HTTPMessage]:

@@ -15,6 +15,7 @@ from nodeagent.model.allocation import RefusalReason
 from nodeagent.model.health import EventsReason, XidLog, XidSource, XidTally
 from nodeagent.model.inventory import GpuHealth, Inventory
 from nodeagent.model.kubelet import SharedTwice
+from nodeagent.model.moment import Moment
 from nodeagent.model.plan import Plan, Refusal, Waves
 from nodeagent.model.snapshot import ChangeClass, ConfigState, GpuStatus, ReloadResult, Snapshot
 from nodeagent.report.metrics import Metrics
@@ -29,7 +30,7 @@ class Node:
     def __init__(self, snapshot: Snapshot | None = None) -> None:
         self.snapshot = snapshot
         self.now = builders.AT
-        self.metrics = Metrics(lambda: self.snapshot, version="0.1.0", clock=lambda: self.now)
+        self.metrics = Metrics(lambda: self.snapshot, version="0.1.0", clock=lambda: Moment(self.now, self.now))
 
     def samples(self) -> Samples:
         """Every sample of one scrape."""

@@ -14,7 +14,7 @@ from nodeagent.model.inventory import Gpu
 from nodeagent.model.plan import Diagnose
 from nodeagent.model.shares import Applied, AppliedGpu
 from nodeagent.state.effect import perform
-from nodeagent.state.health import PLACED_WITHIN, Symptoms, diagnose, inherited, news, next_recovery, unplaced
+from nodeagent.state.health import PLACED_WITHIN, Intake, Symptoms, diagnose, inherited, next_recovery, unplaced
 from nodeagent.state.lists import lists
 from nodeagent.state.nodegpus import unseen
 from nodeagent.state.observed import Observed
@@ -94,7 +94,7 @@ def test_before_a_config_is_accepted_nothing_is_forgotten() -> None:
     and what is new is judged by default. A person, and a reload of the driver, are believed all the same.
     """
     known = sick(31, 94)
-    assert diagnose(known, Symptoms(wall=1e9, driver_load="1")) == ()
+    assert diagnose(known, Symptoms(now=1e9, driver_load="1")) == ()
     assert next_recovery(known, None) is None
     reported = {XidSource("GPU-1", 13): 60.0, XidSource("GPU-1", 79): 60.0}
     assert xids(after(known, Symptoms(news=reported))) == {"GPU-0": {31: 50.0, 94: 50.0}, "GPU-1": {79: 60.0}}
@@ -102,23 +102,15 @@ def test_before_a_config_is_accepted_nothing_is_forgotten() -> None:
     assert xids(after(known, Symptoms(driver_load="2"))) == {}
 
 
-def test_a_clock_that_is_set_back() -> None:
-    """What is said to come later than now came now: a GPU recovers in time, and not when the clock has caught up."""
-    ahead = sick(94, at=1e6)
-    applied = after(ahead, Symptoms(wall=100.0, policy=NAMED))
-    assert next_recovery(applied, NAMED) == 700.0
-    assert xids(after(applied, Symptoms(wall=700.0, policy=NAMED))) == {}
-
-
 def test_what_is_not_known_yet_is_not_taken_in() -> None:
     """An XID of an instance, or of a GPU, that the driver has yet to list waits for that, though not for long: the
     number of an instance is given to another one later.
     """
     new, other, known = XidSource("GPU-0", 48, 9, 0), XidSource("GPU-7", 79), XidSource("GPU-0", 48, 7, 0)
-    reported = Symptoms(wall=101.0, news={new: 100.0, other: 100.0, known: 100.0})
+    reported = Symptoms(now=101.0, news={new: 100.0, other: 100.0, known: 100.0})
     diagnosed = after(PARTS, reported)
     assert unplaced(diagnosed, reported) == {new, other}
-    assert unplaced(diagnosed, replace(reported, wall=100.0 + PLACED_WITHIN)) == frozenset()
+    assert unplaced(diagnosed, replace(reported, now=100.0 + PLACED_WITHIN)) == frozenset()
 
 
 def test_what_could_not_be_noted_down_is_not_taken_in() -> None:
@@ -126,9 +118,9 @@ def test_what_could_not_be_noted_down_is_not_taken_in() -> None:
     is not critical waits for nothing, and that of an instance not for long.
     """
     critical, harmless, instance = XidSource("GPU-0", 48), XidSource("GPU-0", 13), XidSource("GPU-0", 48, 7, 0)
-    reported = Symptoms(wall=101.0, news={critical: 100.0, harmless: 100.0, instance: 100.0})
+    reported = Symptoms(now=101.0, news={critical: 100.0, harmless: 100.0, instance: 100.0})
     assert unplaced(PARTS, reported) == {critical, instance}
-    assert unplaced(PARTS, replace(reported, wall=3700.0)) == {critical}
+    assert unplaced(PARTS, replace(reported, now=3700.0)) == {critical}
     assert unplaced(after(PARTS, reported), reported) == frozenset()
 
 
@@ -142,7 +134,7 @@ def test_a_gpu_with_mig_that_is_offered_whole() -> None:
 
 def test_a_verdict_stays() -> None:
     """Without news nothing of it changes, however long ago that was."""
-    assert diagnose(sick(79), Symptoms(wall=1e9, driver_load="1")) == ()
+    assert diagnose(sick(79), Symptoms(now=1e9, driver_load="1")) == ()
 
 
 def test_a_reload_of_the_driver_clears() -> None:
@@ -179,16 +171,16 @@ def test_recovery_is_for_what_the_config_names() -> None:
     """A GPU is healthy again when the time has passed since the last of its XIDs, all of which must be named."""
     applied = sick(94, 95)
     assert next_recovery(applied, NAMED) == 650.0
-    assert diagnose(applied, Symptoms(wall=649.0, policy=NAMED)) == ()
-    assert xids(after(applied, Symptoms(wall=650.0, policy=NAMED))) == {}
-    later = Symptoms(wall=649.0, policy=NAMED, news={XidSource("GPU-0", 94): 649.0})
+    assert diagnose(applied, Symptoms(now=649.0, policy=NAMED)) == ()
+    assert xids(after(applied, Symptoms(now=650.0, policy=NAMED))) == {}
+    later = Symptoms(now=649.0, policy=NAMED, news={XidSource("GPU-0", 94): 649.0})
     assert next_recovery(after(applied, later), NAMED) == 1249.0
 
 
 def test_no_recovery_from_what_is_not_named() -> None:
     """One XID that is not named keeps the others with it; by default none is."""
     assert next_recovery(sick(79, 94), NAMED) is None
-    assert diagnose(sick(79, 94), Symptoms(wall=1e9, policy=NAMED)) == ()
+    assert diagnose(sick(79, 94), Symptoms(now=1e9, policy=NAMED)) == ()
     assert next_recovery(sick(94), HealthPolicy()) is None
 
 
@@ -198,6 +190,64 @@ def test_a_fault_of_an_instance_is_that_of_its_mig_device() -> None:
     assert xids(after(PARTS, Symptoms(news={XidSource("GPU-0", 48, 7, None): 50.0}))) == {"MIG-0-7": {48: 50.0}}
     assert xids(after(PARTS, Symptoms(news={XidSource("GPU-0", 48, 7, 1): 50.0}))) == {}
     assert xids(after(PARTS, Symptoms(news={XidSource("GPU-0", 48, 9, 0): 50.0}))) == {}
+
+
+def test_a_mig_device_may_be_named_itself() -> None:
+    """By its uuid, whatever is said of instances."""
+    for instances in ((None, None), (7, 0), (9, 0)):
+        found = after(PARTS, Symptoms(news={XidSource("MIG-0-7", 48, *instances): 50.0}))
+        assert xids(found) == {"MIG-0-7": {48: 50.0}}
+
+
+@pytest.mark.parametrize("instances", [(None, None), (0, 0), (0, None), (7, 0), (None, 0), (0xFFFFFFFE, 3)])
+def test_a_gpu_without_mig_has_no_instances(instances: tuple[int | None, int | None]) -> None:
+    """Whatever the driver says of them (a mock of NVIDIA's says 0) the fault is the GPU's, and that of no other."""
+    found = after(NODE, Symptoms(news={XidSource("GPU-0", 79, *instances): 50.0}))
+    assert xids(found) == {"GPU-0": {79: 50.0}}
+    capable = make.applied(AppliedGpu(replace(make.gpu(0), mig_capable=True)), AppliedGpu(make.gpu(1)))
+    found = after(capable, Symptoms(news={XidSource("GPU-0", 79, *instances): 50.0}))
+    assert xids(found) == {"GPU-0": {79: 50.0}}
+
+
+def test_instance_0_of_a_gpu_with_mig_is_an_instance() -> None:
+    """The one that is as large as the GPU: where no MIG device has it, it is nobody's."""
+    whole = make.applied(AppliedGpu(make.with_mig(0)), AppliedGpu(make.mig(0, 0, "7g.80gb")))
+    news = {XidSource("GPU-0", 48, 0, 0): 50.0}
+    assert xids(after(whole, Symptoms(news=news))) == {"MIG-0-0": {48: 50.0}}
+    assert xids(after(PARTS, Symptoms(news=news))) == {}
+
+
+def test_what_is_nobodys_is_counted() -> None:
+    """After it was waited for, with all that came meanwhile: of instances, and of GPUs, that nobody has."""
+    instance, gpu, harmless = XidSource("GPU-0", 48, 9, 0), XidSource("GPU-7", 79), XidSource("GPU-0", 13, 9, 0)
+    fine = XidSource("GPU-0", 94, 7, 0)
+
+    def looked(before: Intake, now: float, **counts: int) -> Intake:
+        sources = {"instance": instance, "gpu": gpu, "harmless": harmless, "fine": fine}
+        reported = {sources[name]: XidTally(count, now) for name, count in counts.items()}
+        reported = {
+            source: known if (known := before.reported.get(source)) and known.count == tally.count else tally
+            for source, tally in reported.items()
+        }
+        seen = replace(before, reported=reported)
+        symptoms = Symptoms(now=now, news=seen.news, kept=seen.kept)
+        return seen.after(after(PARTS, symptoms), symptoms)
+
+    first = looked(Intake(), 100.0, instance=1, gpu=2, harmless=3, fine=4)
+    assert first.kept == {instance: 100.0, gpu: 100.0, harmless: 100.0}
+    assert (first.dropped, first.lost) == ({}, {})
+    storm = looked(first, 110.0, instance=50, gpu=2, harmless=3, fine=4)
+    assert storm.kept[instance] == 100.0, "what comes again and again is not waited for without end"
+    last = looked(storm, 100.0 + PLACED_WITHIN, instance=60, gpu=2, harmless=3, fine=4)
+    assert last.kept == {}
+    assert last.dropped == {"GPU-0": 63, "GPU-7": 2}
+    assert last.lost == {"GPU-0": instance, "GPU-7": gpu}
+    again = looked(last, 200.0, instance=61, gpu=2, harmless=3, fine=4)
+    assert again.kept == {instance: 200.0}
+    assert again.dropped == last.dropped
+    assert looked(again, 300.0, instance=61, gpu=2, harmless=3, fine=4).dropped == {"GPU-0": 64, "GPU-7": 2}
+    anew = looked(looked(last, 200.0, instance=5, fine=4), 300.0, instance=5, fine=4)
+    assert anew.dropped == {"GPU-0": 68, "GPU-7": 2}, "the count of a source may be forgotten, and begin anew"
 
 
 def test_a_fault_of_a_gpu_is_that_of_all_its_mig_devices() -> None:
@@ -223,8 +273,9 @@ def test_what_is_news_is_what_was_not_taken_in() -> None:
     """A count that grew, or a source that was not there; counts that are the same are none, whatever they are."""
     one, other = XidSource("GPU-0", 79), XidSource("GPU-1", 79)
     taken = {one: XidTally(1, 5.0)}
-    assert news(taken, dict(taken)) == {}
-    assert news({one: XidTally(10_000, 7.0), other: XidTally(1, 6.0)}, taken) == {one: 7.0, other: 6.0}
+    assert Intake(taken, dict(taken)).news == {}
+    reported = {one: XidTally(10_000, 7.0), other: XidTally(1, 6.0)}
+    assert Intake(reported, taken).news == {one: 7.0, other: 6.0}
 
 
 def test_a_plan_tells_the_kubelet_first() -> None:
@@ -242,7 +293,7 @@ def test_a_plan_tells_the_kubelet_first() -> None:
         registered=frozenset({make.SHARED}),
     )
     assert plan(desired, seen).converged
-    made = plan(desired, replace(seen, symptoms=Symptoms(wall=60.0, news=OFF_THE_BUS, driver_load="1")))
+    made = plan(desired, replace(seen, symptoms=Symptoms(now=60.0, news=OFF_THE_BUS, driver_load="1")))
     assert made.actions == (Diagnose("GPU-0", {79: 50.0}, "1"),)
     assert plan(None, replace(seen, symptoms=Symptoms(news=OFF_THE_BUS))).actions[0] == Diagnose(
         "GPU-0", {79: 50.0}, None

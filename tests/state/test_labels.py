@@ -101,7 +101,7 @@ class Told:
         return Snapshot(
             revision=1,
             at=NOW,
-            started_at=NOW + 0.25,
+            started_at=NOW,
             node="gpu-node-1",
             pool="a100-inference",
             version="1",
@@ -109,6 +109,7 @@ class Told:
             inventory=self.inventory,
             applied=self.applied,
             machine="PowerEdge R750xa",
+            timestamp=int(NOW),
             terms=self.terms,
             settled=self.settled,
         )

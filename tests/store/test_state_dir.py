@@ -45,7 +45,7 @@ APPLIED = Applied(
         ),
         "GPU-2": AppliedGpu(
             Gpu("GPU-2", 2, "A100", 42, mig_enabled=True, mig_capable=True),
-            xids={79: 1795413359.25, 48: 5.0},
+            xids={79: 60.25, 48: 5.0},
             driver_load="550/7",
         ),
         "MIG-0": AppliedGpu(
@@ -67,7 +67,7 @@ HOLDS = Holds(
             CheckpointEntry("uid-2", "main", "x.io/odd", "::"),
         }
     ),
-    draining={"GPU-0": 1795413359.25},
+    draining={"GPU-0": 70.25},
 )
 DOCUMENT = Document("/config/sharing.yaml", b"a: \xff\n\n\x00", "main@sha1:1234")
 
@@ -93,9 +93,16 @@ def opened(path: Path, identity: str = "pool-a/config", boot_id: str = "boot-1")
 
 
 def fenced_at(applied: Applied, at: float) -> Applied:
-    """Return the same, all fences of that time."""
+    """Return the same as it is read at that time: all fences are of then, and nothing is still to come."""
     return Applied(
-        {uuid: replace(entry, fences=dict.fromkeys(entry.fences, at)) for uuid, entry in applied.gpus.items()}
+        {
+            uuid: replace(
+                entry,
+                fences=dict.fromkeys(entry.fences, at),
+                xids={xid: min(last, at) for xid, last in entry.xids.items()},
+            )
+            for uuid, entry in applied.gpus.items()
+        }
     )
 
 
@@ -220,7 +227,7 @@ class TestApplied:
         [
             ({"mig": {"parent": "GPU-0"}}, "profile: expected str"),
             ({"mig": {"parent": "GPU-0", "profile": "1g", "gpuInstance": 1, "computeInstance": 0}}, "at once"),
-            ({"xids": {"79": 1}}, "xid: expected float"),
+            ({"xids": {"79": 1}}, "time: expected float"),
             ({"xids": {"-1": 1.0}}, "expected numbers"),
             ({"fenced": "9-10"}, "fenced that are not advertised"),
             ({"contract": None}, "without a contract"),
@@ -324,6 +331,7 @@ class TestHolds:
             carried=dict.fromkeys(HOLDS.carried, 3.0),
             granted={},
             unlisted=dict.fromkeys(HOLDS.unlisted, 3.0),
+            draining={"GPU-0": 3.0},
         )
 
     def test_a_time_to_come_is_now(self, state: StateDir) -> None:

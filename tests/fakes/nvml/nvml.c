@@ -18,9 +18,10 @@
  *   gpu.0.mig.2.goes.FUNCTION=1     this MIG device is destroyed when the function is asked about it
  *   gpu.0.once.FUNCTION=/path       while the file is there the function answers with the NVML error code in it, and removes it
  *   gpu.0.events=0                  it does not report XIDs
- *   events=/path                    XIDs, as lines INDEX XID [GPU_INSTANCE COMPUTE_INSTANCE]; each is taken once, by a set
+ *   events=/path                    XIDs, as lines INDEX XID [GPU_INSTANCE COMPUTE_INSTANCE [DEVICE]], DEVICE being the
+ *                                   number of the handle that the event bears (0: none); each is taken once, by a set
  *                                   that was there before it, if its GPU was registered
- *   anonymous=1                     events name their GPU by a handle of their own
+ *   anonymous=1                     events name their GPU by another handle of it
  *   ways.0.1=40                     the common ancestor of two GPUs, the lower index first
  *   gpu.0.links=4                   how many NVLinks it has (none: not supported)
  *   gpu.0.link.2=00000000:1B:00.0   where this one leads: a bus id, or `switch`; none: it is down; `absent`: it is not there
@@ -464,9 +465,11 @@ static int next_event(event_set *set, event_data *event) {
         set->read = ftell(file);
         event->type = XID_EVENTS;
         event->gpu_instance = event->compute_instance = 0xFFFFFFFF;
-        found = sscanf(line, "%d %llu %u %u", &index, &event->data, &event->gpu_instance, &event->compute_instance) >= 2 &&
-                set->registered[index];
-        event->device = (void *)((long)index + 1 + (number("anonymous", 0) ? ANONYMOUS : 0));
+        long device = -1;
+        found = sscanf(line, "%d %llu %u %u %ld", &index, &event->data, &event->gpu_instance, &event->compute_instance,
+                       &device) >= 2 && set->registered[index];
+        if (device < 0) device = (long)index + 1 + (number("anonymous", 0) ? ANONYMOUS : 0);
+        event->device = (void *)device;
     }
     fclose(file);
     return found;
