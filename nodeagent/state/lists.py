@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from nodeagent.model.holds import ShareKey
 from nodeagent.model.shares import Applied, AppliedGpu, Device, Listing
 
 
@@ -19,9 +20,14 @@ def lists(applied: Applied, resources: Iterable[str], before: Mapping[str, Listi
     return {resource: _listing(resource, tuple(found), before.get(resource)) for resource, found in devices.items()}
 
 
-def fenced(applied: Applied) -> frozenset[str]:
-    """The ids of all fenced shares."""
-    return frozenset(share for entry in applied.gpus.values() for share in entry.ids(entry.fences))
+def fenced(applied: Applied) -> frozenset[ShareKey]:
+    """All fenced shares."""
+    return frozenset(
+        (entry.contract.resource, share)
+        for entry in applied.gpus.values()
+        if entry.contract is not None
+        for share in entry.ids(entry.fences)
+    )
 
 
 def _devices(entry: AppliedGpu) -> Iterable[Device]:

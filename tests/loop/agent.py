@@ -121,6 +121,11 @@ class Loop(Reconciler):
         """What is wanted; where what is applied is kept, what was wanted last."""
         return self._desired if self._desired is not None else self._wishes
 
+    @property
+    def woken(self) -> bool:
+        """Whether another turn is due at once."""
+        return self._wake.is_set()
+
     def known(self, now: float) -> frozenset[ShareKey]:
         """The shares that it takes for held."""
         return holds.held(self._holds, now)

@@ -59,4 +59,4 @@ def test_the_revision_grows_with_every_change_and_with_nothing_else() -> None:
 
 def test_the_fenced_shares_can_be_told() -> None:
     """By their ids."""
-    assert fenced(HAVE) == {"GPU-1::10"}
+    assert fenced(HAVE) == make.keys(make.SHARED, 1, 10)
