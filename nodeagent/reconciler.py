@@ -280,6 +280,7 @@ class Reconciler:
         concerns = changed(before, desired)
         if (before is None) is not (desired is None):
             self._decided_at, self._decisions = now, {}
+            concerns |= desired.wants.keys() if desired is not None else frozenset()
         elif concerns:
             kept = {uuid: at for uuid, at in self._decisions.items() if uuid in self._applied.gpus}
             self._decisions = kept | dict.fromkeys(concerns, now)

@@ -121,6 +121,16 @@ class Loop(Reconciler):
         """What is wanted; where what is applied is kept, what was wanted last."""
         return self._desired if self._desired is not None else self._wishes
 
+    def gives_up_writes_after(self, seconds: float) -> None:
+        """How long the state directory may take from now on."""
+        self._keeper._deadline = seconds  # noqa: SLF001
+
+    @property
+    def writes(self) -> bool:
+        """Whether a write has not returned yet."""
+        _LOOP.run_until_complete(asyncio.sleep(0))
+        return self._keeper._errand.busy  # noqa: SLF001
+
     @property
     def woken(self) -> bool:
         """Whether another turn is due at once."""

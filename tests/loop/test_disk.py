@@ -4,6 +4,7 @@ fault that is not there.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -18,6 +19,7 @@ from tests.loop.model_kubelet import Pod
 from tests.loop.test_waves import change, ends, modes, node, pod, waits, whole
 from tests.loop.worlds import World, world
 from tests.state import make
+from tests.waiting import eventually_sync
 
 FIRST = "GPU-0::0"
 
@@ -100,6 +102,42 @@ def test_a_share_that_is_taken_back_costs_no_fence() -> None:
     found.works(2)
     assert healthy(found, "GPU-0::9")
     assert not healthy(found, FIRST)
+
+
+def test_a_turn_that_fails_before_anybody_is_shown_anything_loses_nothing() -> None:
+    """What it has done to the disk and to its memory is shown by the next one."""
+    found = node(make.sliced(4), gpus=1)
+    uid = pod(found, make.SHARED, FIRST)
+    change(found, whole())
+    found.works(4)
+    handed_out_again(found, uid)
+    found.agent.turn_and_die(shown=False)
+    found.agent.turn()
+    assert not healthy(found, FIRST)
+
+
+def test_a_write_that_hangs_and_returns_late_loses_nothing() -> None:
+    """While it hangs the fence is not performed; when it has returned the fence is, whether or not the file has it."""
+    found = node(make.sliced(4), gpus=1)
+    uid = pod(found, make.SHARED, FIRST)
+    change(found, whole())
+    found.works(4)
+    go = threading.Event()
+
+    def hangs(file: str) -> None:
+        del file
+        go.wait()
+
+    found.agent.loop.gives_up_writes_after(0.05)
+    found.agent.disk.meanwhile = hangs
+    handed_out_again(found, uid)
+    found.works(3)
+    assert healthy(found, FIRST)
+    go.set()
+    eventually_sync(lambda: not found.agent.loop.writes)
+    found.works(3)
+    assert not healthy(found, FIRST)
+    assert 0 in found.agent.disk.applied.gpus["GPU-0"].fences
 
 
 WISHES = [(whole(),), (make.sliced(4),), (make.sliced(1),)]

@@ -23,6 +23,9 @@ NODES = 10
 CAUTION = 10.0
 """For so many seconds after its start an agent takes nothing away, so not every agent is killed before that."""
 
+AT_FIRST = 5
+"""So many pods have come before the first kill."""
+
 BETWEEN = 5
 """So many kills lie between two moments in which a node must have become what Git says."""
 
@@ -63,6 +66,7 @@ class _Life:
             await eventually(partial(settled, node.kubelet, layout), within=60.0)
             disk = FailingDisk(node.state_dir, self._rng)
             async with Tenants(node.kubelet, self._rng) as tenants, disk if self._fails else nullcontext():
+                await eventually(lambda: tenants.admitted >= AT_FIRST, within=60.0)
                 for number in range(1, times + 1):
                     agent = await self._once(node, agent, cautious=bool(number % 4))
                     if number % BETWEEN == 0:
