@@ -30,9 +30,10 @@ from nodeagent.model.shares import Applied
 from nodeagent.state.effect import perform
 
 SAFE_UNWRITTEN = (Remember, Diagnose, Verdict, Adopt, Limit, Restore)
-"""Actions that an agent which restarts without knowing of them would simply decide once more: what a disk that cannot
-be written does not hold up. A verdict that was not written is not known to it; but a GPU that is ill is not offered
-because of that."""
+"""What a disk that cannot be written does not hold up. An agent that restarts without knowing of it decides the same
+once more: facts come from the driver, what pods have from the kubelet, limits from the document, and a fence on what a
+pod has is lifted. A verdict that was not written is not known to it; but a GPU that is ill is not offered because of
+that, and an MPS daemon is verified before a share is granted."""
 
 
 def share_actions(actions: Iterable[Action]) -> list[ShareAction]:
@@ -43,6 +44,24 @@ def share_actions(actions: Iterable[Action]) -> list[ShareAction]:
 def kubelet_actions(actions: Iterable[Action]) -> list[KubeletAction]:
     """The actions on registrations, in their order."""
     return [action for action in actions if isinstance(action, Register | Retire | Resend | Reconnect)]
+
+
+def without_disk(actions: Iterable[ShareAction]) -> list[ShareAction]:
+    """Those of a plan's share actions that need no disk. Where one that does is left out, what follows it on the same
+    GPU was decided for a contract that does not come: a limit, and the word that its daemon is well again.
+    """
+    found: list[ShareAction] = []
+    held_up = set[str]()
+    for action in actions:
+        if not isinstance(action, SAFE_UNWRITTEN):
+            held_up.add(action.uuid)
+        elif not (isinstance(action, Limit | Verdict) and action.uuid in held_up and not _is_fault(action)):
+            found.append(action)
+    return found
+
+
+def _is_fault(action: Limit | Verdict) -> bool:
+    return isinstance(action, Verdict) and bool(action.fault)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +86,7 @@ class Executor:
         New fences are as old as the end of the write: nobody has been shown one before.
         """
         if not await self._keeper.keep_applied(perform(applied, actions, self._clock())):
-            actions = [action for action in actions if isinstance(action, SAFE_UNWRITTEN)]
+            actions = without_disk(actions)
         return Performed(perform(applied, actions, self._clock()), tuple(actions))
 
     def register(self, actions: Sequence[KubeletAction]) -> None:

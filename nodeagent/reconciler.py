@@ -35,7 +35,7 @@ from nodeagent.model.health import HealthPolicy
 from nodeagent.model.holds import Holds, ShareKey
 from nodeagent.model.inventory import Gpu, Inventory, InventoryReason
 from nodeagent.model.kubelet import PodResourcesReason, PodResourcesStatus, RegistrationState
-from nodeagent.model.plan import Diagnose, Drop, Fence, Plan, Reconnect, Resend, ShareAction
+from nodeagent.model.plan import Diagnose, Drop, Plan, Reconnect, Resend, ShareAction, WaitReason
 from nodeagent.model.plan import Verdict as DaemonVerdict
 from nodeagent.model.shares import Applied, Listing
 from nodeagent.model.snapshot import ChangeClass, Snapshot
@@ -53,6 +53,7 @@ from nodeagent.state import (
     shared,
     status,
     summary,
+    transition,
 )
 from nodeagent.state import plan as planning
 from nodeagent.state.acceptance import Acceptance, Verdict
@@ -160,9 +161,10 @@ class Reconciler:
         self._desired: Desired | None = None
         self._wishes: Desired | None = None
         self._obstacles: tuple[Violation, ...] = ()
-        self._decided_at = now
+        self._decided_at, self._decisions = now, dict[str, float]()
         self._judge_by = now + INVENTORY_SECONDS
         self._pressed: frozenset[ShareKey] = frozenset()
+        self._inherited = lists.fenced_shares(self._applied)
         self._intake = Intake()
         self._looked_at = float("-inf")
         self._looked_for: frozenset[str] = frozenset()
@@ -212,14 +214,7 @@ class Reconciler:
         desired, obstacles = acceptance.wanted(self._acceptance, gpus)
         notices.obstacles(self._obstacles, obstacles)
         self._obstacles = obstacles
-        decided = desired != self._desired
-        concerns = changed(self._desired, desired) if decided else frozenset[str]()
-        if concerns or (desired is None) is not (self._desired is None):
-            # Not where merely facts of a GPU have changed: a fresh look would be needed to go on with the others.
-            self._decided_at = now
-        if decided:
-            self._desired = desired
-            self._wishes = desired or self._wishes
+        concerns = self._decide(desired, now)
         if self._wishes is None:
             self._wishes = acceptance.unfinished(self._acceptance, gpus, self._applied)
         self._take_in(gpus, pods, now)
@@ -227,7 +222,7 @@ class Reconciler:
         notices.health(view)
         if verdict is not None:
             self._begin_reload(verdict, view, concerns)
-        elif decided and (change := summary.change(self._desired, view)).kind is not ChangeClass.NONE:
+        elif concerns and (change := summary.change(self._desired, view, concerns)).kind is not ChangeClass.NONE:
             logger.info("GPUs changed: %s", change.text)
 
         plan = self._plan(view)
@@ -235,11 +230,16 @@ class Reconciler:
         for _ in range(STEPS):
             before = self._applied
             faults = any(isinstance(action, DaemonVerdict) and action.fault for action in plan.actions)
+            drops = any(isinstance(action, Drop) for action in plan.actions)
             await self._perform(plan, view)
             view = self._observe(gpus, pods)
             plan = self._plan(view)
             # A daemon that died and is back by now has ended its clients: the kubelet is told, however short it was.
             if self._applied is before or faults or not share_actions(plan.actions):
+                break
+            if drops:
+                # The desk grants what it was shown: until it knows that a share has left nothing may be awaited.
+                self._wake.set()
                 break
         # For what has been reached, not for what the plan would reach if everything could be done.
         if registrations := [*healing, *planning.registrations(self._desired, self._applied, view)]:
@@ -268,13 +268,34 @@ class Reconciler:
             self._acceptance = acceptance.resume(self._acceptance, stored)
         return verdict
 
-    def _take_in(self, gpus: Sequence[Gpu], pods: PodResourcesStatus, now: float) -> None:
-        """Who holds what: what the desk gave away, and what the kubelet says if it has said anything new."""
+    def _decide(self, desired: Desired | None, now: float) -> frozenset[str]:
+        """Take over what is wanted. Returns the GPUs of which something else is wanted than before, not merely other
+        facts known: for these a fresh look is needed before anything is taken away, and the others go on.
+        """
+        before, self._desired = self._desired, desired
+        self._wishes = desired or self._wishes
+        concerns = changed(before, desired)
+        if (before is None) is not (desired is None):
+            self._decided_at, self._decisions = now, {}
+            concerns |= desired.wants.keys() if desired is not None else frozenset()
+        elif concerns:
+            kept = {uuid: at for uuid, at in self._decisions.items() if uuid in self._applied.gpus}
+            self._decisions = kept | dict.fromkeys(concerns, now)
+        return concerns
+
+    def _take_notes(self) -> None:
+        """What the desk gave away."""
         notes = self._desk.take_notes()
         self._pressed |= notes.pressed
+        if self._inherited:
+            self._inherited = (self._inherited & lists.fenced_shares(self._applied)) - notes.pressed
         for at in set(notes.granted.values()):
             keys = [key for key, granted_at in notes.granted.items() if granted_at == at]
             self._holds = holds.grant(self._holds, keys, at)
+
+    def _take_in(self, gpus: Sequence[Gpu], pods: PodResourcesStatus, now: float) -> None:
+        """Who holds what: what the desk gave away, and what the kubelet says if it has said anything new."""
+        self._take_notes()
         if pods.reason not in {PodResourcesReason.TIMEOUT, PodResourcesReason.UNAVAILABLE}:
             self._blind_since = None
         elif self._blind_since is None:
@@ -287,7 +308,9 @@ class Reconciler:
             self._shared = shared.sight(self._shared, pods.listing, uuids)
 
     def _observe(self, gpus: tuple[Gpu, ...], pods: PodResourcesStatus) -> Observed:
+        """What is so now. Until something is awaited nobody is given anything that is not in it."""
         now = self._clock()
+        self._take_notes()
         comparison = kubelet_view.compare(self._views, self._live(), pods.listing, now)
         self._views = comparison.views
         self._orphans = daemons.orphans(self._orphans, self._applied, self._devices.inventory)
@@ -299,7 +322,10 @@ class Reconciler:
             held=holds.held(self._holds, now),
             pods=pods,
             decided_at=self._decided_at,
+            decisions=self._decisions,
             cautious_until=self._cautious_until,
+            undecided=self._acceptance.newest is None and now < self._cautious_until,
+            inherited=self._inherited,
             pressed=self._pressed,
             mentions=self._desk.mentions(lists.fenced(self._applied)),
             mps=self._daemons.status,
@@ -339,15 +365,15 @@ class Reconciler:
         shares, intake = share_actions(plan.actions), self._intake
         done = await self._executor.apply(self._applied, shares)
         if self._desk.given(self._dropped(shares)):
-            # A pod got a share that was about to leave the list. Nobody was shown anything of this plan: plan anew.
+            # A pod got a share that was about to leave the list. Nobody was shown anything of this plan: plan anew. An
+            # agent that starts now must not find on the disk what has not come to be.
+            await self._executor.apply(self._applied, ())
             self._wake.set()
             return
         notices.verdicts(self._applied, done.applied)
         self._applied = done.applied
-        undone = frozenset(type(action) for action in shares if action not in done.actions)
-        if Fence not in undone:
-            self._pressed -= view.pressed
-        if Diagnose not in undone:
+        self._pressed = transition.unrelieved(self._pressed, plan, view.held, done.applied)
+        if all(action in done.actions for action in shares if isinstance(action, Diagnose)):
             self._intake = intake.after(done.applied, view.symptoms)
             notices.dropped(intake.lost, self._intake.lost)
             self._clearing.done(view.symptoms.cleared)
@@ -513,12 +539,16 @@ class Reconciler:
             ends.append(self._back_off())
         else:
             self._retry = RETRY_FIRST
+            if any(wait.reason is WaitReason.DISK for wait in plan.waits):
+                # It was owed something when the plan was made, and that is written by now.
+                self._wake.set()
         pending = Pending(
             plan=plan,
             applied=self._applied,
             holds=self._holds,
             listing=pods.listing,
             decided_at=self._decided_at,
+            decisions=self._decisions,
             cautious_until=self._cautious_until,
             rewritten_at=self._rewritten_at,
             shared=self._shared,

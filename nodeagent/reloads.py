@@ -114,7 +114,9 @@ class Reloads:
             self._pending = pending = replace(pending, verify_by=verify_by, changed=plan.waves.changed)
         failure = ("apply", problem) if problem is not None else ("verify", unready) if unready else None
         if pending.verdict.result is ReloadResult.ACCEPTED:
-            deciding = any(wait.reason is WaitReason.FRESH_LIST for wait in plan.waits)
+            deciding = any(
+                wait.reason is WaitReason.FRESH_LIST and wait.uuid in pending.concerns for wait in plan.waits
+            )
             unverified = (coming or bool(unready)) and self._clock() < pending.verify_by
             if problem is None and (deciding or unverified or not _sent(listings, registrations)):
                 return

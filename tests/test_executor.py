@@ -145,6 +145,20 @@ async def test_a_full_disk_ends_no_contract() -> None:
     assert done.actions == (ended,)
 
 
+async def test_what_was_decided_for_a_contract_that_does_not_come_is_not_done() -> None:
+    """A limit, or that a daemon is well: it was meant for what the GPU was to be. That it is ill is told in any case,
+    and what concerns another GPU is done.
+    """
+    disk = Disk()
+    disk.full = True
+    change: list[ShareAction] = [Fence("GPU-0", frozenset({2})), Drop("GPU-0", frozenset({3}))]
+    other: list[ShareAction] = [Limit("GPU-1", 1), Verdict("GPU-1", "")]
+    done = await executor(disk).apply(HAVE, [*change, Limit("GPU-0", 1), Verdict("GPU-0", ""), *other])
+    assert done.actions == tuple(other)
+    ill = Verdict("GPU-0", "it has ended")
+    assert (await executor(disk).apply(HAVE, [*change, ill])).actions == (ill,)
+
+
 async def test_a_verdict_is_on_disk_like_everything_else() -> None:
     """Another agent begins with it."""
     disk = Disk()

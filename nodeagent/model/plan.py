@@ -89,10 +89,13 @@ class Fence:
 
 @dataclass(frozen=True, slots=True)
 class Restore:
-    """Send fenced shares as Healthy again: they are wanted after all. The GPU keeps its contract."""
+    """Send fenced shares as Healthy again: they are wanted after all, and the GPU keeps its contract. `leaving`: it
+    leaves its contract all the same, and the shares are those of pods.
+    """
 
     uuid: str
     numbers: frozenset[int]
+    leaving: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,10 +71,10 @@ def _perform(gpus: dict[str, AppliedGpu], action: ShareAction, now: float) -> No
             entry = _entry(gpus, uuid)
             _demand(numbers <= entry.numbers, "fence shares that are not on the list", entry)
             gpus[uuid] = replace(entry, fences={**dict.fromkeys(numbers, now), **entry.fences}, leaving=leaving)
-        case Restore(uuid, numbers):
+        case Restore(uuid, numbers, leaving):
             entry = _entry(gpus, uuid)
             _demand(numbers <= entry.fences.keys(), "restore shares that are not fenced", entry)
-            gpus[uuid] = replace(entry, fences=_without(entry.fences, numbers), leaving=False)
+            gpus[uuid] = replace(entry, fences=_without(entry.fences, numbers), leaving=leaving)
         case Drop(uuid, numbers):
             entry = _entry(gpus, uuid)
             _demand(numbers <= entry.fences.keys(), "drop shares that are not fenced", entry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from nodeagent.model.holds import ShareKey
 from nodeagent.model.shares import Applied, AppliedGpu, Device, Listing, ShareIds
 
 
@@ -22,6 +23,16 @@ def lists(applied: Applied, resources: Iterable[str], before: Mapping[str, Listi
 def fenced(applied: Applied) -> ShareIds:
     """The ids of all fenced shares."""
     return ShareIds(applied.gpus, {uuid: (entry.fences.keys(),) for uuid, entry in applied.gpus.items()})
+
+
+def fenced_shares(applied: Applied) -> frozenset[ShareKey]:
+    """All fenced shares, with their resources."""
+    return frozenset(
+        (entry.contract.resource, share)
+        for entry in applied.gpus.values()
+        if entry.contract is not None
+        for share in entry.ids(entry.fences)
+    )
 
 
 def _devices(entry: AppliedGpu) -> Iterable[Device]:

@@ -31,9 +31,11 @@ class Observed:
 
     `gpus` are the node's GPUs as `nodegpus` lays them out, `listed` the uuids among them that the driver lists. `held`
     are the shares that pods have or may have. `pods` is how PodResources stands. `decided_at` is when the desired state
-    last changed: a `List` begun before that is too old to take anything away by. `cautious_until` is the same for an
-    agent that has just started: what the one before it granted in its last moments is on no disk, and `List` may not
-    know of it yet. `pressed` are draining shares that the kubelet handed out once more. `mentions` maps ids that a
+    last changed for all GPUs at once, `decisions` when it did for single ones since, by uuid: a `List` begun before
+    that is too old to take anything away by. `cautious_until` is the same for an agent that has just started: what the
+    one before it granted in its last moments is on no disk, and `List` may not know of it yet. `undecided`: it has just
+    started, and no document has been judged yet. `inherited` are shares that were fenced when it started. `pressed` are
+    draining shares that the kubelet handed out once more. `mentions` maps ids that a
     GetPreferredAllocation named lately to when. `blind_since` is since when a kubelet has been there whose PodResources
     cannot be read, None while they can. `mps` is how the MPS daemons stand, `orphans` are those that an agent before
     this one asked for and that no applied contract speaks of: its state directory was lost. `symptoms` is what the
@@ -49,7 +51,10 @@ class Observed:
     held: frozenset[ShareKey] = frozenset()
     pods: PodResourcesStatus = field(default_factory=PodResourcesStatus)
     decided_at: float = 0.0
+    decisions: Mapping[str, float] = field(default_factory=dict)
     cautious_until: float = float("-inf")
+    undecided: bool = False
+    inherited: frozenset[ShareKey] = frozenset()
     pressed: frozenset[ShareKey] = frozenset()
     mentions: Mapping[str, float] = field(default_factory=dict)
     blind_since: float | None = None
@@ -79,10 +84,10 @@ class Observed:
             return False
         return any((holder.resource, share) in keys for holder in self.pods.listing.holders for share in holder.ids)
 
-    @property
-    def fresh(self) -> bool:
-        """Whether the newest `List` is recent enough to take something away by."""
-        return self.readable and self._listed_at >= max(self.decided_at, self.cautious_until)
+    def is_fresh(self, uuid: str) -> bool:
+        """Whether the newest `List` is recent enough to take something of this GPU away by."""
+        decided_at = max(self.decided_at, self.decisions.get(uuid, self.decided_at))
+        return self.readable and self._listed_at >= max(decided_at, self.cautious_until)
 
     @property
     def cautious(self) -> bool:
@@ -143,7 +148,7 @@ def droppable(entry: AppliedGpu, held: frozenset[int], observed: Observed) -> fr
     grant concerns it.
     """
     listing = observed.pods.listing
-    if entry.contract is None or listing is None or not observed.fresh:
+    if entry.contract is None or listing is None or not observed.is_fresh(entry.gpu.uuid):
         return frozenset()
     resource = entry.contract.resource
     allocatable = listing.allocatable.get(resource, frozenset())

@@ -10,7 +10,8 @@ already have more; of a contract that is not wanted, not more than are on the li
 5. Nothing that needs an MPS daemon is advertised before that is verified; a daemon is there as long as its contract,
 which ends when the last share has left.
 6. A plan without a desired state (nothing accepted, or suspended) takes nothing away, and gives only what pods have,
-what a change that was begun has fenced, and what a GPU whose old contract has ended was to become.
+what a change that was begun has fenced, and what a GPU whose old contract has ended was to become. Of an agent that has
+just started and has not judged a document yet it gives only what pods have.
 7. The plan of a converged state is empty.
 8. Actions are ordered so that any prefix is a state from which planning anew converges: first what is known of the
 GPUs, then fences, then what leaves, then what comes, then what is known of the daemons, then the registrations.
@@ -59,7 +60,7 @@ from nodeagent.state.health import diagnose
 from nodeagent.state.invariants import verify
 from nodeagent.state.nodegpus import lost
 from nodeagent.state.observed import Observed
-from nodeagent.state.transition import Step, adopt, stay, transition
+from nodeagent.state.transition import Step, adopt, keep_still, stay, transition
 from nodeagent.state.waves import Decision, Device, Trouble, decide
 
 _ORDER: tuple[type[ShareAction], ...] = (
@@ -295,9 +296,10 @@ def _step(entry: AppliedGpu, family: Family, course: _Course) -> Step:
         return stay(entry, stays[uuid])
     want = course.wishes.wants.get(uuid) if course.wishes is not None else None
     contract, count = (want.contract, want.count) if want is not None else (None, 0)
+    holdings = family.holdings(entry)
     if course.desired is None and (entry.numbers or contract is None):
-        return stay(entry)
-    return transition(entry, contract, count, family.holdings(entry), course.observed)
+        return keep_still(entry, holdings, course.observed) if course.observed.undecided else stay(entry)
+    return transition(entry, contract, count, holdings, course.observed)
 
 
 def _alone(step: Step, entry: AppliedGpu, taken: dict[str, AppliedGpu]) -> Step:

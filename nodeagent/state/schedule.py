@@ -32,16 +32,18 @@ long.
 class Pending:
     """What is under way after a turn. All times are monotonic seconds.
 
-    `listing` is the newest look at the kubelet, `decided_at` when the desired state last changed, `cautious_until`
-    until when a `List` may miss what an earlier agent granted. `rewritten_at` is when the newest `List` had begun when
-    the kubelet was last made to write its checkpoint. `shared` are pods that were seen on one share. `ends` are moments
-    that others wait for: the end of the time that a drain may take, a reload that is to be told.
+    `listing` is the newest look at the kubelet, `decided_at` and `decisions` say when the desired state last changed,
+    of all GPUs and of single ones, `cautious_until` until when a `List` may miss what an earlier agent granted.
+    `rewritten_at` is when the newest `List` had begun when the kubelet was last made to write its checkpoint. `shared`
+    are pods that were seen on one share. `ends` are moments that others wait for: the end of the time that a drain may
+    take, a reload that is to be told.
     """
 
     plan: Plan
     applied: Applied
     holds: Holds
     decided_at: float
+    decisions: Mapping[str, float] = field(default_factory=dict)
     listing: PodListing | None = None
     cautious_until: float = float("-inf")
     rewritten_at: float = float("-inf")
@@ -75,6 +77,7 @@ def agenda(pending: Pending, now: float) -> Agenda:
         _rewritten_due(pending, rewrite),
     )
     looks = [at for at in late if at is not None]
+    decided = [pending.decisions[wait.uuid] for wait in waits if wait.uuid in pending.decisions]
     due = [*looks, *pending.ends]
     if any(wait.reason not in _FOR_PODS for wait in waits) or (waits and holding.granted):
         # Fences, grants and mentions grow old without an event, and so does a look that brings nothing new.
@@ -89,7 +92,7 @@ def agenda(pending: Pending, now: float) -> Agenda:
             holding,
             applied,
             interval=LOOK_WHILE_WAITING if waits else seldom,
-            decision=max(pending.decided_at, pending.cautious_until) if waits else None,
+            decision=max(pending.decided_at, pending.cautious_until, *decided) if waits else None,
             waits=for_pods,
             shared=frozenset(share.partition("::")[0] for (_, share), _ in pending.shared),
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from nodeagent.model.inventory import Gpu
@@ -22,8 +23,10 @@ class Change:
     draining: int = 0
 
 
-def change(desired: Desired | None, observed: Observed) -> Change:
-    """How the wanted state differs from the applied one, GPUs that change alike named together."""
+def change(desired: Desired | None, observed: Observed, among: AbstractSet[str] | None = None) -> Change:
+    """How the wanted state differs from the applied one, GPUs that change alike named together; of the GPUs `among`
+    only, where that is given.
+    """
     if desired is None:
         return Change(ChangeClass.NONE, "what is applied is kept")
     held = by_gpu(observed.held)
@@ -31,6 +34,8 @@ def change(desired: Desired | None, observed: Observed) -> Change:
     drains: dict[int, list[Gpu]] = {}
     for entry in observed.applied.ordered():
         uuid, gpu = entry.gpu.uuid, entry.gpu
+        if among is not None and uuid not in among:
+            continue
         want = desired.wants.get(uuid)
         contract, count = (want.contract, want.count) if want is not None else (None, 0)
         offered = share_count(entry)
@@ -43,7 +48,7 @@ def change(desired: Desired | None, observed: Observed) -> Change:
             drains.setdefault(len(drain), []).append(gpu)
     fresh = [want for uuid, want in desired.wants.items() if uuid not in observed.applied.gpus]
     for want in sorted(fresh, key=lambda want: want.gpu.place):
-        if want.contract is not None:
+        if want.contract is not None and (among is None or want.gpu.uuid in among):
             moves.setdefault(("nothing", wish(want)), []).append(want.gpu)
     if not moves:
         return Change(ChangeClass.NONE, "nothing changes")

@@ -6,6 +6,8 @@ Rules (DESIGN section 5), each a promise to a running pod or to the kubelet:
   its contract.
 - Free surplus is fenced, held surplus drains: it stays Healthy, and is fenced only when the kubelet hands it out once
   more.
+- What an agent finds fenced when it starts stays so until a document says otherwise, but for what pods have. A fence
+  may have been lifted while the disk could not be written, and a pod have got the share as a Healthy one.
 - A share leaves the list only fenced, and only when the kubelet can no longer hand it out (`observed.droppable`).
 - Another contract comes only when the last share of the old one has left the list, and no pod has one of the GPU under
   any other.
@@ -25,11 +27,24 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from nodeagent.model.config import Contract, Mode
+from nodeagent.model.holds import ShareKey
 from nodeagent.model.inventory import Gpu
-from nodeagent.model.plan import Adopt, Advertise, Drop, Fence, Release, Restore, ShareAction, Start, Wait, WaitReason
-from nodeagent.model.shares import AppliedGpu, split_share_id
+from nodeagent.model.plan import (
+    Adopt,
+    Advertise,
+    Drop,
+    Fence,
+    Plan,
+    Release,
+    Restore,
+    ShareAction,
+    Start,
+    Wait,
+    WaitReason,
+)
+from nodeagent.model.shares import Applied, AppliedGpu, split_share_id
 from nodeagent.state.daemons import lingering, missing, verified
-from nodeagent.state.observed import Holdings, Observed, droppable
+from nodeagent.state.observed import Holdings, Observed, by_gpu, droppable
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +84,17 @@ def transition(
     split = divide(entry, held, count if same else 0, holdings.own)
     actions: list[ShareAction] = []
 
-    fence = split.fence if observed.fresh else frozenset[int]()
-    pressed = frozenset(number for number in split.drain - entry.fences.keys() if _pressed(entry, number, observed))
+    fence = split.fence if observed.is_fresh(uuid) else frozenset[int]()
+    pressed = _among(entry, split.drain - entry.fences.keys(), observed.pressed)
     if fence | pressed:
         actions.append(Fence(uuid, fence | pressed, leaving=not same))
     restore = split.keep & entry.fences.keys()
     if split.drain and not observed.readable:
         # Blind, with too many on the list: a pod may have any of the others, so a free one is not offered in its place.
         restore &= holdings.own
+    restore |= _lifted(entry, split.drain & holdings.own, observed)
     if restore or (same and entry.leaving):
-        actions.append(Restore(uuid, restore))
+        actions.append(Restore(uuid, restore, leaving=not same))
     if drop := split.leaving & droppable(entry, held, observed):
         actions.append(Drop(uuid, drop))
     waits = list(_waits(uuid, split, fence, drop, observed))
@@ -106,10 +122,39 @@ def stay(entry: AppliedGpu, *waits: Wait) -> Step:
     return Step((), waits)
 
 
+def keep_still(entry: AppliedGpu, holdings: Holdings, observed: Observed) -> Step:
+    """The next step of a GPU before any document has been judged: nobody gets what an agent before this one fenced."""
+    uuid = entry.gpu.uuid
+    lifted = _lifted(entry, holdings.own, observed)
+    rest = entry.fences.keys() - lifted
+    return Step(
+        (Restore(uuid, lifted, leaving=entry.leaving),) if lifted else (),
+        (Wait(uuid, WaitReason.RESTART, frozenset(rest)),) if rest else (),
+    )
+
+
+def unrelieved(
+    pressed: frozenset[ShareKey], made: Plan, held: AbstractSet[ShareKey], applied: Applied
+) -> frozenset[ShareKey]:
+    """Those of the draining shares which the kubelet has handed out that are to be fenced still, after as much of a
+    plan as `applied` shows was performed: all that pods have and the plan waits for, or that it has left alone.
+    """
+    waits: dict[str, frozenset[int]] = {}
+    for wait in made.waits:
+        waits[wait.uuid] = waits.get(wait.uuid, frozenset()) | wait.numbers
+    alone = {one.uuid for one in made.refused} | {one.uuid for one in made.actions if isinstance(one, Adopt)}
+    found = set[ShareKey]()
+    for uuid, keys in by_gpu(pressed & held).items():
+        if (entry := applied.gpus.get(uuid)) is not None:
+            numbers = entry.numbers if uuid in alone else waits.get(uuid, frozenset())
+            found |= _keys(entry, (entry.numbers & numbers) - entry.fences.keys()) & frozenset(keys)
+    return frozenset(found)
+
+
 def _end(entry: AppliedGpu, contract: Contract | None, count: int, holdings: Holdings, observed: Observed) -> Step:
     """End the contract of a GPU whose last share has left, or leaves now, and begin what is wanted in its place."""
     uuid = entry.gpu.uuid
-    if not entry.numbers and not observed.fresh:
+    if not entry.numbers and not observed.is_fresh(uuid):
         # Pods may use the daemon all the same.
         late = WaitReason.RESTART if observed.cautious else WaitReason.FRESH_LIST
         return Step((), (Wait(uuid, late if observed.readable else WaitReason.POD_RESOURCES),))
@@ -201,10 +246,22 @@ def _waits(
         yield Wait(uuid, WaitReason.KUBELET, leaving)
 
 
-def _pressed(entry: AppliedGpu, number: int, observed: Observed) -> bool:
-    return entry.contract is not None and any(
-        (entry.contract.resource, share) in observed.pressed for share in entry.ids((number,))
-    )
+def _lifted(entry: AppliedGpu, held: AbstractSet[int], observed: Observed) -> frozenset[int]:
+    """Fences of another agent on shares that pods have."""
+    return _among(entry, held & entry.fences.keys(), observed.inherited)
+
+
+def _among(entry: AppliedGpu, numbers: AbstractSet[int], keys: AbstractSet[ShareKey]) -> frozenset[int]:
+    """Those of a GPU's shares that are among `keys`."""
+    if not keys or entry.contract is None:
+        return frozenset()
+    ids = zip(sorted(numbers), entry.ids(numbers), strict=True)
+    return frozenset(number for number, share in ids if (entry.contract.resource, share) in keys)
+
+
+def _keys(entry: AppliedGpu, numbers: AbstractSet[int]) -> frozenset[ShareKey]:
+    resource = entry.contract.resource if entry.contract is not None else ""
+    return frozenset((resource, share) for share in entry.ids(numbers))
 
 
 def _first(count: int, numbers: Iterable[int]) -> list[int]:

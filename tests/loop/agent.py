@@ -126,6 +126,21 @@ class Loop(Reconciler):
         """By what XIDs are judged."""
         return self._health_policy() or HealthPolicy()
 
+    def gives_up_writes_after(self, seconds: float) -> None:
+        """How long the state directory may take from now on."""
+        self._keeper._deadline = seconds  # noqa: SLF001
+
+    @property
+    def writes(self) -> bool:
+        """Whether a write has not returned yet."""
+        _LOOP.run_until_complete(asyncio.sleep(0))
+        return self._keeper._errand.busy  # noqa: SLF001
+
+    @property
+    def woken(self) -> bool:
+        """Whether another turn is due at once."""
+        return self._wake.is_set()
+
     def known(self, now: float) -> frozenset[ShareKey]:
         """The shares that it takes for held."""
         return holds.held(self._holds, now)

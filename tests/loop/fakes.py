@@ -6,7 +6,7 @@ any order, without sockets, processes or time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from nodeagent.desk import FrontDesk
@@ -50,7 +50,8 @@ class Clock:
 @dataclass
 class Disk:
     """The state directory, as a `Store`: what outlives the agent. `lost`: all of it was, and what pods have is on the
-    node alone. While it is not `writable` nothing of it changes.
+    node alone. While it is not `writable` nothing of it changes. `meanwhile`
+    happens while a file, of which it is told, is being written.
     """
 
     applied: Applied = field(default_factory=Applied)
@@ -60,6 +61,7 @@ class Disk:
     writable: bool = True
     clock: Clock = field(default_factory=Clock)
     zeros: dict[str, float] = field(default_factory=dict)
+    meanwhile: Callable[[str], None] | None = None
 
     def save_applied(self, applied: Applied) -> None:
         self._demand_room("applied.json")
@@ -84,6 +86,8 @@ class Disk:
         )
 
     def _demand_room(self, file: str) -> None:
+        if self.meanwhile is not None:
+            self.meanwhile(file)
         if not self.writable:
             raise OSError(28, f"cannot write {file}: no space left on device")
         self.zeros[file] = self.clock.ahead

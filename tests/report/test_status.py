@@ -20,11 +20,13 @@ from nodeagent.model.handover import HandOver, IdStrategy, ListStrategy
 from nodeagent.model.health import EventsReason, XidLog, XidSource, XidTally
 from nodeagent.model.inventory import ComputeMode, Gpu, GpuHealth, Inventory, InventoryReason, MigDevice
 from nodeagent.model.kubelet import RegistrationState
+from nodeagent.model.moment import Moment
 from nodeagent.model.mps import DaemonState, GpuMeans, MpsReason, MpsStatus
 from nodeagent.model.node import SyncReason
 from nodeagent.model.plan import Action, Plan, Wait, WaitReason
 from nodeagent.model.shares import Applied, AppliedGpu, Listing, ShareState
 from nodeagent.model.snapshot import ChangeClass, ConfigState, DriftKind, ReloadResult, ShareStatus, Snapshot
+from nodeagent.report.dates import dated
 from nodeagent.report.status import render, to_json
 from nodeagent.report.status_reader import (
     applied_from_status,
@@ -155,6 +157,18 @@ def test_each_held_share_names_its_container() -> None:
     status: Any = read_back(builders.snapshot(builders.gpu_status(builders.gpu(0), "hfdU")))
     holders = [share["holder"] for share in status["gpus"][0]["shares"]]
     assert holders == ["team-a/worker-0-0/main", None, "team-a/worker-0-2/main", None]
+
+
+def test_a_share_that_nobody_is_named_to_have_says_since_when_it_is_held() -> None:
+    """By the wall clock as it is now, as all times; in the pieces as in the whole."""
+    one = builders.gpu_status(builders.gpu(0), "hUU")
+    assert one.contract is not None
+    since = {(one.contract.resource, one.shares[1].id): 100.0}
+    snapshot = dated(replace(builders.snapshot(one), held_since=since), Moment(150.0, builders.AT))
+    status: Any = read_back(snapshot)
+    (shares,) = status["gpus"]
+    assert [share["heldSince"] for share in shares["shares"]] == [None, rfc3339(builders.AT - 50.0), None]
+    assert json.loads(b"".join(render(snapshot)))["gpus"][0] == shares
 
 
 def test_times_are_rfc_3339_in_utc() -> None:

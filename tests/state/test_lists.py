@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from nodeagent.model.inventory import GpuHealth
 from nodeagent.model.shares import Device, ShareIds
-from nodeagent.state.lists import fenced, lists
+from nodeagent.state.lists import fenced, fenced_shares, lists
 from tests.state import make
 
 HAVE = make.applied(
@@ -63,6 +63,7 @@ def test_the_revision_grows_with_every_change_and_with_nothing_else() -> None:
 def test_the_fenced_shares_can_be_told() -> None:
     """By their ids."""
     assert set(fenced(HAVE)) == {"GPU-1::10"}
+    assert fenced_shares(HAVE) == make.keys(make.SHARED, 1, 10)
 
 
 @given(

@@ -112,7 +112,7 @@ def test_the_next_drop_is_due_when_the_youngest_fence_that_counts_is_old() -> No
 def test_readable_looked_and_fresh(pods: PodResourcesStatus, expected: tuple[bool, bool, bool]) -> None:
     """A look is fresh when it began no earlier than the last decision; one that failed tells nothing."""
     moment = Observed(now=101, pods=pods, decided_at=100.0)
-    assert (moment.readable, moment.looked, moment.fresh) == expected
+    assert (moment.readable, moment.looked, moment.is_fresh("GPU-0")) == expected
 
 
 def test_a_kubelet_that_does_not_say_what_pods_have_is_not_waited_for_for_ever() -> None:

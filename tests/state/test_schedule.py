@@ -67,6 +67,8 @@ def test_a_list_from_before_the_decision_is_followed_by_one_at_once(reason: Wait
     assert at(decided_at=99.5).looks.list_at is None
     by_get = replace(LOOK, begun_at=99.8, list_begun_at=97.0)
     assert at(reason, decided_at=98.5, listing=by_get).looks.list_at == 98.5
+    assert at(reason, decisions={"GPU-0": 99.5}).looks.list_at == 99.5
+    assert at(reason, decisions={"GPU-1": 99.5}).looks.list_at is None, "nothing of that one waits"
 
 
 def test_what_an_earlier_agent_granted_is_waited_for() -> None:

@@ -80,3 +80,13 @@ def test_gpus_with_mig_are_told_with_their_mig_devices() -> None:
 def test_without_a_desired_state_nothing_changes() -> None:
     """Suspended."""
     assert change(None, make.seen(HAVE)).kind is ChangeClass.NONE
+
+
+def test_a_change_can_be_told_of_some_gpus_only() -> None:
+    """What others are to become has been told before."""
+    view = make.seen(HAVE)
+    desired = make.wanted([*GPUS, make.gpu(3)], make.whole(0), make.sliced(4))
+    assert change(desired, view, {"GPU-0"}).text == f"GPU 0: {X4} -> exclusive nvidia.com/gpu"
+    assert change(desired, view, {"GPU-3"}).text == f"GPU 3: nothing -> {X4}"
+    assert change(desired, view, {"GPU-1"}).kind is ChangeClass.NONE
+    assert change(desired, view, frozenset()).kind is ChangeClass.NONE

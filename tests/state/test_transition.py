@@ -12,10 +12,23 @@ from nodeagent.model.config import Contract, Mode
 from nodeagent.model.holds import ShareKey
 from nodeagent.model.kubelet import PodResourcesStatus
 from nodeagent.model.mps import DaemonState, MpsReason, MpsStatus
-from nodeagent.model.plan import Adopt, Advertise, Drop, Fence, Release, Restore, ShareAction, Start, Wait, WaitReason
+from nodeagent.model.plan import (
+    Adopt,
+    Advertise,
+    Drop,
+    Fence,
+    Plan,
+    Refusal,
+    Release,
+    Restore,
+    ShareAction,
+    Start,
+    Wait,
+    WaitReason,
+)
 from nodeagent.model.shares import AppliedGpu
-from nodeagent.state.observed import BLIND_SECONDS, Holdings, holdings
-from nodeagent.state.transition import Step, adopt, divide, lowest_unused, transition
+from nodeagent.state.observed import BLIND_SECONDS, Holdings, Observed, holdings
+from nodeagent.state.transition import Step, adopt, divide, keep_still, lowest_unused, transition, unrelieved
 from tests.state import make
 
 FOUR = make.entry(0, make.SLICED, range(4))
@@ -76,10 +89,61 @@ def test_pressure_needs_no_look() -> None:
     assert made == Step((fenced,), (Wait(UUID, WaitReason.POD_RESOURCES, some(0, 1, 2, 3)),))
 
 
+def test_what_was_fenced_before_the_start_is_lifted_where_pods_have_it() -> None:
+    """The GPU goes on leaving; what nobody has stays fenced, and so does what this agent has fenced itself."""
+    fenced = make.entry(0, make.SLICED, range(4), {1: 99.5, 2: 99.5, 3: 99.5}, leaving=True)
+    held, inherited = make.keys(make.SHARED, 0, 2, 3), make.keys(make.SHARED, 0, 1, 2)
+    made = step(fenced, make.WHOLE, 1, held, inherited=inherited)
+    assert [one for one in made.actions if isinstance(one, Restore)] == [Restore(UUID, some(2), leaving=True)]
+    assert keep_still(fenced, Holdings(some(2, 3)), Observed(now=100.0, inherited=inherited)) == Step(
+        (Restore(UUID, some(2), leaving=True),), (Wait(UUID, WaitReason.RESTART, some(1, 3)),)
+    )
+    assert keep_still(FOUR, Holdings(some(2)), Observed(now=100.0)) == Step()
+
+
+PRESSED = make.keys(make.SHARED, 0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("made", "held", "fenced", "left"),
+    [
+        (Plan(waits=(Wait(UUID, WaitReason.PODS, some(1, 2)),)), PRESSED, {}, {1, 2}),
+        (Plan(waits=(Wait(UUID, WaitReason.PODS, some(1, 2)),)), PRESSED, {1: 99.0}, {2}),
+        (Plan(waits=(Wait(UUID, WaitReason.DISK, some(0, 1, 2, 3)),)), PRESSED, {}, {1, 2}),
+        (Plan(waits=(Wait(UUID, WaitReason.PODS, some(1)),)), PRESSED, {}, {1}),
+        (Plan(waits=(Wait(UUID, WaitReason.PODS, some(1, 2)),)), make.keys(make.SHARED, 0, 1), {}, {1}),
+        (Plan(actions=(Adopt(UUID, make.SLICED, some(9)),)), PRESSED, {}, {1, 2}),
+        (Plan(refused=(Refusal(UUID, "no"),)), PRESSED, {}, {1, 2}),
+        (Plan(waits=(Wait("GPU-1", WaitReason.PODS, some(1, 2)),)), PRESSED, {}, set()),
+        (Plan(), PRESSED, {}, set()),
+    ],
+    ids=[
+        "not fenced",
+        "one of them fenced",
+        "the disk is full",
+        "one of them kept",
+        "one of them ended",
+        "shares are taken back",
+        "refused",
+        "another GPU waits",
+        "wanted again",
+    ],
+)
+def test_pressure_lasts_until_it_is_relieved(
+    made: Plan, held: frozenset[ShareKey], fenced: dict[int, float], left: set[int]
+) -> None:
+    """Each share by itself: what was handed out is to be fenced until it is, its pod ends, or it is wanted again."""
+    applied = make.applied(make.entry(0, make.SLICED, range(4), fenced))
+    found = {int(share.partition("::")[2]) for _, share in unrelieved(PRESSED, made, held, applied)}
+    assert found == left
+
+
 def test_a_stale_look_fences_nothing() -> None:
     """A `List` begun before the decision is too old to take anything away by; one is on its way."""
     made = step(FOUR, make.SLICED, 2, decided_at=100.5)
     assert made == Step((), (Wait(UUID, WaitReason.FRESH_LIST, some(2, 3)),))
+    assert step(FOUR, make.SLICED, 2, decisions={UUID: 100.5}) == made
+    assert step(FOUR, make.SLICED, 2, decisions={"GPU-1": 100.5}).actions == (Fence(UUID, some(2, 3)),)
 
 
 def test_an_agent_that_has_just_started_fences_nothing() -> None:
