@@ -1,7 +1,8 @@
 """The applied contract and the holds as bytes, and back.
 
 Decoding is as strict as the model: what `save` could not have written is `Untrusted`, never repaired. The applied
-contract decides which ids the kubelet is told of after a restart; a guess could withdraw a share that a pod holds.
+contract decides which ids the kubelet is told of after a restart; a guess could withdraw a share that a pod holds. What
+a newer writer may add (`durable.formats`) is passed over.
 
 What the driver calls a GPU at the moment, its index and the minor number of its device node, is not among it: the next
 agent may find another GPU under it.
@@ -10,18 +11,25 @@ agent may find another GPU under it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 
 from nodeagent.durable.atomic import Untrusted
 from nodeagent.durable.contracts import decode_contract, decode_enum, encode_contract
-from nodeagent.durable.envelope import expect, member, optional, parse
+from nodeagent.durable.envelope import expect, member, optional, parse, seconds
 from nodeagent.model.config import Contract, Mode
 from nodeagent.model.holds import Holds, ShareKey
 from nodeagent.model.inventory import Gpu, GpuHealth, MigAttributes, MigDevice
 from nodeagent.model.kubelet import CheckpointEntry
 from nodeagent.model.shares import Applied, AppliedGpu, share_id, split_share_id
-from nodeagent.store.ranges import MAX_NUMBER, pack, unpack
+from nodeagent.store.ranges import pack, unpack
+
+_MOST_DIGITS = 20
+"""Of a number of 64 bits."""
+
+_TOLD = 8
+"""So many faults of one file are told, at most."""
 
 
 def _dump(value: object) -> bytes:
@@ -74,17 +82,48 @@ def _encode_mig(device: MigDevice) -> dict[str, object]:
 
 def decode_applied(body: bytes, now: float) -> Applied:
     """The applied contract; fences count from `now` (monotonic seconds) on. Raises Untrusted."""
+    applied, refused = decode_each(body, now)
+    if refused:
+        raise Untrusted(refused)
+    return applied
+
+
+def decode_each(body: bytes, now: float) -> tuple[Applied, str]:
+    """The same of each GPU by itself: those whose entry can be trusted, and what is wrong with the others. Raises
+    Untrusted where no entry can be, or it is not known what the entries are.
+    """
     gpus: dict[str, AppliedGpu] = {}
-    for item in member(expect(parse(body), "file", dict), "gpus", list):
-        entry = _decode_gpu(expect(item, "gpu", dict), now)
-        if entry.gpu.uuid in gpus:
-            raise Untrusted(f"GPU {entry.gpu.uuid} is there twice")
-        gpus[entry.gpu.uuid] = entry
-    return Applied(gpus)
+    refused: list[str] = []
+    items = member(expect(parse(body), "file", dict), "gpus", list)
+    told = Counter(uuid for item in items if isinstance(item, dict) and isinstance(uuid := item.get("uuid"), str))
+    for item in items:
+        try:
+            entry = _decode_gpu(expect(item, "gpu", dict), now)
+        except Untrusted as error:
+            refused.append(str(error))
+        else:
+            gpus[entry.gpu.uuid] = entry
+    twice = [uuid for uuid in gpus if told[uuid] > 1]
+    refused += [f"GPU {uuid[:80]!r} is there twice" for uuid in twice]
+    if refused and len(gpus) == len(twice):
+        raise Untrusted(_few(refused))
+    return Applied({uuid: entry for uuid, entry in gpus.items() if uuid not in twice}), _few(refused)
+
+
+def _few(told: Sequence[str]) -> str:
+    return "; ".join(told[:_TOLD]) + (f"; and {len(told) - _TOLD} more" if len(told) > _TOLD else "")
 
 
 def _decode_gpu(item: Mapping[str, object], now: float) -> AppliedGpu:
     uuid = member(item, "uuid", str)
+    try:
+        entry = _decode_entry(uuid, item, now)
+    except Untrusted as error:
+        raise Untrusted(f"GPU {uuid[:80]!r}: {error}") from error
+    return entry
+
+
+def _decode_entry(uuid: str, item: Mapping[str, object], now: float) -> AppliedGpu:
     gpu = Gpu(
         uuid=uuid,
         index=member(item, "index", int),
@@ -136,13 +175,13 @@ def _check(entry: AppliedGpu) -> None:
     elif entry.max_shares_per_container is not None and entry.max_shares_per_container < 1:
         wrong = "its limit per container is below 1"
     if wrong:
-        raise Untrusted(f"GPU {entry.gpu.uuid!r}: {wrong}")
+        raise Untrusted(wrong)
 
 
 def _capability(value: list[object] | None) -> tuple[int, int] | None:
     if value is None:
         return None
-    if len(value) != 2:
+    if len(value) < 2:
         raise Untrusted("computeCapability: expected [major, minor]")
     return expect(value[0], "major", int), expect(value[1], "minor", int)
 
@@ -168,9 +207,9 @@ def _attributes(value: Mapping[str, object] | None) -> MigAttributes | None:
 
 
 def _xids(value: Mapping[str, object]) -> dict[int, float]:
-    if not all(xid.isascii() and xid.isdigit() for xid in value):
+    if not all(xid.isascii() and xid.isdigit() and len(xid) <= _MOST_DIGITS for xid in value):
         raise Untrusted("xids: expected numbers")
-    return {int(xid): expect(at, "xid", float) for xid, at in value.items()}
+    return {int(xid): seconds(expect(at, "xid", float), "xid") for xid, at in value.items()}
 
 
 def _contract(value: Mapping[str, object] | None) -> Contract | None:
@@ -219,19 +258,22 @@ def decode_holds(body: bytes, now: float, *, same_boot: bool) -> Holds:
         granted=granted if same_boot else {},
         unlisted=unlisted,
         ended=_unpack_entries(member(value, "ended", list)),
-        draining={uuid: expect(at, "since", float) for uuid, at in member(value, "draining", dict).items()},
+        draining={
+            uuid: seconds(expect(at, "since", float), "since") for uuid, at in member(value, "draining", dict).items()
+        },
     )
 
 
 def _time(value: object, now: float) -> float:
-    return min(float(value) if type(value) is int else expect(value, "time", float), now)
+    return min(seconds(value, "time"), now)
 
 
 def _row(value: object, length: int) -> list[object]:
+    """The first members of a row, which may have got more since."""
     row = expect(value, "row", list)
-    if len(row) != length:
+    if len(row) < length:
         raise Untrusted(f"row: expected {length} members, got {len(row)}")
-    return row
+    return row[:length]
 
 
 def _pack_ids(ids: Iterable[str]) -> dict[str, object]:
@@ -252,7 +294,7 @@ def _split(share: str) -> tuple[str, int | None]:
         uuid, number = split_share_id(share)
     except ValueError:
         return share, None
-    return (share, None) if number is None or number > MAX_NUMBER else (uuid, number)
+    return (share, None) if number is None else (uuid, number)
 
 
 def _unpack_ids(value: object) -> Iterator[str]:
