@@ -191,10 +191,12 @@ class MpsView:
     async def _ask(self, seen: Seen) -> None:
         """Write what is wanted, unless that is on disk, or there is nobody and nothing that it could matter to."""
         wanted = self._wanted
+        if wanted is None:
+            return
+        form = self._formats.desired
         # What the host reads; where it has not said so, or not in words that are read here, what everybody has read.
         reads = self._observed.reads if self._observed is not None and not seen.unheard else UNDECLARED
-        form = self._formats.desired
-        if wanted is None or (wanted == seen.desired and seen.version in {*reads, form.written_for(reads)}):
+        if wanted == seen.desired and (seen.unheard or seen.version in {*reads, form.written_for(reads)}):
             return
         if seen.desired is None and not wanted and not self._is_used(seen):
             return
