@@ -144,7 +144,7 @@ def ask(directory: Path, command: str, argument: str) -> Answer:
         return Answer(bool(told["done"]), str(told["message"]))
     except OSError as error:
         raise Unreachable(f"cannot reach an agent at {path}: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Unreachable(f"cannot understand the agent at {path}: is it another version?") from error
 
 
@@ -152,7 +152,7 @@ def _request(line: bytes) -> tuple[str, str]:
     try:
         told = json.loads(line)
         command, argument = told["command"], told["argument"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CannotDo("cannot understand the request: expected a command and one argument as JSON") from error
     if not isinstance(command, str) or not isinstance(argument, str):
         raise CannotDo("cannot understand the request: expected texts")

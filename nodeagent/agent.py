@@ -399,6 +399,7 @@ class Agent:
             last_known_good=None,
             daemons=daemons,
             same_boot=self._store.same_boot or applied is None,
+            partial=self._store.partial,
             cautious=not (read_applied and read_holds and read_document) or len(self._store.notices) > told,
         )
         return remembered, document

@@ -87,7 +87,8 @@ GPUs that it is for."""
 @dataclass(frozen=True, slots=True)
 class Remembered:
     """What an earlier agent left on this node. `same_boot` is False when the node has been restarted since, `cautious`
-    True when not all that it left could be read. `daemons` are the contracts of the MPS daemons that it asked for.
+    True when not all that it left could be read. `partial`: GPUs are missing from the applied contract, since what it
+    left of them could not be read. `daemons` are the contracts of the MPS daemons that it asked for.
     """
 
     applied: Applied = field(default_factory=Applied)
@@ -96,6 +97,7 @@ class Remembered:
     daemons: Mapping[str, Contract] = field(default_factory=dict)
     same_boot: bool = True
     cautious: bool = False
+    partial: bool = False
 
 
 class Reconciler:
@@ -154,6 +156,7 @@ class Reconciler:
         self._applied = remembered.applied if remembered.same_boot else nodegpus.unseen(remembered.applied)
         self._holds = remembered.holds
         self._orphans = remembered.daemons
+        self._partial = remembered.partial
         # What the agent before this one granted in its last moments is on no disk.
         cautious = remembered.cautious or bool(remembered.applied.gpus)
         self._cautious_until = now + holds.GRANT_GRACE if cautious else now
@@ -336,6 +339,7 @@ class Reconciler:
             resend=comparison.resend(),
             reconnect=comparison.reconnect(),
             unwritten=self._keeper.problem is not None,
+            partial=self._partial,
         )
 
     def _plan(self, view: Observed) -> Plan:

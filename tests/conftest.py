@@ -74,6 +74,14 @@ def mps_control() -> Path:
     return tool("nvidia-cuda-mps-control")
 
 
+@pytest.fixture(scope="session")
+def release_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the code of the release before this one is: see `tests/releases.py`."""
+    from tests.releases import BEFORE, unpack
+
+    return unpack(BEFORE, tmp_path_factory.mktemp("r"))
+
+
 @dataclass(frozen=True, slots=True)
 class Soak:
     """How much of the full counts this run does, and the seed that its random moments come from."""

@@ -71,7 +71,7 @@ def fetch_status(agent: str, timeout: float = TIMEOUT, *, whole: bool = False) -
         raise Unreachable(f"cannot reach the agent at {agent}: {_reason(error.reason)}") from None
     except (OSError, HTTPException) as error:
         raise Unreachable(f"cannot reach the agent at {agent}: {_reason(error)}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Unreachable(f"cannot read the status of {agent}: what answers there is no nodeagent") from None
     if not isinstance(status, dict) or (status.get("apiVersion"), status.get("kind")) != (API_VERSION, KIND):
         raise Unreachable(f"cannot read the status of {agent}: expected a {KIND} {API_VERSION}")

@@ -90,12 +90,33 @@ def read(path: Path) -> bytes | None:
 
 def set_aside(path: Path) -> Path:
     """Rename the file to `<name>.corrupt-<n>`, n one more than any before; the newest few are kept. Raises OSError."""
-    pattern = re.compile(re.escape(path.name) + r"\.corrupt-([0-9]{1,9})")
     with naming(path, "set file aside"):
-        taken = sorted(int(found[1]) for entry in path.parent.iterdir() if (found := pattern.fullmatch(entry.name)))
-        target = path.with_name(f"{path.name}.corrupt-{taken[-1] + 1 if taken else 1}")
+        target = _aside(path)
         path.rename(target)
-        for number in taken[: max(0, len(taken) + 1 - KEPT)]:
-            with suppress(OSError):
-                path.with_name(f"{path.name}.corrupt-{number}").unlink()
+        _keep_few(path)
     return target
+
+
+def copy_aside(path: Path) -> Path:
+    """The same, and leave the file where it is: the new name is one more link to it. Raises OSError."""
+    with naming(path, "copy file aside"):
+        target = _aside(path)
+        target.hardlink_to(path)
+        _keep_few(path)
+    return target
+
+
+def _aside(path: Path) -> Path:
+    taken = _taken(path)
+    return path.with_name(f"{path.name}.corrupt-{taken[-1] + 1 if taken else 1}")
+
+
+def _keep_few(path: Path) -> None:
+    for number in _taken(path)[:-KEPT]:
+        with suppress(OSError):
+            path.with_name(f"{path.name}.corrupt-{number}").unlink()
+
+
+def _taken(path: Path) -> list[int]:
+    pattern = re.compile(re.escape(path.name) + r"\.corrupt-([0-9]{1,9})")
+    return sorted(int(found[1]) for entry in path.parent.iterdir() if (found := pattern.fullmatch(entry.name)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from enum import Enum
 from typing import TypeVar
@@ -40,7 +41,7 @@ def decode_enum(kind: type[E], value: str) -> E:
     try:
         return kind(value)
     except ValueError as error:
-        raise Untrusted(str(error)) from error
+        raise Untrusted(f"{reprlib.repr(value)} is not a valid {kind.__name__}") from error
 
 
 def _limits(value: Mapping[str, object]) -> MpsLimits:

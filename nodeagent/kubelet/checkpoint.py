@@ -51,4 +51,5 @@ def _ids(found: object) -> list[str]:
 def _text(found: object) -> str:
     if not isinstance(found, str):
         raise TypeError(f"not a text: {found!r}")
+    found.encode()  # JSON can carry what UTF-8 cannot, and the kubelet's strings are UTF-8
     return found

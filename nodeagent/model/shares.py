@@ -20,6 +20,12 @@ from nodeagent.model.inventory import Gpu, GpuHealth
 MAX_ID_LENGTH = 63
 """Longest device id that the kubelet takes (`Device.ID`, device plugin API v1beta1)."""
 
+MAX_NUMBER = 1_000_000
+"""Highest number of a share: no list of the kubelet's 4 MiB has as many. An id with a higher one is nobody's share."""
+
+
+_MOST_DIGITS = len(str(MAX_NUMBER))
+
 
 def share_id(uuid: str, mode: Mode, number: int) -> str:
     """`<uuid>` for an exclusive GPU, `<uuid>::<number>` else."""
@@ -27,13 +33,25 @@ def share_id(uuid: str, mode: Mode, number: int) -> str:
 
 
 def split_share_id(share: str) -> tuple[str, int | None]:
-    """(uuid, number), number None for an id without one. Raises ValueError where `::` is not followed by a number."""
+    """(uuid, number), number None for an id without one. Raises ValueError where `::` is not followed by the number of
+    a share, as `share_id` writes it.
+    """
     uuid, separator, number = share.partition("::")
     if not separator:
         return share, None
-    if not (number.isascii() and number.isdigit()) or str(int(number)) != number:
-        raise ValueError(f"not a share id: {share!r}")
-    return uuid, int(number)
+    found = read_number(number)
+    if found is None:
+        raise ValueError(f"not a share id: {share[:80]!r}")
+    return uuid, found
+
+
+def read_number(text: str) -> int | None:
+    """The number that is written so, in ASCII and without leading zeros; None for what is no number of a share."""
+    # By its length first: text of thousands of digits is not converted at all.
+    if not (0 < len(text) <= _MOST_DIGITS and text.isascii() and text.isdigit()):
+        return None
+    number = int(text)
+    return number if number <= MAX_NUMBER and str(number) == text else None
 
 
 class ShareState(Enum):

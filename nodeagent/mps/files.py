@@ -1,8 +1,9 @@
 """What is under the MPS root, and how: the layout, and the files that the agent and the MPS host leave for each other.
 
-Each file has one writer and is whole or absent (`durable.atomic`), sealed with version and checksum
+Each file has one writer and is whole or absent (`durable.atomic`), sealed with its version and a checksum
 (`durable.envelope`). Decoding is strict: what we could not have written is `Untrusted`, never repaired, since a guess
-could end a daemon that pods compute through.
+could end a daemon that pods compute through. Agent and host are seldom of one release: what may change in a file, and
+what is written for whom, is said in `durable.formats`.
 
 - `desired.json`, by the agent: which GPU is to be under which contract. Absent: nothing has been asked for yet.
 - `observed.json`, by the host: what is true. A uuid that it does not name has no daemon and the compute mode that it
@@ -17,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -25,6 +26,7 @@ from typing import Final
 from nodeagent.durable.atomic import Untrusted
 from nodeagent.durable.contracts import decode_contract, decode_enum, encode_contract
 from nodeagent.durable.envelope import expect, member, optional, parse, seal, unseal
+from nodeagent.durable.formats import FORMATS, UNDECLARED, Format
 from nodeagent.model.config import Contract, Mode
 from nodeagent.model.inventory import ComputeMode
 from nodeagent.model.mps import DaemonState
@@ -110,7 +112,7 @@ class Observed:
     `shared_memory` is what clients need at /dev/shm. `answers` is the `checksum` of the desired.json that the host
     works by, empty before it has read one: what neither file names is free of MPS, unless the host is yet to read the
     newest. `life` tells one host from the next, and `beat` one moment of it from a later one; a host of an older
-    version says neither.
+    version says neither. `reads` are the versions of desired.json that it reads.
     """
 
     host_pid: int
@@ -120,6 +122,7 @@ class Observed:
     answers: str = ""
     life: str = ""
     beat: int = 0
+    reads: tuple[int, ...] = UNDECLARED
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,15 +147,23 @@ def dump(value: object) -> bytes:
 # --- desired.json ---------------------------------------------------------------------------------------------------
 
 
-def encode_desired(daemons: Mapping[str, Contract], token: str = "") -> bytes:
-    """The contracts by uuid. Every one of them is of MPS. `token` tells this file from one that asked for the same."""
+def encode_desired(
+    daemons: Mapping[str, Contract],
+    token: str = "",
+    *,
+    form: Format = FORMATS.desired,
+    declared: Collection[int] = UNDECLARED,
+) -> bytes:
+    """The contracts by uuid. Every one of them is of MPS. `token` tells this file from one that asked for the same, and
+    `declared` are the versions that the host reads.
+    """
     body = {"daemons": {uuid: encode_contract(daemons[uuid]) for uuid in sorted(daemons)}}
-    return seal("mps-desired", {"token": token}, dump(body))
+    return seal(form, {"token": token}, dump(body), declared)
 
 
-def decode_desired(data: bytes) -> dict[str, Contract]:
+def decode_desired(data: bytes, form: Format = FORMATS.desired) -> dict[str, Contract]:
     """What `encode_desired` was given. Raises Untrusted."""
-    _, body = unseal("mps-desired", data)
+    _, body = unseal(form, data)
     return {uuid: _contract(item) for uuid, item in by_uuid(as_object(body), "daemons").items()}
 
 
@@ -164,8 +175,8 @@ def checksum(data: bytes) -> str:
 # --- observed.json --------------------------------------------------------------------------------------------------
 
 
-def encode_observed(observed: Observed) -> bytes:
-    """Everything, daemons in order of uuid: equal values are equal bytes."""
+def encode_observed(observed: Observed, form: Format = FORMATS.observed) -> bytes:
+    """Everything, daemons in order of uuid: equal values are equal bytes. The agent may be of the release before."""
     body = {
         "hostPid": observed.host_pid,
         "sharedMemory": observed.shared_memory,
@@ -173,6 +184,7 @@ def encode_observed(observed: Observed) -> bytes:
         "answers": observed.answers,
         "life": observed.life,
         "beat": observed.beat,
+        "readsDesired": list(observed.reads),
         "daemons": {
             uuid: {
                 "contract": None if daemon.contract == FORGOTTEN else encode_contract(daemon.contract),
@@ -187,13 +199,14 @@ def encode_observed(observed: Observed) -> bytes:
             for uuid, daemon in sorted(observed.daemons.items())
         },
     }
-    return seal("mps-observed", {}, dump(body))
+    return seal(form, {}, dump(body))
 
 
-def decode_observed(data: bytes) -> Observed:
+def decode_observed(data: bytes, form: Format = FORMATS.observed) -> Observed:
     """What `encode_observed` was given. Raises Untrusted."""
-    _, body = unseal("mps-observed", data)
+    _, body = unseal(form, data)
     value = as_object(body)
+    reads = optional(value, "readsDesired", list)
     return Observed(
         host_pid=at_least(1, member(value, "hostPid", int)),
         shared_memory=member(value, "sharedMemory", str),
@@ -201,6 +214,7 @@ def decode_observed(data: bytes) -> Observed:
         answers=member(value, "answers", str),
         life=optional(value, "life", str) or "",
         beat=at_least(0, optional(value, "beat", int) or 0),
+        reads=UNDECLARED if reads is None else tuple(expect(one, "readsDesired", int) for one in reads),
         daemons={uuid: _observed_daemon(expect(item, uuid, dict)) for uuid, item in by_uuid(value, "daemons").items()},
     )
 
@@ -236,12 +250,12 @@ def encode_record(record: Record) -> bytes:
         "restarts": record.restarts,
         "restored": record.restored,
     }
-    return seal("mps-daemon", {}, dump(body))
+    return seal(FORMATS.daemon, {}, dump(body))
 
 
 def decode_record(data: bytes) -> Record:
     """What `encode_record` was given. Raises Untrusted."""
-    _, body = unseal("mps-daemon", data)
+    _, body = unseal(FORMATS.daemon, data)
     value = as_object(body)
     return Record(
         contract=_contract(value.get("contract")),
@@ -253,12 +267,12 @@ def decode_record(data: bytes) -> Record:
 
 def encode_compute_modes(modes: Mapping[str, ComputeMode]) -> bytes:
     """The modes that were found, by uuid."""
-    return seal("mps-compute-modes", {}, dump({"modes": {uuid: modes[uuid].value for uuid in sorted(modes)}}))
+    return seal(FORMATS.compute_modes, {}, dump({"modes": {uuid: modes[uuid].value for uuid in sorted(modes)}}))
 
 
 def decode_compute_modes(data: bytes) -> dict[str, ComputeMode]:
     """What `encode_compute_modes` was given. Raises Untrusted."""
-    _, body = unseal("mps-compute-modes", data)
+    _, body = unseal(FORMATS.compute_modes, data)
     modes = by_uuid(as_object(body), "modes")
     return {uuid: decode_enum(ComputeMode, expect(mode, uuid, str)) for uuid, mode in modes.items()}
 

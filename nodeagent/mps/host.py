@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 
 from nodeagent.durable import atomic
+from nodeagent.durable.formats import FORMATS, Formats
 from nodeagent.durable.lock import FileLock
 from nodeagent.model.config import Contract
 from nodeagent.mps import directory, shm
@@ -69,12 +70,14 @@ class MpsHost:
         program: str = PROGRAM,
         shm_size: int = 0,
         timing: Timing = DEFAULT_TIMING,
+        formats: Formats = FORMATS,
     ) -> None:
         # Daemons get these paths in their environment, by which the next host knows them: one name for one directory.
         self._layout = Layout(root.resolve())
         self._subscribe = subscribe
         self._shm_size = shm_size
         self._timing = timing
+        self._formats = formats
         self._launcher = Launcher(self._layout, program, shared_memory=self._layout.shared_memory if shm_size else None)
         self._modes = ComputeModes(self._layout.compute_modes, gpus)
         rooms = Rooms(bounded=shm_size > 0)
@@ -205,7 +208,7 @@ class MpsHost:
     def _take(self, data: bytes) -> None:
         """Work by these wishes from now on; by those of before if they are damaged."""
         try:
-            self._desired, self._answers = decode_desired(data), checksum(data)
+            self._desired, self._answers = decode_desired(data, self._formats.desired), checksum(data)
         except atomic.Untrusted as error:
             self._unread = f"cannot use {self._layout.desired}: {error}"
 
@@ -271,7 +274,7 @@ class MpsHost:
                 self._beat += 1
                 told = self._observed()
                 try:
-                    data = encode_observed(told)
+                    data = encode_observed(told, self._formats.observed)
                     await self._disk.do(partial(atomic.write, self._layout.observed, data, sync=False))
                     self._written, complaint, due = told, "", False
                 except OSError as error:
@@ -295,4 +298,5 @@ class MpsHost:
             answers=self._answers,
             life=self._life,
             beat=self._beat,
+            reads=self._formats.desired.reads,
         )

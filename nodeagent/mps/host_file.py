@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from nodeagent.durable.envelope import expect, member, optional, seal, unseal
+from nodeagent.durable.formats import FORMATS
 from nodeagent.model.mps import GpuMeans
 from nodeagent.mps.files import as_object, at_least, by_uuid, dump
 
@@ -42,12 +43,12 @@ def encode_host(word: HostWord) -> bytes:
             for uuid, means in sorted(word.gpus.items())
         },
     }
-    return seal("mps-host", {}, dump(body))
+    return seal(FORMATS.host, {}, dump(body))
 
 
 def decode_host(data: bytes) -> HostWord:
     """What `encode_host` was given. Raises Untrusted."""
-    _, body = unseal("mps-host", data)
+    _, body = unseal(FORMATS.host, data)
     value = as_object(body)
     return HostWord(
         life=member(value, "life", str),

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from nodeagent.durable import atomic
+from nodeagent.durable.envelope import OtherVersion, version_of
+from nodeagent.durable.formats import FORMATS, Formats
 from nodeagent.model.config import Contract
 from nodeagent.model.mps import GpuMeans
 from nodeagent.mps.files import (
@@ -39,7 +41,9 @@ class Seen:
     in mind. `word` is what the host says of itself. `kept` are the GPUs that a host has laid hands on, with the
     contract where it is known. `problem` says which file could not be used, and why; it is taken for absent.
 
-    `told` is whether `observed` is by the host that runs, as far as the pid in its lock says.
+    `told` is whether `observed` is by the host that runs, as far as the pid in its lock says. `unheard`: what it tells
+    is of a version that is not read here. `verified` are the contracts of the daemons that have had their limits, as
+    the host has it for itself. `version` is that of what is asked for.
     """
 
     runs: bool = False
@@ -50,6 +54,9 @@ class Seen:
     answered: bool = False
     kept: Mapping[str, Contract | None] = field(default_factory=dict)
     problem: str = ""
+    unheard: bool = False
+    verified: Mapping[str, Contract] = field(default_factory=dict)
+    version: int | None = None
 
     @property
     def heard(self) -> HostWord | None:
@@ -67,32 +74,38 @@ class Seen:
         return None if older else {}
 
 
-def look(layout: Layout) -> Seen:
+def look(layout: Layout, formats: Formats = FORMATS) -> Seen:
     """What is there now. Blocks. Raises OSError when not even the lock can be looked at."""
     # The lock comes first: where no host runs, what is read after that has been at rest, or is by one who begins anew.
     runs = host_runs(layout.lock)
     holder = _holder(layout.lock) if runs else None
     problems: list[str] = []
+    unread: set[Path] = set()
 
     def read(path: Path, decode: Callable[[bytes], T]) -> tuple[T | None, bytes]:
         try:
             data = atomic.read(path)
             return (None, b"") if data is None else (decode(data), data)
         except atomic.Untrusted as error:
+            if isinstance(error, OtherVersion):
+                unread.add(path)
             problems.append(f"cannot use {path}: {error}")
         except OSError as error:
             problems.append(str(error))
         return None, b""
 
-    desired, asked = read(layout.desired, decode_desired)
-    observed, _ = read(layout.observed, decode_observed)
+    desired, asked = read(layout.desired, lambda data: decode_desired(data, formats.desired))
+    observed, _ = read(layout.observed, lambda data: decode_observed(data, formats.observed))
     word, _ = read(layout.host, decode_host)
     modes, _ = read(layout.compute_modes, decode_compute_modes)
     kept: dict[str, Contract | None] = dict.fromkeys(modes or ())
+    verified: dict[str, Contract] = {}
     for uuid in _directories(layout.root):
         if layout.record(uuid).exists():
             record, _ = read(layout.record(uuid), decode_record)
             kept[uuid] = record.contract if record is not None else None
+            if record is not None and record.verified:
+                verified[uuid] = record.contract
     return Seen(
         runs=runs,
         desired=desired,
@@ -102,6 +115,9 @@ def look(layout: Layout) -> Seen:
         answered=observed is not None and observed.answers == (checksum(asked) if desired is not None else ""),
         kept=kept,
         problem="; ".join(problems),
+        unheard=layout.observed in unread,
+        verified=verified,
+        version=version_of(asked) if desired is not None else None,
     )
 
 

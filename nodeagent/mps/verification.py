@@ -68,7 +68,7 @@ class Verification:
     @property
     def settled(self) -> bool:
         """Whether `daemon` rests on a look of our own, or needs none."""
-        return self._claim.state is not DaemonState.READY or self._judged == _identity(self._claim)
+        return self._claim.state is not DaemonState.READY or _are_one(self._judged, _identity(self._claim))
 
     @property
     def unseen(self) -> bool:
@@ -125,7 +125,7 @@ class Verification:
 
     def _demand_process(self, claim: ObservedDaemon) -> None:
         peer = self._control.peer()
-        if peer not in {0, claim.pid}:
+        if claim.pid is not None and peer not in {0, claim.pid}:  # of a host that is not heard nobody knows the pid
             raise ControlError(f"process {peer} listens at its socket, and not process {claim.pid}, its daemon")
 
     def _compare(self, claim: ObservedDaemon, found: Limits) -> Verdict:
@@ -142,3 +142,12 @@ class Verification:
 
 def _identity(claim: ObservedDaemon) -> _Identity:
     return claim.contract, claim.pid, claim.start_time
+
+
+def _are_one(judged: _Identity | None, claimed: _Identity) -> bool:
+    """Whether what was looked at is what is claimed. A host that is not heard claims no process: when it comes to be
+    heard, or no longer is, its daemons are as they were.
+    """
+    if judged is None or judged[0] != claimed[0]:
+        return False
+    return judged == claimed or judged[1] is None or claimed[1] is None

@@ -6,7 +6,8 @@ confirm. Without a host, daemons that run go on, and so do their shares.
 
 A GPU is free of MPS only when the host says so and is known to have read the newest wish: one who begins with a daemon
 that was asked for a moment ago, and is no longer, is not to find the GPU given to somebody else. Where no host runs,
-`remains` says it. What a host of this version tells is believed as long as it tells it anew.
+`remains` says it. What a host of this version tells is believed as long as it tells it anew. Of one that tells it in a
+version that is not read here, nothing new is asked; daemons that it has recorded are asked themselves.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from nodeagent.durable import atomic
+from nodeagent.durable.formats import FORMATS, UNDECLARED, Formats
 from nodeagent.model.config import Contract
 from nodeagent.model.mps import SHARED_MEMORY, DaemonState, MpsDaemon, MpsReason, MpsStatus
 from nodeagent.mps.control import DEADLINE, PROGRAM, Control, check_root
 from nodeagent.mps.directory import make_root
 from nodeagent.mps.disk import Disk, reason
-from nodeagent.mps.files import FORGOTTEN, Layout, Observed, encode_desired
+from nodeagent.mps.files import FORGOTTEN, Layout, Observed, ObservedDaemon, encode_desired
 from nodeagent.mps.freshness import Freshness
 from nodeagent.mps.look import Seen, look
 from nodeagent.mps.remains import ReadMode, Remains
@@ -81,6 +83,7 @@ class MpsView:
         thorough_every: float = THOROUGH_EVERY,
         stale_after: float = STALE_AFTER,
         deadline: float = DEADLINE,
+        formats: Formats = FORMATS,
     ) -> None:
         check_root(root)
         self._layout = Layout(root)
@@ -90,6 +93,7 @@ class MpsView:
         self._look_every = look_every
         self._thorough_every = thorough_every
         self._deadline = deadline
+        self._formats = formats
         self._disk = Disk(root, name="mps-root", deadline=deadline)
         self._remains = Remains(self._layout, self._disk, read_mode)
         self._freshness = Freshness(look_every, stale_after)
@@ -129,7 +133,7 @@ class MpsView:
         An agent that remembers nothing itself asks for these, until it knows who has their shares.
         """
         try:
-            seen = look(self._layout)
+            seen = look(self._layout, self._formats)
         except OSError as error:
             logger.warning("cannot tell which MPS daemons were asked for: %s", reason(error))
             return {}
@@ -161,7 +165,7 @@ class MpsView:
 
     async def _turn(self, tasks: asyncio.TaskGroup) -> None:
         try:
-            seen = await self._disk.do(lambda: look(self._layout))
+            seen = await self._disk.do(lambda: look(self._layout, self._formats))
             if self._freshness.stale(seen, time.monotonic()):
                 seen = replace(seen, answered=False)
             self._take(seen, tasks)
@@ -187,14 +191,19 @@ class MpsView:
     async def _ask(self, seen: Seen) -> None:
         """Write what is wanted, unless that is on disk, or there is nobody and nothing that it could matter to."""
         wanted = self._wanted
-        if wanted is None or wanted == seen.desired:
+        if wanted is None:
+            return
+        form = self._formats.desired
+        # What the host reads; where it has not said so, or not in words that are read here, what everybody has read.
+        reads = self._observed.reads if self._observed is not None and not seen.unheard else UNDECLARED
+        if wanted == seen.desired and (seen.unheard or seen.version in {*reads, form.written_for(reads)}):
             return
         if seen.desired is None and not wanted and not self._is_used(seen):
             return
         self._may_work_by(wanted)
         self._seen = replace(seen, answered=False)
         # Another token each time: an answer to the same wish of a while ago is none to this one.
-        data = encode_desired(wanted, uuid.uuid4().hex)
+        data = encode_desired(wanted, uuid.uuid4().hex, form=form, declared=reads)
 
         def write() -> None:
             make_root(self._layout.root)
@@ -218,10 +227,14 @@ class MpsView:
             self._wishes.clear()
         if seen.desired is not None:
             self._may_work_by(seen.desired)
-        if seen.observed is None:  # what it told last is better than nothing
+        if seen.observed is not None:
+            self._observed = seen.observed
+            claims = seen.observed.daemons
+        elif seen.runs and seen.unheard:
+            claims = {one: ObservedDaemon(contract, DaemonState.READY) for one, contract in seen.verified.items()}
+        else:  # what it told last is better than nothing
             return
-        self._observed = seen.observed
-        for one, claim in seen.observed.daemons.items():
+        for one, claim in claims.items():
             self._contracts[one] = claim.contract
             if one in self._daemons:
                 self._daemons[one][0].expect(claim)
@@ -235,7 +248,7 @@ class MpsView:
                 thorough_every=self._thorough_every,
             )
             self._daemons[one] = verification, tasks.create_task(verification.run())
-        for one in self._daemons.keys() - seen.observed.daemons.keys():
+        for one in self._daemons.keys() - claims.keys():
             self._daemons.pop(one)[1].cancel()
 
     def _publish(self) -> None:
@@ -255,7 +268,7 @@ class MpsView:
         if self._settles_at is None:
             return False
         seen = self._seen
-        known = seen is not None and (seen.answered or not seen.runs)
+        known = seen is not None and (seen.answered or seen.unheard or not seen.runs)
         known = known and all(verification.settled for verification, _ in self._daemons.values())
         self._settled = known or asyncio.get_running_loop().time() >= self._settles_at
         return self._settled

@@ -7,6 +7,7 @@ say yet, of MIG, XIDs and numbers, is taken as not there.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import replace
 from enum import Enum
@@ -16,7 +17,7 @@ from nodeagent.model.config import Contract, Mode, MpsLimits
 from nodeagent.model.holds import ShareKey
 from nodeagent.model.inventory import ComputeMode, Gpu, GpuHealth, Inventory, InventoryReason, MigDevice
 from nodeagent.model.mps import DaemonState, GpuMeans, MpsDaemon, MpsReason, MpsStatus
-from nodeagent.model.shares import Applied, AppliedGpu
+from nodeagent.model.shares import MAX_NUMBER, Applied, AppliedGpu
 from nodeagent.report.status import API_VERSION, KIND
 from nodeagent.report.times import unix_seconds
 
@@ -148,7 +149,8 @@ def _daemon(uuid: str, told: Mapping[str, object], where: str) -> MpsDaemon:
 def _check_kind(status: Mapping[str, object]) -> None:
     found = (status.get("apiVersion"), status.get("kind"))
     if found != (API_VERSION, KIND):
-        raise ValueError(f"not a status of this version: expected {API_VERSION} {KIND}, got {found[0]} {found[1]}")
+        told = " ".join(reprlib.repr(one) for one in found)
+        raise ValueError(f"not a status of this version: expected {API_VERSION} {KIND}, got {told}")
 
 
 def _gpu(facts: Mapping[str, object], where: str) -> Gpu:
@@ -193,7 +195,7 @@ def _capability(text: str | None, where: str) -> tuple[int, int] | None:
     try:
         major, minor = (int(part) for part in text.split("."))
     except ValueError:
-        raise ValueError(f"{where}.computeCapability: expected major.minor, got {text!r}") from None
+        raise ValueError(f"{where}.computeCapability: expected major.minor, got {reprlib.repr(text)}") from None
     return major, minor
 
 
@@ -215,8 +217,10 @@ def _limits(told: Mapping[str, object], where: str) -> MpsLimits:
 
 
 def _numbers(applied: Mapping[str, object], key: str, where: str) -> frozenset[int]:
-    numbers = _member(applied, key, list, where)
-    return frozenset(_expect(number, f"{where}.{key}", int) for number in numbers)
+    numbers = [_expect(number, f"{where}.{key}", int) for number in _member(applied, key, list, where)]
+    if any(not 0 <= number <= MAX_NUMBER for number in numbers):
+        raise ValueError(f"{where}.{key}: expected numbers of shares, from 0 to {MAX_NUMBER}")
+    return frozenset(numbers)
 
 
 def _enum(mapping: Mapping[str, object], key: str, kind: type[E], where: str) -> E:
@@ -225,7 +229,9 @@ def _enum(mapping: Mapping[str, object], key: str, kind: type[E], where: str) ->
         return kind(value)
     except ValueError:
         known = ", ".join(str(member.value) for member in kind)
-        raise ValueError(f"{where}.{key}: expected one of {known}, got {value!r}: is that agent newer?") from None
+        raise ValueError(
+            f"{where}.{key}: expected one of {known}, got {reprlib.repr(value)}: is that agent newer?"
+        ) from None
 
 
 def _time(mapping: Mapping[str, object], key: str, where: str = "") -> float:
@@ -234,7 +240,9 @@ def _time(mapping: Mapping[str, object], key: str, where: str = "") -> float:
         return unix_seconds(text)
     except ValueError:
         place = f"{where}.{key}" if where else key
-        raise ValueError(f"{place}: expected a time such as 2026-02-03T04:05:06.789Z, got {text!r}") from None
+        raise ValueError(
+            f"{place}: expected a time such as 2026-02-03T04:05:06.789Z, got {reprlib.repr(text)}"
+        ) from None
 
 
 def _optional(mapping: Mapping[str, object], key: str, kind: type[T], where: str) -> T | None:
@@ -247,5 +255,5 @@ def _member(mapping: Mapping[str, object], key: str, kind: type[T], where: str =
 
 def _expect(value: object, where: str, kind: type[T]) -> T:
     if type(value) is not kind:
-        raise ValueError(f"{where}: expected {kind.__name__}, got {repr(value)[:40]}")
+        raise ValueError(f"{where}: expected {kind.__name__}, got {reprlib.repr(value)}")
     return value

@@ -16,7 +16,7 @@ from nodeagent.model.handover import HandOver, HostFiles
 from nodeagent.model.holds import ShareKey
 from nodeagent.model.mps import MpsStatus
 from nodeagent.model.plan import Plan, WaitReason
-from nodeagent.model.shares import Applied, AppliedGpu, ShareIds, split_share_id
+from nodeagent.model.shares import Applied, AppliedGpu, ShareIds, read_number, split_share_id
 from nodeagent.model.topology import Topology
 from nodeagent.state.choosing import Candidate, Free, near, spread, together
 from nodeagent.state.desired import Desired
@@ -267,7 +267,7 @@ def _free(offer: Offer, shares: Iterable[str]) -> Free:
         uuid, _, number = share.partition("::")
         ill, rank, counted = known.get(uuid) or (True, len(known), uuid)
         worth = _ILL if ill else _LEAVING if share in leaving else _WAITING if share in avoid else 0
-        candidate = (worth, rank, int(number) if number.isdecimal() else 0, share)
+        candidate = (worth, rank, read_number(number) or 0, share)
         found.setdefault(counted, []).append(candidate)
     return found
 

@@ -41,7 +41,8 @@ class Observed:
     this one asked for and that no applied contract speaks of: its state directory was lost. `symptoms` is what the
     driver has reported of the GPUs' faults, and how that is to be judged. `registered` are the resources being served;
     `resend` and `reconnect` those whose view at the kubelet asks for healing. `unwritten`: the disk does not know all
-    that is so, since it cannot be written.
+    that is so, since it cannot be written. `partial`: GPUs are missing from what the agent before this one had applied,
+    since that could not be read.
     """
 
     now: float
@@ -65,6 +66,7 @@ class Observed:
     resend: frozenset[str] = frozenset()
     reconnect: frozenset[str] = frozenset()
     unwritten: bool = False
+    partial: bool = False
 
     @property
     def readable(self) -> bool:
@@ -119,7 +121,7 @@ def by_gpu(held: Iterable[ShareKey]) -> dict[str, list[ShareKey]]:
 
 def holdings(entry: AppliedGpu, keys: Iterable[ShareKey]) -> Holdings:
     """Which of the held shares of this GPU are of its contract, and which are not. Ids that are no share's are left
-    out.
+    out, as is what has no resource.
     """
     own: set[int] = set()
     others: set[ShareKey] = set()
@@ -128,6 +130,8 @@ def holdings(entry: AppliedGpu, keys: Iterable[ShareKey]) -> Holdings:
         try:
             _, number = split_share_id(share)
         except ValueError:
+            continue
+        if not resource:
             continue
         if (
             contract is not None

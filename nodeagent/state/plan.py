@@ -394,13 +394,18 @@ def registrations(desired: Desired | None, applied: Applied, observed: Observed)
     """A resource is registered once anything of it is on the list or held, so that no empty list takes away what pods
     have from another plugin, or from an agent whose memory was lost. It stays as long as any of it is there or wanted.
 
+    Where the contract of a GPU could not be read, nothing is registered before it is known what pods have: the list
+    would lack what they have of that GPU.
+
     While nothing is known of the MPS daemons yet, which is for two seconds at most, one whose free shares would follow
     in a moment waits for them: without them its first list would take away what is on the kubelet's.
     """
     there = frozenset(
         entry.contract.resource for entry in applied.gpus.values() if entry.contract is not None and entry.numbers
     )
-    there |= {resource for resource, share in observed.held if share.partition("::")[0] in applied.gpus}
+    there |= {resource for resource, share in observed.held if resource and share.partition("::")[0] in applied.gpus}
+    if observed.partial and not observed.looked:
+        there = frozenset()
     needed = there | applied.resources() | (desired.resources() if desired is not None else frozenset[str]())
     retire = observed.registered - needed if observed.readable else frozenset[str]()
     return (

@@ -1,7 +1,8 @@
 """The applied contract and the holds as bytes, and back.
 
 Decoding is as strict as the model: what `save` could not have written is `Untrusted`, never repaired. The applied
-contract decides which ids the kubelet is told of after a restart; a guess could withdraw a share that a pod holds.
+contract decides which ids the kubelet is told of after a restart; a guess could withdraw a share that a pod holds. What
+a newer writer may add (`durable.formats`) is passed over.
 
 What the driver calls a GPU at the moment, its index and the minor number of its device node, is not among it: the next
 agent may find another GPU under it.
@@ -10,19 +11,26 @@ agent may find another GPU under it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 
 from nodeagent.durable.atomic import Untrusted
 from nodeagent.durable.contracts import decode_contract, decode_enum, encode_contract
-from nodeagent.durable.envelope import expect, member, optional, parse
+from nodeagent.durable.envelope import expect, member, optional, parse, seconds
 from nodeagent.model.config import Contract, Mode
 from nodeagent.model.holds import Holds, ShareKey
 from nodeagent.model.inventory import Gpu, GpuHealth, MigAttributes, MigDevice
 from nodeagent.model.kubelet import CheckpointEntry
 from nodeagent.model.moment import remembered
 from nodeagent.model.shares import Applied, AppliedGpu, share_id, split_share_id
-from nodeagent.store.ranges import MAX_NUMBER, pack, unpack
+from nodeagent.store.ranges import pack, unpack
+
+_MOST_DIGITS = 20
+"""Of a number of 64 bits."""
+
+_TOLD = 8
+"""So many faults of one file are told, at most."""
 
 
 def _dump(value: object) -> bytes:
@@ -59,7 +67,7 @@ def _encode_gpu(entry: AppliedGpu, zero: float) -> dict[str, object]:
         "pciClass": gpu.pci_class,
         "provisional": gpu.provisional,
         # In Unix seconds for an agent from before monotonic times, and then in those.
-        "xids": {str(xid): zero + at for xid, at in entry.xids.items()},
+        "xids": {str(xid): _unix(at, zero) for xid, at in entry.xids.items()},
         "xidsAt": {str(xid): at for xid, at in entry.xids.items()},
         "driverLoad": entry.driver_load,
     }
@@ -77,17 +85,48 @@ def _encode_mig(device: MigDevice) -> dict[str, object]:
 
 def decode_applied(body: bytes, now: float, *, zero: float = 0.0, same_boot: bool = True) -> Applied:
     """The applied contract; fences count from `now` (monotonic seconds) on. `zero` as in `Moment`. Raises Untrusted."""
+    applied, refused = decode_each(body, now, zero=zero, same_boot=same_boot)
+    if refused:
+        raise Untrusted(refused)
+    return applied
+
+
+def decode_each(body: bytes, now: float, *, zero: float = 0.0, same_boot: bool = True) -> tuple[Applied, str]:
+    """The same of each GPU by itself: those whose entry can be trusted, and what is wrong with the others. Raises
+    Untrusted where no entry can be, or it is not known what the entries are.
+    """
     gpus: dict[str, AppliedGpu] = {}
-    for item in member(expect(parse(body), "file", dict), "gpus", list):
-        entry = _decode_gpu(expect(item, "gpu", dict), now, zero, same_boot=same_boot)
-        if entry.gpu.uuid in gpus:
-            raise Untrusted(f"GPU {entry.gpu.uuid} is there twice")
-        gpus[entry.gpu.uuid] = entry
-    return Applied(gpus)
+    refused: list[str] = []
+    items = member(expect(parse(body), "file", dict), "gpus", list)
+    told = Counter(uuid for item in items if isinstance(item, dict) and isinstance(uuid := item.get("uuid"), str))
+    for item in items:
+        try:
+            entry = _decode_gpu(expect(item, "gpu", dict), now, zero, same_boot=same_boot)
+        except Untrusted as error:
+            refused.append(str(error))
+        else:
+            gpus[entry.gpu.uuid] = entry
+    twice = [uuid for uuid in gpus if told[uuid] > 1]
+    refused += [f"GPU {uuid[:80]!r} is there twice" for uuid in twice]
+    if refused and len(gpus) == len(twice):
+        raise Untrusted(_few(refused))
+    return Applied({uuid: entry for uuid, entry in gpus.items() if uuid not in twice}), _few(refused)
+
+
+def _few(told: Sequence[str]) -> str:
+    return "; ".join(told[:_TOLD]) + (f"; and {len(told) - _TOLD} more" if len(told) > _TOLD else "")
 
 
 def _decode_gpu(item: Mapping[str, object], now: float, zero: float, *, same_boot: bool) -> AppliedGpu:
     uuid = member(item, "uuid", str)
+    try:
+        entry = _decode_entry(uuid, item, now, zero, same_boot=same_boot)
+    except Untrusted as error:
+        raise Untrusted(f"GPU {uuid[:80]!r}: {error}") from error
+    return entry
+
+
+def _decode_entry(uuid: str, item: Mapping[str, object], now: float, zero: float, *, same_boot: bool) -> AppliedGpu:
     gpu = Gpu(
         uuid=uuid,
         index=member(item, "index", int),
@@ -141,13 +180,13 @@ def _check(entry: AppliedGpu) -> None:
     elif entry.max_shares_per_container is not None and entry.max_shares_per_container < 1:
         wrong = "its limit per container is below 1"
     if wrong:
-        raise Untrusted(f"GPU {entry.gpu.uuid!r}: {wrong}")
+        raise Untrusted(wrong)
 
 
 def _capability(value: list[object] | None) -> tuple[int, int] | None:
     if value is None:
         return None
-    if len(value) != 2:
+    if len(value) < 2:
         raise Untrusted("computeCapability: expected [major, minor]")
     return expect(value[0], "major", int), expect(value[1], "minor", int)
 
@@ -173,9 +212,14 @@ def _attributes(value: Mapping[str, object] | None) -> MigAttributes | None:
 
 
 def _xids(times: Mapping[str, float]) -> dict[int, float]:
-    if not all(xid.isascii() and xid.isdigit() for xid in times):
+    if not all(xid.isascii() and xid.isdigit() and len(xid) <= _MOST_DIGITS for xid in times):
         raise Untrusted("xids: expected numbers")
     return {int(xid): at for xid, at in times.items()}
+
+
+def _unix(at: float, zero: float) -> float:
+    """By a wall clock that may be set to any time; none before 1970 is read."""
+    return max(zero + at, 0.0)
 
 
 def _times(
@@ -191,7 +235,7 @@ def _times(
     """
     known = (monotonic or {}) if same_boot else {}
     return {
-        key: _time(known[key], now) if key in known else remembered(expect(at, "time", float), zero, now)
+        key: _time(known[key], now) if key in known else remembered(seconds(at, "time"), zero, now)
         for key, at in (unix or {}).items()
     }
 
@@ -218,7 +262,7 @@ def encode_holds(holds: Holds, *, zero: float = 0.0) -> bytes:
             ],
             "ended": _pack_entries(holds.ended),
             # In Unix seconds for an agent from before monotonic times, and then in those.
-            "draining": {uuid: zero + at for uuid, at in holds.draining.items()},
+            "draining": {uuid: _unix(at, zero) for uuid, at in holds.draining.items()},
             "drainingAt": dict(holds.draining),
         }
     )
@@ -266,14 +310,15 @@ def _carried(value: Mapping[str, object], now: float, *, same_boot: bool) -> dic
 
 
 def _time(value: object, now: float) -> float:
-    return min(float(value) if type(value) is int else expect(value, "time", float), now)
+    return min(seconds(value, "time"), now)
 
 
 def _row(value: object, length: int) -> list[object]:
+    """The first members of a row, which may have got more since."""
     row = expect(value, "row", list)
-    if len(row) != length:
+    if len(row) < length:
         raise Untrusted(f"row: expected {length} members, got {len(row)}")
-    return row
+    return row[:length]
 
 
 def _pack_ids(ids: Iterable[str]) -> dict[str, object]:
@@ -294,7 +339,7 @@ def _split(share: str) -> tuple[str, int | None]:
         uuid, number = split_share_id(share)
     except ValueError:
         return share, None
-    return (share, None) if number is None or number > MAX_NUMBER else (uuid, number)
+    return (share, None) if number is None else (uuid, number)
 
 
 def _unpack_ids(value: object) -> Iterator[str]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from nodeagent.durable.atomic import Untrusted
-
-MAX_NUMBER = 1_000_000
-"""No list of the kubelet's 4 MiB has as many; a damaged range must not be expanded into all memory."""
+from nodeagent.model.shares import read_number
 
 
 def pack(numbers: Collection[int]) -> str:
@@ -48,6 +46,8 @@ def unpack(text: str) -> frozenset[int]:
 
 
 def _number(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 7) or str(int(text)) != text or int(text) > MAX_NUMBER:
+    # The highest number bounds what a damaged range is expanded into.
+    number = read_number(text)
+    if number is None:
         raise Untrusted(f"not a share number: {text[:40]!r}")
-    return int(text)
+    return number

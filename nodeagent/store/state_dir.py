@@ -1,6 +1,6 @@
 """The state directory: everything that an agent leaves to the next one on this node.
 
-Files, each sealed with version and checksum (see `envelope`):
+Files, each sealed with its version and a checksum (see `durable.formats`):
 
 - `applied.json`: the applied contract of the node, whatever its pool or config; written before it is advertised;
 - `holds.json`: who holds what, as far as it cannot be asked again;
@@ -9,6 +9,8 @@ Files, each sealed with version and checksum (see `envelope`):
 - `lock`: held by the agent that runs.
 
 A file that cannot be trusted is renamed to `<name>.corrupt-<n>` and told in `notices`; loading then goes on without it.
+What stands in the applied contract of one GPU is its own: where only that cannot be trusted, the others are as they
+were, and the file is copied to `<name>.corrupt-<n>`.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from nodeagent import clocks
 from nodeagent.durable import atomic
 from nodeagent.durable.atomic import Untrusted, naming
 from nodeagent.durable.envelope import expect, member, optional, parse, seal, unseal
+from nodeagent.durable.formats import FORMATS, Format, Formats
 from nodeagent.durable.lock import FileLock
 from nodeagent.model.config import Document
 from nodeagent.model.holds import Holds
@@ -50,13 +53,18 @@ def look_at_applied(path: Path, boot_id: str) -> tuple[Applied, bool] | None:
     For those who only look: no lock is needed, and nothing is set aside. Raises OSError and Untrusted.
     """
     data = atomic.read(path / _APPLIED)
-    return None if data is None else _decode_applied(data, boot_id, now=0.0, zero=0.0)
+    if data is None:
+        return None
+    applied, same_boot, _ = _decode_applied(FORMATS.applied, data, boot_id, now=0.0, zero=0.0)
+    return applied, same_boot
 
 
-def _decode_applied(data: bytes, boot_id: str, now: float, zero: float) -> tuple[Applied, bool]:
-    header, body = unseal("applied", data)
+def _decode_applied(form: Format, data: bytes, boot_id: str, now: float, zero: float) -> tuple[Applied, bool, str]:
+    """The applied contract, whether it is of this boot, and what is wrong with the GPUs that are left out."""
+    header, body = unseal(form, data)
     same_boot = member(header, "bootId", str) == boot_id
-    return codec.decode_applied(body, now, zero=zero, same_boot=same_boot), same_boot
+    applied, refused = codec.decode_each(body, now, zero=zero, same_boot=same_boot)
+    return applied, same_boot, refused
 
 
 class StateDir:
@@ -67,8 +75,17 @@ class StateDir:
     when the disk refuses; loading what was never saved is None. Saving needs the lock. Not for several threads at once.
     """
 
-    def __init__(self, path: Path, *, identity: str, boot_id: str, clock: Callable[[], Moment] = clocks.now) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        identity: str,
+        boot_id: str,
+        clock: Callable[[], Moment] = clocks.now,
+        formats: Formats = FORMATS,
+    ) -> None:
         self._path = path
+        self._formats = formats
         self._identity = identity
         self._boot_id = boot_id
         self._clock = clock
@@ -79,6 +96,8 @@ class StateDir:
         self._selection = path / "config-selection"
         self.same_boot = False
         """After `load_applied`: whether what it found was written in this boot."""
+        self.partial = False
+        """After `load_applied`: whether GPUs were left out of what it found."""
         self.notices: list[str] = []
         """What was set aside or left unused by loading, and why: for the log. The caller may clear it."""
 
@@ -98,28 +117,31 @@ class StateDir:
     def save_applied(self, applied: Applied) -> None:
         """On disk, synced, when this returns; the old contract is on disk when it raises OSError."""
         body = codec.encode_applied(applied, zero=self._clock().zero)
-        self._save(self._applied, "applied", {"bootId": self._boot_id}, body, sync=True)
+        self._save(self._applied, self._formats.applied, {"bootId": self._boot_id}, body, sync=True)
 
     def load_applied(self, now: float) -> Applied | None:
         """The applied contract of this node, from whatever boot, pool or config; fences count from `now`, monotonic."""
-        zero = self._clock().zero
-        found = self._load(self._applied, lambda data: _decode_applied(data, self._boot_id, now, zero))
-        applied, self.same_boot = found or (None, False)
+        form, zero = self._formats.applied, self._clock().zero
+        found = self._load(self._applied, lambda data: _decode_applied(form, data, self._boot_id, now, zero))
+        applied, self.same_boot, refused = found or (None, False, "")
+        self.partial = bool(refused)
+        if refused:
+            self._copy_aside(self._applied, f"{self._applied.name} is not used as a whole: {refused}")
         # Not what is from before a reboot: until it has been taken in, the file must go on saying that it is.
-        if applied is not None and self.same_boot and any(entry.xids for entry in applied.gpus.values()):
+        elif applied is not None and self.same_boot and any(entry.xids for entry in applied.gpus.values()):
             self._keep_times(lambda: self.save_applied(applied))
         return applied
 
     def save_holds(self, holds: Holds) -> None:
         """Whole on disk, though not synced: after a power failure no pod of before holds anything by a grant."""
         body = codec.encode_holds(holds, zero=self._clock().zero)
-        self._save(self._holds, "holds", {"bootId": self._boot_id}, body, sync=False)
+        self._save(self._holds, self._formats.holds, {"bootId": self._boot_id}, body, sync=False)
 
     def load_holds(self, now: float) -> Holds | None:
         """The holds. From another boot: no kubelet, no grants, and times that count from `now` (see `decode_holds`)."""
 
         def decode(data: bytes) -> Holds:
-            header, body = unseal("holds", data)
+            header, body = unseal(self._formats.holds, data)
             same_boot = member(header, "bootId", str) == self._boot_id
             return codec.decode_holds(body, now, same_boot=same_boot, zero=self._clock().zero)
 
@@ -139,13 +161,13 @@ class StateDir:
     def save_last_known_good(self, document: Document) -> None:
         """On disk, synced, when this returns; the old document is on disk when it raises OSError."""
         facts = {"identity": self._identity, "path": document.path, "revision": document.revision}
-        self._save(self._last_known_good, "last-known-good", facts, document.data, sync=True)
+        self._save(self._last_known_good, self._formats.last_known_good, facts, document.data, sync=True)
 
     def load_last_known_good(self) -> Document | None:
         """The last accepted document of this identity; another identity's stays on disk, unused, and is a notice."""
 
         def decode(data: bytes) -> tuple[Document, str]:
-            header, body = unseal("last-known-good", data)
+            header, body = unseal(self._formats.last_known_good, data)
             document = Document(path=member(header, "path", str), data=body, revision=optional(header, "revision", str))
             return document, member(header, "identity", str)
 
@@ -155,29 +177,31 @@ class StateDir:
         document, identity = found
         if identity != self._identity:
             name = self._last_known_good.name
-            self.notices.append(f"{name} is not used: it belongs to {identity!r}, this agent is {self._identity!r}")
+            self.notices.append(
+                f"{name} is not used: it belongs to {identity[:200]!r}, this agent is {self._identity!r}"
+            )
             return None
         return document
 
     def save_selection(self, selection: Selection) -> None:
         """On disk, synced, when this returns; the old selection is on disk when it raises OSError."""
         body = json.dumps({"label": selection.key, "value": selection.value}).encode()
-        self._save(self._selection, "config-selection", {}, body, sync=True)
+        self._save(self._selection, self._formats.selection, {}, body, sync=True)
 
     def load_selection(self) -> Selection | None:
         """What the Node's labels selected last, whatever the pool."""
 
         def decode(data: bytes) -> Selection:
-            _, body = unseal("config-selection", data)
+            _, body = unseal(self._formats.selection, data)
             found = expect(parse(body), "the selection", dict)
             return Selection(optional(found, "label", str), optional(found, "value", str))
 
         return self._load(self._selection, decode)
 
-    def _save(self, path: Path, kind: str, facts: dict[str, str | None], body: bytes, *, sync: bool) -> None:
+    def _save(self, path: Path, form: Format, facts: dict[str, str | None], body: bytes, *, sync: bool) -> None:
         if not self._lock.held:
             raise RuntimeError(f"cannot write {path}: the state directory is not locked")
-        atomic.write(path, seal(kind, facts, body), sync=sync)
+        atomic.write(path, seal(form, facts, body), sync=sync)
 
     def _load(self, path: Path, decode: Callable[[bytes], T]) -> T | None:
         try:
@@ -195,3 +219,12 @@ class StateDir:
             self.notices.append(f"{path.name} is not used: {reason}; it could not be set aside: {error.strerror}")
         else:
             self.notices.append(f"{path.name} is not used: {reason}; it was set aside as {target.name}")
+
+    def _copy_aside(self, path: Path, what: str) -> None:
+        """Keep a file of which a part is used for whoever looks into it; the next save replaces it."""
+        try:
+            target = atomic.copy_aside(path)
+        except OSError as error:
+            self.notices.append(f"{what}; it could not be copied aside: {error.strerror}")
+        else:
+            self.notices.append(f"{what}; it was copied aside as {target.name}")

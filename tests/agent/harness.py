@@ -320,20 +320,23 @@ class Node:
         self._agents.append(agent)
         return agent
 
-    async def process(self, **changes: Any) -> Process:  # noqa: ANN401 - fields of Settings
+    async def process(self, *, release: Path | None = None, **changes: Any) -> Process:  # noqa: ANN401 - see spawn
         """Start an agent as a process; it serves HTTP when this returns."""
-        agent = await self.spawn(**changes)
+        agent = await self.spawn(release=release, **changes)
         await agent.started()
         return agent
 
-    async def spawn(self, **changes: Any) -> Process:  # noqa: ANN401 - fields of Settings
-        """Start an agent as a process, and wait for nothing."""
+    async def spawn(self, *, release: Path | None = None, **changes: Any) -> Process:  # noqa: ANN401 - fields of Settings
+        """Start an agent as a process, and wait for nothing. `release` is where the code of another one is."""
         port = free_port()
         settings = self.settings(**{"listen": f"127.0.0.1:{port}", **changes})
         log = self.directory / f"agent-{len(self._agents)}.log"
         with log.open("wb") as output:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "nodeagent", "run", *arguments(settings), stdout=output, stderr=output
+                *(sys.executable, "-m", "nodeagent", "run", *arguments(settings)),
+                stdout=output,
+                stderr=output,
+                cwd=release,
             )
         agent = Process(process, port, log)
         self._agents.append(agent)

@@ -80,8 +80,8 @@ class MpsNode(Node):
         }
         return super().settings(**{**options, **changes})
 
-    async def host(self, *, init: bool = False) -> Host:
-        """Start an MPS host, and wait for nothing."""
+    async def host(self, *, init: bool = False, release: Path | None = None) -> Host:
+        """Start an MPS host, and wait for nothing. `release` is where the code of another one is."""
         log = self.directory / f"host-{len(self._hosts)}.log"
         with log.open("wb") as output:
             process = await asyncio.create_subprocess_exec(
@@ -92,6 +92,7 @@ class MpsNode(Node):
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                cwd=release,
             )
         self._hosts.append(Host(process, log))
         return self._hosts[-1]

@@ -26,6 +26,7 @@ import pytest
 
 from nodeagent.devices.simulated import SimulatedDriver
 from nodeagent.durable import atomic
+from nodeagent.durable.formats import FORMATS, Formats
 from nodeagent.model.config import Contract, Mode, MpsLimits
 from nodeagent.model.mps import DaemonState
 from nodeagent.mps.control import Control, ControlError
@@ -64,7 +65,7 @@ def contract(memory: int = 9216, threads: int = 25, *, most: int = 1) -> Contrac
 class Host:
     """A host in the loop of the test."""
 
-    def __init__(self, node: Node, timing: Timing, program: str, shm_size: int) -> None:
+    def __init__(self, node: Node, timing: Timing, program: str, shm_size: int, formats: Formats) -> None:
         self._watch = DirectoryWatch()
         driver = SimulatedDriver(
             node.simulation,
@@ -79,6 +80,7 @@ class Host:
             program=program,
             shm_size=shm_size,
             timing=timing,
+            formats=formats,
         )
         parts = (self._watch.run(), driver.run(), self.host.run())
         self._tasks = [asyncio.create_task(part) for part in parts]
@@ -173,12 +175,18 @@ class Node:
     # --- hosts ---
 
     async def host(
-        self, timing: Timing = QUICK, *, program: str | None = None, shm_size: int = 0, second: bool = False
+        self,
+        timing: Timing = QUICK,
+        *,
+        program: str | None = None,
+        shm_size: int = 0,
+        second: bool = False,
+        formats: Formats = FORMATS,
     ) -> Host:
         """Start a host in this loop. What is told from now on is told by it, unless it is the second one."""
         if not second:
             self.layout.observed.unlink(missing_ok=True)
-        host = Host(self, timing, program or str(self.program), shm_size)
+        host = Host(self, timing, program or str(self.program), shm_size, formats)
         self.hosts.append(host)
         return host
 

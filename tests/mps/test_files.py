@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from nodeagent.durable.atomic import Untrusted
 from nodeagent.durable.envelope import seal
+from nodeagent.durable.formats import FORMATS
 from nodeagent.model.config import Contract, Mode, MpsLimits
 from nodeagent.model.inventory import ComputeMode
 from nodeagent.model.mps import DaemonState
@@ -83,7 +84,7 @@ def observed(**changes: object) -> bytes:
     _, _, body = files.encode_observed(Observed(1, "/dev/shm", daemons={UUID: DAEMON})).partition(b"\n")
     value: dict[str, Any] = json.loads(body)
     value["daemons"][UUID].update(changes)
-    return seal("mps-observed", {}, json.dumps(value).encode())
+    return seal(FORMATS.observed, {}, json.dumps(value).encode())
 
 
 def desired(**changes: object) -> bytes:
@@ -91,7 +92,7 @@ def desired(**changes: object) -> bytes:
     _, _, body = files.encode_desired({UUID: CONTRACT}).partition(b"\n")
     value: dict[str, Any] = json.loads(body)
     value["daemons"][UUID].update(changes)
-    return seal("mps-desired", {}, json.dumps(value).encode())
+    return seal(FORMATS.desired, {}, json.dumps(value).encode())
 
 
 class TestStrictness:

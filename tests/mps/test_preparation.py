@@ -14,6 +14,7 @@ from nodeagent import __version__
 from nodeagent.durable import atomic
 from nodeagent.durable.atomic import Untrusted
 from nodeagent.durable.envelope import seal
+from nodeagent.durable.formats import FORMATS
 from nodeagent.model.mps import GpuMeans
 from nodeagent.mps.files import checksum, encode_desired
 from nodeagent.mps.host_file import HostWord, decode_host, encode_host
@@ -188,4 +189,4 @@ def test_it_is_read_as_it_was_written() -> None:
 def test_what_we_could_not_have_written_is_not_trusted(body: bytes) -> None:
     """As of every file here."""
     with pytest.raises(Untrusted):
-        decode_host(seal("mps-host", {}, body))
+        decode_host(seal(FORMATS.host, {}, body))

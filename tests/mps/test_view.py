@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 
 from nodeagent.durable import atomic
+from nodeagent.durable.envelope import version_of
+from nodeagent.durable.formats import FORMATS, Format, Formats
 from nodeagent.durable.lock import FileLock
 from nodeagent.model.config import Contract, Mode, MpsLimits
 from nodeagent.model.inventory import ComputeMode, DriverError
@@ -57,6 +59,7 @@ class Files:
         self.problem = ""
         self.pid = os.getpid()
         self.life, self.beat = "", 0
+        self.formats = FORMATS
 
     def come(self) -> None:
         """A host runs from now on."""
@@ -70,7 +73,7 @@ class Files:
     def asked(self) -> Mapping[str, Contract] | None:
         """What the agent asks for on disk."""
         data = atomic.read(self.layout.desired)
-        return None if data is None else decode_desired(data)
+        return None if data is None else decode_desired(data, self.formats.desired)
 
     def tell(self, *, answers: bool = True) -> None:
         """Write what the host knows, having read what is asked for or not."""
@@ -83,8 +86,9 @@ class Files:
             problem=self.problem,
             daemons=dict(self.daemons),
             answers="" if data is None else checksum(data),
+            reads=self.formats.desired.reads,
         )
-        atomic.write(self.layout.observed, encode_observed(told), sync=False)
+        atomic.write(self.layout.observed, encode_observed(told, self.formats.observed), sync=False)
 
     def say(self, word: HostWord) -> None:
         """Write what the host is, and what it can do."""
@@ -100,12 +104,19 @@ class Agent:
     """A view, how often it has woken its loop, and what it has said of hosts."""
 
     def __init__(
-        self, root: Path, *, program: Path | None = None, look_every: float = 0.05, stale_after: float = 15.0
+        self,
+        root: Path,
+        *,
+        program: Path | None = None,
+        look_every: float = 0.05,
+        stale_after: float = 15.0,
+        formats: Formats = FORMATS,
     ) -> None:
         self.modes: dict[str, ComputeMode | DriverError | None] = {}
         self.wakes = 0
         self.needs: list[bool] = []
         self.message = ""
+        self.watch_states: Callable[[], None] = lambda: None
         self.watch = DirectoryWatch(step_ms=10, debounce_ms=10, recheck=0.1)
         self.view = MpsView(
             root,
@@ -118,10 +129,12 @@ class Agent:
             thorough_every=20.0,
             stale_after=stale_after,
             deadline=0.5,
+            formats=formats,
         )
 
     def _wake(self) -> None:
         self.wakes += 1
+        self.watch_states()
 
     async def _mode(self, uuid: str) -> ComputeMode | None:
         """What the driver says, which is DEFAULT unless the test says otherwise."""
@@ -611,6 +624,108 @@ class TestHost:
             assert agent.state() is DaemonState.READY
             files.tell()
             await eventually(lambda: agent.status.reason is MpsReason.RUNNING)
+
+
+BOTH = replace(FORMATS, desired=Format("mps-desired", reads=(1, 2), writes=(1, 2)))
+SECOND = replace(FORMATS, desired=Format("mps-desired", reads=(2,), writes=(2,)))
+TELLS_OTHERWISE = replace(FORMATS, observed=Format("mps-observed", reads=(2,), writes=(2,)))
+
+
+class TestVersions:
+    """Agent and host are of different releases: of each kind of file they may know other versions."""
+
+    async def test_what_is_written_is_what_the_host_reads(self, mps_root: Path) -> None:
+        """The oldest that it reads, and version 1 for one that does not say; one that is older than what it finds gets
+        what it reads, and nothing is written again for one that reads what is there.
+        """
+        files = Files(mps_root)
+        files.come()
+
+        def version() -> int | None:
+            return version_of(files.layout.desired.read_bytes())
+
+        async with running(Agent(mps_root, formats=BOTH)) as agent:
+            agent.view.want({UUID: CONTRACT})
+            await eventually(files.asked)
+            assert version() == 1
+            files.tell()
+            files.formats = SECOND
+            files.tell(answers=False)
+            await eventually(lambda: version() == 2)
+            files.tell()
+            await eventually(lambda: agent.status.reason is MpsReason.RUNNING)
+            before = files.layout.desired.read_bytes()
+            files.formats = BOTH
+            files.tell()
+            looks = agent.wakes
+            agent.view.want({UUID: TIGHTER})
+            await eventually(lambda: files.asked() == {UUID: TIGHTER})
+            assert version() == 1
+            assert agent.wakes >= looks
+            assert before != files.layout.desired.read_bytes()
+            files.formats = SECOND
+            files.tell(answers=False)
+            await eventually(lambda: version() == 2)
+            files.formats = FORMATS
+            files.tell(answers=False)
+            await eventually(lambda: version() == 1)
+            assert files.asked() == {UUID: TIGHTER}
+        files.go()
+
+    async def test_a_host_that_reads_nothing_of_ours(self, mps_root: Path) -> None:
+        """What is wanted is written once, in our oldest version, and not again and again."""
+        files = Files(mps_root)
+        files.come()
+        files.formats = SECOND
+        files.tell(answers=False)
+        async with running(Agent(mps_root)) as agent:
+            agent.view.want({UUID: CONTRACT})
+            await eventually(files.layout.desired.exists)
+            before = files.layout.desired.read_bytes()
+            assert version_of(before) == 1
+            files.tell(answers=False)
+            agent.view.want({})
+            await eventually(lambda: files.layout.desired.read_bytes() != before)
+            agent.view.want({UUID: CONTRACT})
+            await eventually(lambda: decode_desired(files.layout.desired.read_bytes()) == {UUID: CONTRACT})
+        files.go()
+
+    async def test_a_host_that_is_not_understood(self, daemons: Daemons) -> None:
+        """What it tells is of a version that is not read here: that is said with both versions, nothing new is begun,
+        and daemons that it has recorded are asked themselves. So it is for an agent that was there before, which shows
+        nothing else meanwhile, and for one that comes.
+        """
+        async with verified(daemons) as (agent, files, process):
+            states: list[DaemonState | None] = []
+            agent.watch_states = lambda: states.append(agent.state())
+            record = Record(CONTRACT, verified=True)
+            atomic.write(files.layout.record(UUID), encode_record(record), sync=False)
+            files.formats = TELLS_OTHERWISE
+            files.tell()
+            await eventually(lambda: agent.status.reason is MpsReason.UNUSABLE)
+            assert agent.status.message == (f"cannot use {files.layout.observed}: its version is 2, this agent reads 1")
+            async with running(Agent(daemons.root, program=daemons.program)) as other:
+                other.view.want({UUID: CONTRACT})
+                await eventually(lambda: other.state() is DaemonState.READY)
+                assert other.status == agent.status
+                files.formats = FORMATS
+                files.ready(process)
+                await eventually(lambda: other.status.reason is MpsReason.RUNNING)
+            assert set(states) <= {DaemonState.READY}
+
+    async def test_a_daemon_of_which_nothing_is_recorded(self, daemons: Daemons) -> None:
+        """Nobody knows whether it has had its limits, or another daemon's: it is not relied on."""
+        async with verified(daemons) as (_, files, _):
+            record = Record(TIGHTER, verified=True)
+            for recorded in (None, replace(record, contract=CONTRACT, verified=False), record):
+                if recorded is not None:
+                    atomic.write(files.layout.record(UUID), encode_record(recorded), sync=False)
+                files.formats = TELLS_OTHERWISE
+                files.tell()
+                async with running(Agent(daemons.root, program=daemons.program)) as other:
+                    other.view.want({UUID: CONTRACT})
+                    await eventually(lambda: other.status.reason is MpsReason.UNUSABLE)
+                    assert other.state() is not DaemonState.READY
 
 
 class TestLeaving:

@@ -359,6 +359,8 @@ def test_what_is_no_status_is_refused(change: dict[str, object], message: str) -
         ("mode", "mig", "expected one of exclusive, time-sliced, mps, withheld, got 'mig': is that agent newer"),
         ("mode", "mps", r"gpus\[0\].applied.limits: expected dict, got None"),
         ("numbers", ["1"], r"gpus\[0\].applied.numbers: expected int"),
+        ("numbers", [-1], r"gpus\[0\].applied.numbers: expected numbers of shares, from 0 to 1000000"),
+        ("fenced", [10**9], r"gpus\[0\].applied.fenced: expected numbers of shares"),
         ("maxSharesPerContainer", True, "expected int, got True"),
         ("xids", [{"xid": "79"}], r"gpus\[0\].applied.xids.xid: expected int, got '79'"),
         ("xids", [{"xid": 79, "lastSeen": "now"}], r"applied.xids.lastSeen: expected a time such as .*, got 'now'"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from nodeagent.model.config import Rule
@@ -13,6 +15,7 @@ from nodeagent.model.plan import (
     Drop,
     Limit,
     Plan,
+    Register,
     Remember,
     Restore,
     ShareAction,
@@ -26,7 +29,7 @@ from nodeagent.state.desired import Desired
 from nodeagent.state.effect import InvariantBroken
 from nodeagent.state.families import families
 from nodeagent.state.invariants import verify
-from nodeagent.state.observed import Observed
+from nodeagent.state.observed import BLIND_SECONDS, Observed
 from nodeagent.state.plan import plan
 from tests.state import make, words
 
@@ -190,6 +193,22 @@ def test_a_gpu_that_pods_have_is_not_forgotten() -> None:
     assert words.actions(gone) == ["forget GPU 0"]
     kept = plan(make.wanted([]), make.seen(have, held=held, gpus=()))
     assert "forget GPU 0" not in words.actions(kept)
+
+
+def test_what_was_remembered_in_part_is_shown_when_it_is_known_what_pods_have() -> None:
+    """Where the contract of a GPU could not be read, the first list of its name would lack what pods have of it: none
+    is shown before PodResources has been read, or has not been readable for a while.
+    """
+    have = make.applied(make.entry(0, make.SLICED, range(3)))
+    desired = make.wanted(GPUS[:2], make.sliced(3, 0, 1))
+    register = Register(make.SHARED)
+    blind = make.seen(have, gpus=tuple(GPUS[:2]), pods=make.unreadable(), registered=frozenset(), blind_since=99.0)
+    assert register in plan(desired, blind).actions
+    partly = replace(blind, partial=True)
+    assert register not in plan(desired, partly).actions
+    assert register in plan(desired, replace(partly, blind_since=99.0 - BLIND_SECONDS)).actions
+    read = make.seen(have, gpus=tuple(GPUS[:2]), registered=frozenset(), partial=True)
+    assert register in plan(desired, read).actions
 
 
 def test_a_plan_says_when_it_is_converged() -> None:

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent.durable.atomic import Untrusted
-from nodeagent.store.ranges import MAX_NUMBER, pack, unpack
+from nodeagent.model.shares import MAX_NUMBER
+from nodeagent.store.ranges import pack, unpack
 
 
 @pytest.mark.parametrize(

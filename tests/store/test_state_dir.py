@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from nodeagent.durable.atomic import Untrusted
 from nodeagent.durable.envelope import seal
+from nodeagent.durable.formats import FORMATS
 from nodeagent.model.config import Contract, Document, Mode
 from nodeagent.model.holds import Holds
 from nodeagent.model.inventory import Gpu, GpuHealth, MigAttributes, MigDevice
@@ -229,6 +230,9 @@ class TestApplied:
             ({"mig": {"parent": "GPU-0", "profile": "1g", "gpuInstance": 1, "computeInstance": 0}}, "at once"),
             ({"xids": {"79": 1}}, "time: expected float"),
             ({"xids": {"-1": 1.0}}, "expected numbers"),
+            ({"xids": {"9" * 5_000: 1.0}}, "expected numbers"),
+            ({"xids": {"79": -1.0}}, "expected a time"),
+            ({"xids": {"79": 1e300}}, "expected a time"),
             ({"fenced": "9-10"}, "fenced that are not advertised"),
             ({"contract": None}, "without a contract"),
             ({"contract": {"mode": "exclusive", "resource": "nvidia.com/gpu"}}, "more than one share"),
@@ -239,9 +243,11 @@ class TestApplied:
             ({"contract": {}}, "resource: expected str"),
             ({"maxSharesPerContainer": 0}, "limit per container"),
             ({"maxSharesPerContainer": True}, "expected int, got True"),
+            ({"memory": [[[[[[[[[]]]]]]]]]}, "memory: expected int, got"),
             ({"index": -1}, "facts are impossible"),
             ({"index": "0"}, "index: expected int"),
             ({"uuid": ""}, "facts are impossible"),
+            ({"uuid": None}, "uuid: expected str"),
             ({"uuid": "GPU-1"}, "there twice"),
             ({"numbers": "0-99999999"}, "not a share number"),
             ({"health": "poor"}, "'poor' is not a valid GpuHealth"),
@@ -252,16 +258,39 @@ class TestApplied:
     def test_what_the_planner_cannot_have_made_is_not_believed(
         self, state: StateDir, path: Path, change: dict[str, object], reason: str
     ) -> None:
-        """The model's invariants are checked although the checksum is right: a wrong contract is worse than none."""
+        """The model's invariants are checked although the checksum is right: a wrong contract is worse than none. It is
+        one GPU's: the others are as they were, and the file is kept for whoever looks into it.
+        """
         value = json.loads(codec.encode_applied(APPLIED))
         value["gpus"][0].update(change)
-        (path / "applied.json").write_bytes(seal("applied", {"bootId": "boot-1"}, json.dumps(value).encode()))
-        assert state.load_applied(0.0) is None
+        damaged = seal(FORMATS.applied, {"bootId": "boot-1"}, json.dumps(value).encode())
+        (path / "applied.json").write_bytes(damaged)
+        lost = {"GPU-0", value["gpus"][0]["uuid"]}
+        kept = {uuid: entry for uuid, entry in fenced_at(APPLIED, 7.0).gpus.items() if uuid not in lost}
+        assert state.load_applied(7.0) == Applied(kept)
+        assert state.partial
+        assert state.same_boot
         [notice] = state.notices
-        assert notice.startswith("applied.json is not used: ")
-        assert notice.endswith("; it was set aside as applied.json.corrupt-1")
+        assert notice.startswith("applied.json is not used as a whole: ")
+        assert notice.endswith("; it was copied aside as applied.json.corrupt-1")
         with pytest.raises(Untrusted, match=reason):
             codec.decode_applied(json.dumps(value).encode(), 0.0)
+        state.save_applied(APPLIED)
+        assert (path / "applied.json.corrupt-1").read_bytes() == damaged
+        assert state.load_applied(7.0) == fenced_at(APPLIED, 7.0)
+        assert not state.partial
+
+    def test_one_of_which_no_gpu_can_be_read_is_set_aside(self, state: StateDir, path: Path) -> None:
+        """A contract of which nothing is left is as one that is damaged; that there is no GPU in one is no fault."""
+        body = json.dumps({"gpus": [{"uuid": str(number)} for number in range(9)]}).encode()
+        (path / "applied.json").write_bytes(seal(FORMATS.applied, {"bootId": "boot-1"}, body))
+        assert state.load_applied(0.0) is None
+        assert not state.partial
+        [notice] = state.notices
+        assert notice.endswith("; and 1 more; it was set aside as applied.json.corrupt-1")
+        state.save_applied(Applied())
+        assert state.load_applied(0.0) == Applied()
+        assert len(state.notices) == 1
 
     @pytest.mark.parametrize(
         ("damage", "reason"),
@@ -277,8 +306,15 @@ class TestApplied:
             (lambda data: b"[" * 60_000 + b"\n", "it is not JSON"),
             (lambda data: b"[]\n", "its header is not an object"),
             (lambda data: b"\0" * 100_000, "it has no header"),
-            (lambda data: seal("applied", {"bootId": "boot-1"}, b"[NaN]"), "NaN is not a number"),
-            (lambda data: seal("applied", {"bootId": "boot-1"}, b"[]"), "file: expected dict"),
+            (lambda data: seal(FORMATS.applied, {"bootId": "boot-1"}, b"[NaN]"), "NaN is not a number"),
+            (lambda data: seal(FORMATS.applied, {"bootId": "boot-1"}, b"[-1e400]"), "-1e400 is not a number"),
+            (lambda data: seal(FORMATS.applied, {"bootId": "boot-1"}, b"[%s]" % (b"9" * 400)), "is not a number"),
+            (lambda data: seal(FORMATS.applied, {"bootId": "boot-1"}, b"[%s]" % (b"9" * 5_000)), "is not a number"),
+            (lambda data: seal(FORMATS.applied, {"bootId": "boot-1"}, b'{"a": 1, "a": 2}'), "a key is there twice"),
+            (lambda data: data.replace(b'"version": 1', b'"version": true'), "its version is True"),
+            (lambda data: data.replace(b'"version": 1', b'"version": 1.0'), "its version is 1.0"),
+            (lambda data: data.replace(b'"size": ', b'"size": 9' + b"9" * 400), "is not a number"),
+            (lambda data: seal(FORMATS.applied, {"bootId": "boot-1"}, b"[]"), "file: expected dict"),
         ],
     )
     def test_a_damaged_file_is_set_aside_and_told(
@@ -368,6 +404,10 @@ class TestHolds:
             {"granted": [["r", "GPU-0"]]},
             {"granted": [["r", "GPU-0", "soon"]]},
             {"unlisted": [["u", "c", "r", 1, 1.0]]},
+            {"unlisted": [["u", "c", "r", "GPU-0", -1.0]]},
+            {"unlisted": [["u", "c", "r", "GPU-0", True]]},
+            {"granted": [["r", "GPU-0", 10**12]]},
+            {"draining": {"GPU-0": 1e300}},
             {"ended": [["u", "c", "r", []]]},
             {"kubelet": 7},
         ],
@@ -375,7 +415,7 @@ class TestHolds:
     def test_damaged_ones_are_set_aside(self, state: StateDir, path: Path, change: dict[str, object]) -> None:
         """Holds that cannot be trusted are as if never written; the kubelet's checkpoint still has them."""
         value = {**json.loads(codec.encode_holds(HOLDS)), **change}
-        (path / "holds.json").write_bytes(seal("holds", {"bootId": "boot-1"}, json.dumps(value).encode()))
+        (path / "holds.json").write_bytes(seal(FORMATS.holds, {"bootId": "boot-1"}, json.dumps(value).encode()))
         assert state.load_holds(0.0) is None
         assert len(state.notices) == 1
         assert (path / "holds.json.corrupt-1").exists()
@@ -433,7 +473,7 @@ class TestSelection:
     @pytest.mark.parametrize("body", [b"", b"[]", b'{"label": 1}', b'{"value": ["a"]}'])
     def test_what_is_none_is_set_aside(self, state: StateDir, path: Path, body: bytes) -> None:
         """A file that was damaged, or is something else, selects nothing."""
-        (path / "config-selection").write_bytes(seal("config-selection", {}, body))
+        (path / "config-selection").write_bytes(seal(FORMATS.selection, {}, body))
         assert state.load_selection() is None
         assert "config-selection is not used" in state.notices[0]
         assert (path / "config-selection.corrupt-1").exists()

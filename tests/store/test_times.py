@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from nodeagent.durable.envelope import seal, unseal
+from nodeagent.durable.formats import FORMATS
 from nodeagent.model.holds import Holds
 from nodeagent.model.inventory import Gpu
 from nodeagent.model.moment import Moment
@@ -66,7 +67,7 @@ class Machine:
 
     def body(self, kind: str) -> Any:  # noqa: ANN401 - JSON
         """What is in a file."""
-        return json.loads(unseal(kind, (self.path / f"{kind}.json").read_bytes())[1])
+        return json.loads(unseal(getattr(FORMATS, kind), (self.path / f"{kind}.json").read_bytes())[1])
 
     def of_an_older_agent(self) -> None:
         """Leave the files as an agent writes them that knows of no monotonic times."""
@@ -75,7 +76,9 @@ class Machine:
             del gpu["xidsAt"]
         del holds["drainingAt"]
         for kind, body in {"applied": applied, "holds": holds}.items():
-            (self.path / f"{kind}.json").write_bytes(seal(kind, {"bootId": self.boot}, json.dumps(body).encode()))
+            (self.path / f"{kind}.json").write_bytes(
+                seal(getattr(FORMATS, kind), {"bootId": self.boot}, json.dumps(body).encode())
+            )
 
 
 @pytest.fixture
@@ -149,7 +152,7 @@ def test_an_older_agent_in_between(machine: Machine) -> None:
     machine.of_an_older_agent()
     holds = machine.body("holds")
     holds["draining"] = {"GPU-0": UNIX - 10.0}
-    (machine.path / "holds.json").write_bytes(seal("holds", {"bootId": "boot-1"}, json.dumps(holds).encode()))
+    (machine.path / "holds.json").write_bytes(seal(FORMATS.holds, {"bootId": "boot-1"}, json.dumps(holds).encode()))
     assert machine.draining() == pytest.approx(NOW - 10.0)
 
 
@@ -168,6 +171,6 @@ def test_a_disk_that_cannot_be_written_is_read(machine: Machine, monkeypatch: py
 def test_monotonic_times_that_are_none_are_not_trusted(machine: Machine, told: object) -> None:
     """As everything else in a file that no agent can have written."""
     body = {**machine.body("holds"), "drainingAt": told}
-    (machine.path / "holds.json").write_bytes(seal("holds", {"bootId": "boot-1"}, json.dumps(body).encode()))
+    (machine.path / "holds.json").write_bytes(seal(FORMATS.holds, {"bootId": "boot-1"}, json.dumps(body).encode()))
     assert machine.restarts().load_holds(NOW) is None
     assert (machine.path / "holds.json.corrupt-1").exists()
