@@ -234,10 +234,8 @@ def _times(
     (see `remembered`).
     """
     known = (monotonic or {}) if same_boot else {}
-    return {
-        key: _time(known[key], now) if key in known else remembered(seconds(at, "time"), zero, now)
-        for key, at in (unix or {}).items()
-    }
+    found = {key: remembered(seconds(at, "time"), zero, now) for key, at in (unix or {}).items()}
+    return found | {key: _time(at, now) for key, at in known.items() if key in found}
 
 
 def _contract(value: Mapping[str, object] | None) -> Contract | None:
@@ -253,7 +251,7 @@ def encode_holds(holds: Holds, *, zero: float = 0.0) -> bytes:
             "carried": _pack_keys(holds.carried),
             # An agent from before it reads the one above alone.
             "carriedSince": [
-                [at, _pack_keys(key for key, since in holds.carried.items() if since == at)]
+                {"since": at, "carried": _pack_keys(key for key, since in holds.carried.items() if since == at)}
                 for at in sorted({*holds.carried.values()})
             ],
             "granted": [[resource, share, at] for (resource, share), at in holds.granted.items()],
@@ -303,9 +301,10 @@ def decode_holds(body: bytes, now: float, *, same_boot: bool, zero: float = 0.0)
 def _carried(value: Mapping[str, object], now: float, *, same_boot: bool) -> dict[ShareKey, float]:
     """What was carried, and since when; from `now` on where that is not said."""
     carried = dict.fromkeys(_unpack_keys(member(value, "carried", dict)), now)
-    for row in optional(value, "carriedSince", list) or () if same_boot else ():
-        at, keys = _row(row, 2)
-        carried |= dict.fromkeys(_unpack_keys(expect(keys, "carried", dict)) & carried.keys(), _time(at, now))
+    for item in optional(value, "carriedSince", list) or () if same_boot else ():
+        group = expect(item, "carriedSince", dict)
+        keys = _unpack_keys(member(group, "carried", dict))
+        carried |= dict.fromkeys(keys & carried.keys(), _time(group.get("since"), now))
     return carried
 
 

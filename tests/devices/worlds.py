@@ -182,6 +182,8 @@ class World(ABC):
         assert self.process is not None
         assert self.process.stdout is not None
         async for line in self.process.stdout:
+            if not line.endswith(b"\n"):  # it was killed while it wrote
+                break
             match json.loads(line):
                 case {"answer": number, "value": value}:
                     self._asked[number].set_result(value)

@@ -228,7 +228,7 @@ class TestApplied:
         [
             ({"mig": {"parent": "GPU-0"}}, "profile: expected str"),
             ({"mig": {"parent": "GPU-0", "profile": "1g", "gpuInstance": 1, "computeInstance": 0}}, "at once"),
-            ({"xids": {"79": 1}}, "time: expected float"),
+            ({"xids": {"79": "1"}}, "time: expected float"),
             ({"xids": {"-1": 1.0}}, "expected numbers"),
             ({"xids": {"9" * 5_000: 1.0}}, "expected numbers"),
             ({"xids": {"79": -1.0}}, "expected a time"),
