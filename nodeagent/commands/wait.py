@@ -101,12 +101,16 @@ def execute(arguments: argparse.Namespace) -> int:
     while True:
         left = end - time.monotonic()
         try:
-            status = client.fetch_status(arguments.agent, timeout=min(client.TIMEOUT, max(left, 0.1)))
+            # No name for the status: one that may be large is not kept until the next one is read.
+            answer = judge(
+                client.fetch_status(arguments.agent, timeout=min(client.TIMEOUT, max(left, 0.1))),
+                arguments.blob,
+                applied=arguments.applied,
+            )
         except client.Unreachable as error:
             progress = str(error)
         else:
             reached = True
-            answer = judge(status, arguments.blob, applied=arguments.applied)
             if answer.verdict is Verdict.YES:
                 print(f"{answer.message}, after {time.monotonic() - begun:.1f} s")
                 return OK

@@ -74,8 +74,12 @@ def pod_request(pod: PodName) -> bytes:
 
 def pods_of(listed: bytes) -> dict[PodName, tuple[Holder, ...]]:
     """The answer of `List`: pods with devices, in a stable order. Raises Failed."""
-    pods = sorted(_parsed(pb.ListPodResourcesResponse, listed).pod_resources, key=lambda pod: (pod.namespace, pod.name))
-    return {name: found for name, found in (((pod.namespace, pod.name), _holders(pod)) for pod in pods) if found}
+    found: dict[PodName, tuple[Holder, ...]] = {}
+    for part in parts(listed):
+        for pod in _parsed(pb.ListPodResourcesResponse, part).pod_resources:
+            if holders := _holders(pod):
+                found[pod.namespace, pod.name] = holders
+    return dict(sorted(found.items()))
 
 
 def pod_of(answer: bytes) -> tuple[Holder, ...]:
