@@ -42,7 +42,8 @@ def connect(kubeconfig: Path | None, selector: str) -> Ask:
     the API is.
     """
     try:
-        from nodeagent.node.api_client import ApiClient, ApiProblem
+        from nodeagent.node.api_client import ApiClient
+        from nodeagent.node.api_problem import ApiProblem
     except ModuleNotFoundError as error:
         needs = f"it needs the client of the Kubernetes API ({error}): pip install 'nodeagent[kubernetes]'"
         raise Failure(needs, UNREACHABLE) from error

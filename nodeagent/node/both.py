@@ -9,6 +9,8 @@ from dataclasses import replace
 from nodeagent.model.node import NodeEvent, NodeReport, NodeStatus, SyncReason
 from nodeagent.node.api_node import ApiNode
 from nodeagent.node.label_file import LabelFile
+from nodeagent.node.pace import Pace
+from nodeagent.node.speakers import keep
 
 
 class FileAndApi:
@@ -35,7 +37,7 @@ class FileAndApi:
         self._api.tell(events)
 
     async def run(self) -> None:
-        """Both, until cancelled."""
+        """Both, until cancelled, whatever becomes of the other."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._file.run())
-            tasks.create_task(self._api.run())
+            tasks.create_task(keep("the file of labels", self._file.run, Pace()))
+            tasks.create_task(keep("the Kubernetes API", self._api.run, Pace()))

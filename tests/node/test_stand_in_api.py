@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from nodeagent.node.api_client import ApiClient, ApiProblem, Trouble
+from nodeagent.node.api_client import ApiClient
+from nodeagent.node.api_problem import ApiProblem, Trouble
 from tests.fakes.api_server import ApiServer
 from tests.fakes.kube_objects import Objects, Refused
 
