@@ -287,6 +287,25 @@ async def test_a_mount_that_is_away_as_well(node: Node, api: ApiServer) -> None:
     await node.advertises({SHARED: 4 * GPUS})
 
 
+async def test_a_start_waits_for_the_answer_and_for_nothing_else(node: Node, api: ApiServer) -> None:
+    """Where a label chooses the config an agent asks the API once before it advertises what is chosen, and it writes
+    nothing before: the pause of writes is none of the GPUs'. A few tries that fail before the first answer, as those of
+    a network that is a moment behind, are no reason to go on without the label.
+    """
+    node.mount.write({"sharing.yaml": shares(2), "a.yaml": shares(4)})
+    api.objects.label(NODE_NAME, {KEY: "a"})
+    api.fail("watch nodes", cut=True, times=2)
+    await speaking(node, api, config_labels=(KEY,))
+    await node.advertises({SHARED: 4 * GPUS})
+    await says(api, config__state="applied")
+    lists = [message for message in node.kubelet.record.messages if message.healthy]
+    assert {len(message.healthy) for message in lists} == {4 * GPUS}
+    assert [entry.what for entry in api.asked if entry.at < lists[0].at and "events" not in entry.what] == [
+        "watch nodes"
+    ] * 3
+    assert not node.log.having("going on with what they were")
+
+
 async def test_a_first_start_without_the_api(node: Node, api: ApiServer) -> None:
     """Where no agent was before nothing is advertised until the API answers, and then what the labels select."""
     node.mount.write({"sharing.yaml": shares(2), "a.yaml": shares(4)})
