@@ -104,7 +104,7 @@ class Agent:
                 subscribe=self._watch.subscribe,
                 wake=self._wake.set,
                 selects=bool(settings.config_labels),
-                why_unknown=lambda: self._node.status.message,
+                why_unknown=lambda: self._node.unheard,
                 judge=self._judge,
             )
             self._by_label = ByLabel(

@@ -73,6 +73,11 @@ class ApiNode:
         self._changed = asyncio.Event()
         self.status = NodeStatus(SyncReason.PENDING, "the Node has not been read yet", api=True)
 
+    @property
+    def unheard(self) -> str:
+        """Why the labels of the Node are not known, as far as that can be told."""
+        return str(self._reading or "the Node has not been read yet")
+
     def want(self, report: NodeReport) -> None:
         """The Node should say this from now on."""
         if report != self._wanted:

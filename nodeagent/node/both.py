@@ -27,6 +27,11 @@ class FileAndApi:
             return replace(api, differences=(*file.differences, *api.differences))
         return replace(file, api=True, differences=(*file.differences, *api.differences))
 
+    @property
+    def unheard(self) -> str:
+        """Why the labels of the Node are not known: the API tells them, whatever the file is like."""
+        return self._api.unheard
+
     def want(self, report: NodeReport) -> None:
         """Labels to the file, and the report to the API, which leaves labels alone."""
         self._file.want(report)

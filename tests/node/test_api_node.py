@@ -675,6 +675,21 @@ class TestFaultsOfOurOwn:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
+    async def test_why_the_labels_are_not_known(self, server: ApiServer, tmp_path: Path) -> None:
+        """It is what the API says, also where the file of labels has a trouble of its own."""
+        await server.stop()
+        speaker = Speaker(server, QUICK, labels=False)
+        both = FileAndApi(LabelFile(tmp_path / "away", wake=lambda: None), speaker.node)
+        assert both.unheard == "the Node has not been read yet"
+        task = asyncio.create_task(both.run())
+        try:
+            both.want(APPLIED)
+            await eventually(lambda: both.status.reason is SyncReason.WRITE_FAILED)
+            await eventually(lambda: f"cannot watch the node {NODE}" in both.unheard)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
 
 class TestStart:
     """An agent whose config is chosen by a label waits for the Node's labels."""
