@@ -17,7 +17,7 @@ from typing import Final
 
 from nodeagent.config.judging import Judge
 from nodeagent.config.reading import is_directory, read_document, read_selected
-from nodeagent.config.selection import describe, file_name
+from nodeagent.config.selection import FILE_NAME, describe, file_name
 from nodeagent.errand import Errand, Hangs
 from nodeagent.model.config import Document, Loaded, Unreadable
 from nodeagent.model.node import Selection
@@ -133,12 +133,13 @@ class ConfigSource:
         self._remembered = selection
 
     def concerns(self, document: Document) -> bool:
-        """Whether this is a document of the file that is followed here. In a directory where labels select, that of
-        another file says nothing of this node; and while it is not known what they select, no document does.
+        """Whether this is a document of the file that is followed here: that of another file of the same directory says
+        nothing of this node; and while it is not known what labels select, no document does.
         """
+        name = PurePath(document.path).name
         if self._is_file:
-            return True
-        return self._selection is not None and file_name(self._selection) == PurePath(document.path).name
+            return name in {self._path.name, FILE_NAME}
+        return self._selection is not None and file_name(self._selection) == name
 
     async def run(self) -> None:
         """Follow the file until cancelled."""

@@ -28,7 +28,7 @@ from lightkube.types import PatchType
 
 from nodeagent.model.node import NodeEvent, NodeObject
 from nodeagent.node import api_transport
-from nodeagent.node.api_problem import explained
+from nodeagent.node.api_problem import ApiProblem, Trouble, explained
 from nodeagent.node.api_transport import Transport, WatchEnded
 
 MANAGER: Final = "nodeagent"
@@ -89,12 +89,18 @@ class ApiClient:
     """
 
     def __init__(self, kubeconfig: Path | None = None) -> None:
-        with explained("cannot reach the Kubernetes API"):
-            config = _config(kubeconfig)
-            self._transport = Transport(verify=verify_cluster(config.cluster, config.user or User(), config.abs_file))
-            self._client = AsyncClient(
-                config, timeout=httpx2.Timeout(api_transport.DEADLINE), field_manager=MANAGER, transport=self._transport
-            )
+        what = "cannot reach the Kubernetes API"
+        try:
+            with explained(what):
+                config = _config(kubeconfig)
+                verify = verify_cluster(config.cluster, config.user or User(), config.abs_file)
+                self._transport = Transport(verify=verify)
+                timeout = httpx2.Timeout(api_transport.DEADLINE)
+                self._client = AsyncClient(config, timeout=timeout, field_manager=MANAGER, transport=self._transport)
+        except ApiProblem as problem:
+            raise ApiProblem(str(problem), Trouble.UNREACHABLE) from problem  # nobody has been asked
+        except Exception as error:  # what a kubeconfig can be, nobody has counted
+            raise ApiProblem(f"{what}: {error!r}", Trouble.UNREACHABLE) from error
 
     async def close(self) -> None:
         """Close all connections."""

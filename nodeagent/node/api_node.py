@@ -64,6 +64,7 @@ class ApiNode:
         self._seen: NodeObject | None = None
         self._known: Mapping[str, str] | None = None
         self._failures = 0
+        self._behind: NodeObject | None = None
         self._steady = self._heard = False
         self._heard_at = time.monotonic()
         self._reading: ApiProblem | None = None
@@ -127,6 +128,7 @@ class ApiNode:
 
     async def _look(self, api: ApiClient) -> None:
         """Hear of the Node and its changes until the watch ends."""
+        self._behind = None
         self._steady = self._heard = False
         timers: list[asyncio.TimerHandle] = []
 
@@ -150,9 +152,12 @@ class ApiNode:
 
     def _settle(self) -> None:
         """A watch has been open for a while: the next one may follow at once. By now it has told of the Node, if there
-        is one.
+        is one; and a state that is still older than what we know is that of a cluster which was restored.
         """
         self._steady, self._failures = True, 0
+        if (node := self._behind) is not None:
+            self._seen = None
+            self._take(node)
         if not self._heard:
             self._lose("is not there")
 
@@ -179,8 +184,9 @@ class ApiNode:
         """The Node is like this: what a write came back with, or the watch. The watch may be behind the write."""
         before = self._seen
         if before is not None and older(node, before):
+            self._behind = node
             return
-        self._seen = node
+        self._seen, self._behind = node, None
         if before is None:
             self._events.again()
         self._changed.set()

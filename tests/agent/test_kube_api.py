@@ -265,6 +265,16 @@ async def test_the_last_known_good_is_of_the_file_that_is_selected(node: Node, a
     await node.advertises({SHARED: 4 * GPUS})
 
 
+async def test_labels_that_do_not_select_any_more(node: Node, api: ApiServer) -> None:
+    """An agent that goes by no label follows the file for all nodes: the last known good of another is not used."""
+    await left(node, api)
+    node.mount.write({"sharing.yaml": WRONG, "a.yaml": shares(4)})
+    agent = await node.agent(pool="a", config_labels=())
+    await eventually(lambda: agent.says("ConfigAccepted").reason == "SchemaError")
+    assert agent.snapshot.config.desired is None
+    await node.advertises({SHARED: 4 * GPUS})
+
+
 async def test_a_mount_that_is_away_as_well(node: Node, api: ApiServer) -> None:
     """Without the mount the last known good serves only where it is of the file that is selected: by the labels, or
     after a while by what an earlier agent of the same pool was told.

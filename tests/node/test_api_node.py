@@ -470,6 +470,20 @@ class TestFaults:
             await speaker.hears("c")
         assert server.count("watch nodes") == 2
 
+    async def test_versions_that_begin_anew(self, server: ApiServer) -> None:
+        """A cluster that was restored from a backup has older versions, and is right all the same: what a watch says is
+        believed when it has said so for a while.
+        """
+        async with speaking(server) as speaker:
+            speaker.node.want(APPLIED)
+            await speaker.synced()
+            server.objects.version = 1
+            server.objects.label(NODE, {"zone": "f", COUNT: None})
+            server.close_watches()
+            await speaker.hears("f")
+            await eventually(lambda: server.objects.labels(NODE).get(COUNT) == "8")
+            await speaker.synced()
+
     async def test_a_node_that_is_not_there_yet(self, server: ApiServer) -> None:
         """It is told, and labelled as soon as its kubelet has registered it."""
         server.objects.delete_node(NODE)
@@ -515,6 +529,25 @@ class TestFaults:
             assert speaker.status.message.startswith("cannot reach the Kubernetes API: Configuration file ")
             away.rename(server.kubeconfig)
             await speaker.synced()
+
+    @pytest.mark.parametrize(
+        "text",
+        ["", "a: [", "[]", "1", "\0", "kind: Config", "current-context: x", "{users: 1, contexts: 2, clusters: 3}",
+         "{current-context: x, contexts: [{name: x, context: {cluster: c, user: u}}], clusters: [], users: []}",
+         "{current-context: x, contexts: [{name: x, context: {cluster: c}}], clusters: [{name: c, cluster: {}}]}"],
+    )  # fmt: skip
+    async def test_a_kubeconfig_that_is_none(
+        self, server: ApiServer, caplog: pytest.LogCaptureFixture, text: str
+    ) -> None:
+        """Whatever is in it, it is told, it is no fault of ours, and it is read again."""
+        whole = server.kubeconfig.read_text(encoding="utf-8")
+        server.kubeconfig.write_text(text, encoding="utf-8")
+        async with speaking(server) as speaker:
+            speaker.node.want(APPLIED)
+            await speaker.says(SyncReason.UNREACHABLE)
+            server.kubeconfig.write_text(whole, encoding="utf-8")
+            await speaker.synced()
+        assert not [record for record in caplog.records if record.exc_info]
 
     async def test_a_node_that_is_deleted_and_comes_back(self, server: ApiServer) -> None:
         """It is labelled again as soon as its kubelet has registered it."""
