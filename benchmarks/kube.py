@@ -7,12 +7,14 @@ import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from benchmarks.footprint import start
 from benchmarks.node import RESOURCE, node
 from benchmarks.table import Row
 from tests.fakes.api_server import ApiServer
 from tests.node.fleet import AGENTS, DRAINING, NEW, OLD, asked, fleet
 
 _NODE = "measured"
+_LABEL = "nodeagent.io/config"
 _SPAN = 0.1
 """Seconds in which the most writes are counted."""
 
@@ -25,6 +27,7 @@ async def measure(*, quick: bool) -> list[Row]:
     with_api = statistics.median([await _memory(api=True) for _ in range(times)])
     return [
         Row("Kubernetes API: PSS more", with_api - without, "MiB", 12, f"{with_api:.1f} instead of {without:.1f} MiB"),
+        await _by_label(3 if quick else 9),
         *await _fleet(),
     ]
 
@@ -48,6 +51,18 @@ async def _memory(*, api: bool) -> float:
             if api:
                 await used.until(lambda: server.objects.labels(_NODE).get("nvidia.com/gpu.replicas") == "10")
             return agent.memory().pss
+
+
+async def _by_label(times: int) -> Row:
+    """How much later the first list comes where it is a label of the Node that says which config is its own."""
+    with tempfile.TemporaryDirectory(prefix="api-") as directory:
+        async with ApiServer(Path(directory)) as server:
+            server.objects.add_node(_NODE, {_LABEL: "sharing"})
+            options = ["--kube-api=on", f"--kubeconfig={server.kubeconfig}"]
+            without = statistics.median([await start(*options, "--config-label=off") for _ in range(times)])
+            chosen = statistics.median([await start(*options, f"--config-label={_LABEL}") for _ in range(times)])
+    note = f"{chosen * 1000:.0f} instead of {without * 1000:.0f} ms, {times} starts of each"
+    return Row("start to first list, by label: later", (chosen - without) * 1000, "ms", 300, note)
 
 
 async def _fleet() -> list[Row]:

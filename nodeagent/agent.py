@@ -105,13 +105,15 @@ class Agent:
                 subscribe=self._watch.subscribe,
                 wake=self._wake.set,
                 selects=bool(settings.config_labels),
-                why_unknown=lambda: self._node.status.message,
+                why_unknown=lambda: self._node.unheard,
                 judge=self._judge,
             )
             self._by_label = ByLabel(
                 settings.config_labels,
                 source=self._source,
-                save=lambda chosen: self._gate.during(lambda: self._store.save_selection(chosen)),
+                save=lambda chosen: self._gate.during(
+                    lambda: self._store.save_selection(chosen, settings.config_labels)
+                ),
             )
             self._driver = open_driver(
                 settings.driver,
@@ -390,8 +392,9 @@ class Agent:
         known, read_holds = _try(lambda: self._store.load_holds(now))
         document, read_document = _try(self._store.load_last_known_good)
         if self._settings.config_labels:
-            selection, _ = _try(self._store.load_selection)
-            self._by_label.recall(selection)
+            note, _ = _try(self._store.load_selection)
+            accepted = document.path if document is not None else None
+            self._by_label.recall(note, identity=_identity(self._settings), accepted=accepted)
         daemons = self._mps.load_wanted()
         remembered = Remembered(
             applied=applied or Applied(),

@@ -264,8 +264,11 @@ class Reconciler:
         if reading is None:
             return None
         self._acceptance, verdict = acceptance.judge(self._acceptance, reading.loaded, gpus)
-        stored, self._last_known_good = self._last_known_good, None
-        if self._acceptance.accepted is None and stored is not None:
+        stored = self._last_known_good
+        if self._acceptance.accepted is not None:
+            self._last_known_good = None
+        elif stored is not None and self._source.concerns(stored.document):
+            self._last_known_good = None
             blob = stored.document.git_blob
             logger.warning("the mounted document cannot be accepted: the last known good is in force, blob %s", blob)
             self._acceptance = acceptance.resume(self._acceptance, stored)

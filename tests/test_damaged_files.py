@@ -261,7 +261,7 @@ def test_a_header_with_an_odd_member(key: str, tmp_path: Path) -> None:
     state.save_applied(APPLIED)
     state.save_holds(HOLDS)
     state.save_last_known_good(Document("/c", b"{}"))
-    state.save_selection(Selection("a", "b"))
+    state.save_selection(Selection("a", "b"), ("a",))
     loads = {
         "applied.json": lambda: state.load_applied(1.0),
         "holds.json": lambda: state.load_holds(1.0),

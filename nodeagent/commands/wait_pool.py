@@ -21,7 +21,13 @@ PACE: Final = (2.0, 60.0, 5.0)
 
 
 class NoAnswer(Exception):
-    """The API did not answer with nodes. The message says what could not be done, and why."""
+    """The API did not answer with nodes. The message says what could not be done, and why; `pause` is for how many
+    seconds the API server wants to be left alone.
+    """
+
+    def __init__(self, message: str, pause: float = 0.0) -> None:
+        super().__init__(message)
+        self.pause = pause
 
 
 Ask = Callable[[float], Sequence[NodeObject]]
@@ -42,7 +48,8 @@ def connect(kubeconfig: Path | None, selector: str) -> Ask:
     the API is.
     """
     try:
-        from nodeagent.node.api_client import ApiClient, ApiProblem
+        from nodeagent.node.api_client import ApiClient
+        from nodeagent.node.api_problem import ApiProblem
     except ModuleNotFoundError as error:
         needs = f"it needs the client of the Kubernetes API ({error}): pip install 'nodeagent[kubernetes]'"
         raise Failure(needs, UNREACHABLE) from error
@@ -64,7 +71,7 @@ def connect(kubeconfig: Path | None, selector: str) -> Ask:
         try:
             return asyncio.run(listed(within))
         except ApiProblem as problem:
-            raise NoAnswer(str(problem)) from problem
+            raise NoAnswer(str(problem), problem.retry_after or 0.0) from problem
         except TimeoutError as error:
             raise NoAnswer(f"cannot list nodes with {selector}: no answer within {within:.1f} s") from error
 
@@ -78,10 +85,11 @@ def wait(ask: Ask, question: Question, timeout: float, pace: tuple[float, float,
     told, reached = "", False
     while True:
         left = begun + timeout - time.monotonic()
+        pause = 0.0
         try:
             nodes = ask(max(left, 0.1))
         except NoAnswer as error:
-            progress = str(error)
+            progress, pause = str(error), error.pause
         else:
             reached = True
             answer = judge_pool(nodes, question)
@@ -97,4 +105,4 @@ def wait(ask: Ask, question: Question, timeout: float, pace: tuple[float, float,
         gone = time.monotonic() - begun
         if gone >= timeout:
             raise Failure(f"not within {timeout:g} s", NOT if reached else UNREACHABLE)
-        time.sleep(min(often if gone < at_first else seldom, timeout - gone))
+        time.sleep(min(max(often if gone < at_first else seldom, pause), timeout - gone))

@@ -1,7 +1,8 @@
 """From the Node's labels to the document that is read, and the memory of it.
 
 The API may be away when an agent starts. What the labels said last is therefore on disk: an agent that hears nothing in
-time reads what the one before it read. What is remembered is never more than that, and never wins over the Node.
+time reads what the one before it read. What is remembered is never more than that, and never wins over the Node; and
+it counts only for an agent of the same pool that goes by the same labels.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
-from nodeagent.config.selection import describe, file_name, select
+from nodeagent.config.selection import describe, file_name, select, unusable
 from nodeagent.config.source import ConfigSource
 from nodeagent.errand import Errand
-from nodeagent.model.node import Selection
+from nodeagent.model.node import Selection, SelectionNote
 
 _log = logging.getLogger(__name__)
 
@@ -36,11 +37,18 @@ class ByLabel:
         self._kept: Selection | None = None
         self._changed = asyncio.Event()
 
-    def recall(self, kept: Selection | None) -> None:
-        """What is on disk. Before `run`. A label that does not select any more is no reason to read anything."""
-        self._kept = kept
-        if kept is not None and (kept.key is None or kept.key in self._keys):
-            self._source.recall(kept)
+    def recall(self, note: SelectionNote | None, *, identity: str, accepted: str | None) -> None:
+        """What is on disk, for an agent of this `identity`, which has `accepted` the document at this path before.
+        Before `run`. What was selected for another pool or by another label is no reason to read anything.
+        """
+        if note is None:
+            return
+        if problem := unusable(note, identity, self._keys, accepted):
+            _log.warning("what an earlier agent was to read is not used: %s", problem)
+            return
+        self._source.recall(note.selection)
+        if note.identity is not None and note.keys is not None:
+            self._kept = note.selection
 
     def take(self, labels: Mapping[str, str]) -> None:
         """All labels of the Node, as they are now. To be called on the loop."""

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Final
 
-from nodeagent.model.node import Selection
+from nodeagent.model.node import Selection, SelectionNote
 
 FILE_NAME: Final = "sharing.yaml"
 """The document of a directory where no label selects another one."""
@@ -29,6 +30,23 @@ def file_name(selection: Selection) -> str | None:
     if selection.value is None:
         return FILE_NAME
     return selection.value + _SUFFIX if _VALUE.fullmatch(selection.value) else None
+
+
+def unusable(note: SelectionNote, identity: str, keys: Sequence[str], accepted: str | None) -> str | None:
+    """Why what an earlier agent noted down says nothing of the node that this one is on, as a clause; None where it
+    does. `identity` and `keys` are those of this agent, `accepted` the path of the document that one with this identity
+    accepted last: a note that does not say for whom it was made is believed where that document bears it out.
+    """
+    chosen = note.selection
+    if note.identity is not None and note.identity != identity:
+        return f"it was made for {note.identity!r}, and this agent is {identity!r}"
+    if note.keys is not None and note.keys != tuple(keys):
+        return f"it was made by the labels {', '.join(note.keys)}, and this agent goes by {', '.join(keys)}"
+    if chosen.key is not None and chosen.key not in keys:
+        return f"it was made by the label {chosen.key}, and this agent goes by {', '.join(keys)}"
+    if note.identity is None and (accepted is None or PurePath(accepted).name != file_name(chosen)):
+        return "it does not say for which pool it was made, and the last known good config is of another file, or none"
+    return None
 
 
 def describe(selection: Selection) -> str:

@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final
 
 from nodeagent.config.judging import Judge
 from nodeagent.config.reading import is_directory, read_document, read_selected
-from nodeagent.config.selection import describe
+from nodeagent.config.selection import FILE_NAME, describe, file_name
 from nodeagent.errand import Errand, Hangs
 from nodeagent.model.config import Document, Loaded, Unreadable
 from nodeagent.model.node import Selection
@@ -61,7 +61,8 @@ class ConfigSource:
 
     With `selects` it is `select` that says which document of a directory is read. Where that is not known within
     `patience` seconds, what an earlier agent read is (`recall`); without one it is told, with what `why_unknown` says.
-    A selection stays until there is another one.
+    A selection stays until there is another one. A path that is not there counts as a directory unless its name has an
+    ending.
 
     `subscribe` is that of a DirectoryWatch. The file is looked at again every `reread` seconds in any case; one that is
     missing for less than `missing_grace` seconds is being swapped; one that is not there after `deadline` seconds of
@@ -105,6 +106,8 @@ class ConfigSource:
         self._judging: _Judging | None = None
         self._subscribe = subscribe
         self._beside = False
+        self._is_file = not selects
+        self._told: Selection | None = None
         subscribe(path, self.look_again)
 
     @property
@@ -129,6 +132,15 @@ class ConfigSource:
         """What an earlier agent on this node was told to read, for as long as nobody tells us. Before `run`."""
         self._remembered = selection
 
+    def concerns(self, document: Document) -> bool:
+        """Whether this is a document of the file that is followed here: that of another file of the same directory says
+        nothing of this node; and while it is not known what labels select, no document does.
+        """
+        name = PurePath(document.path).name
+        if self._is_file:
+            return name in {self._path.name, FILE_NAME}
+        return self._selection is not None and file_name(self._selection) == name
+
     async def run(self) -> None:
         """Follow the file until cancelled."""
         self._patient_until = min(self._patient_until, time.monotonic() + self._patience)
@@ -137,6 +149,7 @@ class ConfigSource:
                 noticed = time.monotonic() if self._noticed is None else self._noticed
                 self._noticed = None
                 self._again.clear()
+                self._give_up_waiting()
                 chosen = self._selection
                 found = await self._look(chosen)
                 if chosen != self._selection:
@@ -162,6 +175,8 @@ class ConfigSource:
         except Hangs:
             message = f"cannot read config: no answer from the mount within {self._deadline:g} s"
             return Unreadable(str(self._path), missing=False, message=message)
+        absent = isinstance(found, Unreadable) and found.missing
+        self._is_file = not selects or (not directory and (not absent or bool(path.suffix)))
         if not directory and not self._beside:
             # A file is seen from its directory; a path that is not there yet may become either.
             self._beside = True
@@ -198,10 +213,6 @@ class ConfigSource:
             left = self._patient_until - time.monotonic()
             if left > 0.0:
                 return left
-            if self._remembered is not None:
-                _log.warning("%s; going on with what they were: %s", self._not_known(), describe(self._remembered))
-                self._selection = self._remembered
-                return 0.0
             found = Unreadable(str(self._path), missing=False, message=f"cannot read config: {self._not_known()}")
         grace = self._grace(found)
         if grace > 0.0:
@@ -217,8 +228,24 @@ class ConfigSource:
         if before is None or before.loaded != found:
             self._newest = Reading(found, noticed)
             self._wake()
+        elif self._told != self._selection:
+            self._wake()  # nothing else can be read, but what is concerned is another file
+        self._told = self._selection
         back = before is not None and isinstance(before.loaded, Unreadable) and isinstance(found, Loaded)
-        return min(COMEBACK, self._reread) if back else self._reread
+        pause = min(COMEBACK, self._reread) if back else self._reread
+        if self._may_recall:
+            return min(pause, max(self._patient_until - time.monotonic(), 0.0))
+        return pause
+
+    @property
+    def _may_recall(self) -> bool:
+        return not self._is_file and self._selection is None and self._remembered is not None
+
+    def _give_up_waiting(self) -> None:
+        """Go on as the agent before us where nobody has told us in time what to read."""
+        if self._may_recall and self._remembered is not None and time.monotonic() >= self._patient_until:
+            _log.warning("%s; going on with what they were: %s", self._not_known(), describe(self._remembered))
+            self._selection = self._remembered
 
     def _not_known(self) -> str:
         reason = self._why_unknown()

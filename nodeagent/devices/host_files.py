@@ -22,6 +22,9 @@ DEADLINE: Final = 5.0
 
 _ROOT: Final = Path("/")
 _MINORS: Final = "proc/driver/nvidia-caps/mig-minors"
+_MOST_NAME: Final = 4096
+"""Bytes that are read of what is to name the machine, whatever the file is."""
+
 _CAPABILITY: Final = re.compile(r"gpu([0-9]+)/gi([0-9]+)(?:/ci([0-9]+))?/access ([0-9]+)", re.ASCII)
 
 
@@ -124,12 +127,17 @@ def _capabilities(driver_root: Path) -> Iterator[tuple[tuple[int, int, int | Non
         return
 
 
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_MOST_NAME)
+
+
 def machine_type(path: Path | None) -> str:
     """What the firmware calls this machine, from the first line of a file such as `/sys/class/dmi/id/product_name`;
     `unknown` where nobody says. Raises nothing.
     """
     try:
-        text = "" if path is None else path.read_text("utf-8", "replace").strip()
+        text = "" if path is None else _beginning(path).decode("utf-8", "replace").strip()
     except OSError:
         text = ""
     return text.partition("\n")[0].rstrip() or "unknown"

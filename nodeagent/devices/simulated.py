@@ -38,6 +38,9 @@ T = TypeVar("T")
 
 _READ_WITHIN = 5.0
 
+_MOST_READ = 2 << 20
+"""Bytes: more than a document may have."""
+
 _MESSAGES = {GpuHealth.LOST: "the simulation file says that it is lost", GpuHealth.HANG: "no answer: simulated"}
 
 
@@ -118,7 +121,7 @@ class SimulatedDriver(LookingDriver):
 
     def _parse(self) -> SimulatedNode | Rejected:
         """Reads the file, in a thread. What has the same bytes as before is not parsed again."""
-        data = self._path.read_bytes()
+        data = _bytes(self._path)
         if self._read is None or self._read[0] != data:
             try:
                 self._read = data, parse(data, str(self._path), self._node_name)
@@ -159,8 +162,14 @@ class _HangingGpu:
 
 def load_inventory(path: Path, node_name: str) -> Inventory:
     """What the file at `path` describes, read once. Raises OSError and `Rejected`, with all violations."""
-    node = parse(path.read_bytes(), str(path), node_name)
+    node = parse(_bytes(path), str(path), node_name)
     return _inventory(node, [_answer(gpu) for gpu in node.gpus])
+
+
+def _bytes(path: Path) -> bytes:
+    """The file, or so much of it that it is known to be too large."""
+    with path.open("rb") as file:
+        return file.read(_MOST_READ)
 
 
 def _answer(gpu: Gpu) -> Gpu | Fault:

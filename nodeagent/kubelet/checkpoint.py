@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Final
 
 from nodeagent.model.kubelet import CheckpointEntry
 
+LARGEST: Final = 64 << 20
+"""Bytes. It has some tens for each id that a pod was given; what is larger is no checkpoint."""
+
 
 def read(path: Path) -> bytes | None:
-    """The file's bytes; None when it cannot be read."""
+    """The file's bytes; None when it cannot be read, or is larger than a checkpoint can be."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(LARGEST + 1)
     except OSError:
         return None
+    return data if len(data) <= LARGEST else None
 
 
 def parse(data: bytes) -> frozenset[CheckpointEntry] | None:

@@ -34,6 +34,7 @@ class SyncReason(Enum):
     OFF = "LabelsOff"
     PENDING = "Pending"
     SYNCED = "Synced"
+    READ_FAILED = "NodeReadFailed"
     WRITE_FAILED = "LabelWriteFailed"
     FORBIDDEN = "Forbidden"
     UNREACHABLE = "Unreachable"
@@ -67,6 +68,18 @@ class Selection:
 
     key: str | None = None
     value: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionNote:
+    """A selection as an agent has noted it down for the next one, and for whom it was made: the `identity` of that
+    agent, which is its pool and the name of its config, and the `keys` of the labels that it went by. None where the
+    note does not say.
+    """
+
+    selection: Selection
+    identity: str | None = None
+    keys: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

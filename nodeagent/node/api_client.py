@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from datetime import UTC, datetime
-from enum import Enum
-from http import HTTPStatus
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar, cast
 
 import httpx2
 import msgspec
-from lightkube import ApiError, AsyncClient, ConfigError, KubeConfig, SingleConfig
+from lightkube import AsyncClient, ConfigError, KubeConfig, SingleConfig
 from lightkube.config.client_adapter import verify_cluster
 from lightkube.config.models import User
 from lightkube.core.resource import ApiInfo, GlobalResource, ResourceDef
@@ -30,15 +28,15 @@ from lightkube.types import PatchType
 
 from nodeagent import clocks
 from nodeagent.model.node import NodeEvent, NodeObject
+from nodeagent.node import api_transport
+from nodeagent.node.api_problem import ApiProblem, Trouble, explained
+from nodeagent.node.api_transport import Transport, WatchEnded
 
 MANAGER: Final = "nodeagent"
 """Our field manager, and the component that events come from."""
 
 EVENT_NAMESPACE: Final = "default"
 """Where events about Nodes are: the API server takes them nowhere else."""
-
-DEADLINE: Final = 10.0
-"""Seconds within which a request must be answered."""
 
 _PAGE: Final = 500
 
@@ -78,41 +76,6 @@ class _Node(GlobalResource, msgspec.Struct, omit_defaults=True):
     _api_info = ApiInfo(resource=ResourceDef("", "v1", "Node"), plural="nodes", verbs=["list", "watch", "patch"])
 
 
-class Trouble(Enum):
-    """What kind of answer, or none, a request got. BUSY: not now; ABSENT: there is no such object; CONFLICT: it has
-    changed meanwhile; REFUSED: anything else that the API server says no to.
-    """
-
-    UNREACHABLE = "unreachable"
-    BUSY = "busy"
-    FORBIDDEN = "forbidden"
-    ABSENT = "absent"
-    CONFLICT = "conflict"
-    REFUSED = "refused"
-
-
-class ApiProblem(Exception):
-    """A request failed. The message says what could not be done, and why; `retry_after` in seconds, where the API
-    server says how long it wants to be left alone.
-    """
-
-    def __init__(self, message: str, trouble: Trouble, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.trouble = trouble
-        self.retry_after = retry_after
-
-
-_TROUBLES: Final = {
-    401: Trouble.FORBIDDEN,
-    403: Trouble.FORBIDDEN,
-    404: Trouble.ABSENT,
-    409: Trouble.CONFLICT,
-    410: Trouble.BUSY,  # a watch has fallen behind
-    422: Trouble.CONFLICT,  # a JSON patch whose test does not hold
-    429: Trouble.BUSY,
-}
-
-
 class Seen(NamedTuple):
     """When an event happened first and last (monotonic seconds), and how many times."""
 
@@ -127,12 +90,18 @@ class ApiClient:
     """
 
     def __init__(self, kubeconfig: Path | None = None) -> None:
-        with _explained("cannot reach the Kubernetes API"):
-            config = _config(kubeconfig)
-            self._transport = _Transport(verify=verify_cluster(config.cluster, config.user or User(), config.abs_file))
-            self._client = AsyncClient(
-                config, timeout=httpx2.Timeout(DEADLINE), field_manager=MANAGER, transport=self._transport
-            )
+        what = "cannot reach the Kubernetes API"
+        try:
+            with explained(what):
+                config = _config(kubeconfig)
+                verify = verify_cluster(config.cluster, config.user or User(), config.abs_file)
+                self._transport = Transport(verify=verify)
+                timeout = httpx2.Timeout(api_transport.DEADLINE)
+                self._client = AsyncClient(config, timeout=timeout, field_manager=MANAGER, transport=self._transport)
+        except ApiProblem as problem:
+            raise ApiProblem(str(problem), Trouble.UNREACHABLE) from problem  # nobody has been asked
+        except Exception as error:  # what a kubeconfig can be, nobody has counted
+            raise ApiProblem(f"{what}: {error!r}", Trouble.UNREACHABLE) from error
 
     async def close(self) -> None:
         """Close all connections."""
@@ -157,16 +126,16 @@ class ApiClient:
         https://kubernetes.io/docs/reference/using-api/api-concepts/#semantics-for-watch.
         """
         answer = self._client.watch(_Node, fields={"metadata.name": name}, server_timeout=seconds)
-        end = asyncio.get_running_loop().time() + seconds + DEADLINE
+        end = asyncio.get_running_loop().time() + seconds + api_transport.DEADLINE
         self._transport.watch = opened
-        with _explained(f"cannot watch the node {name}"):
+        with explained(f"cannot watch the node {name}"):
             async with aclosing(cast("AsyncGenerator[tuple[str, _Node]]", answer)) as changes:
                 while True:
                     try:
                         # Not around the yield: it would interrupt whoever does something with what came.
                         async with asyncio.timeout_at(end):
                             change, node = await anext(changes)
-                    except (_WatchEnded, StopAsyncIteration):
+                    except (WatchEnded, StopAsyncIteration):
                         return
                     yield None if change == "DELETED" else _node(node)
 
@@ -212,31 +181,6 @@ class ApiClient:
         await _asked(f"cannot count the event {name}", patched)
 
 
-class _WatchEnded(httpx2.RequestError):
-    """lightkube asks again, at once and for ever, when a watch ends without an error."""
-
-
-class _Transport(httpx2.AsyncHTTPTransport):
-    """Lets a watch through only after somebody has said whom to tell that it is open: so it is the caller who decides
-    when the next one begins. An answer to it begins in time or never.
-    """
-
-    watch: Callable[[], None] | None = None
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        if "watch" not in request.url.params:
-            return await super().handle_async_request(request)
-        if self.watch is None:
-            raise _WatchEnded("the watch has ended", request=request)
-        async with asyncio.timeout(DEADLINE):
-            response = await super().handle_async_request(request)
-        if response.status_code == HTTPStatus.OK:
-            self.watch()
-        if response.status_code != HTTPStatus.UNAUTHORIZED:  # else it is asked once more, with the token of now
-            self.watch = None
-        return response
-
-
 def _config(kubeconfig: Path | None) -> SingleConfig:
     if kubeconfig is not None:
         found = KubeConfig.from_file(kubeconfig)
@@ -252,43 +196,14 @@ def _config(kubeconfig: Path | None) -> SingleConfig:
 
 
 async def _asked(what: str, answer: Awaitable[T]) -> T:
-    with _explained(what):
-        async with asyncio.timeout(DEADLINE):
+    with explained(what):
+        async with asyncio.timeout(api_transport.DEADLINE):
             return await answer
-
-
-@contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """Every way in which a request fails, as an ApiProblem."""
-    try:
-        yield
-    except TimeoutError as error:
-        raise ApiProblem(f"{what}: no answer in time", Trouble.UNREACHABLE) from error
-    except httpx2.HTTPStatusError as error:
-        response = cast("httpx2.Response | None", error.response)
-        said = error.status.message if isinstance(error, ApiError) else None
-        code = (error.status.code if isinstance(error, ApiError) else None) or (response.status_code if response else 0)
-        message = f"{what}: {said or f'the API server answered {code}'}"
-        raise ApiProblem(message, _trouble(code), _retry_after(response)) from error
-    except (httpx2.HTTPError, httpx2.InvalidURL, ConfigError, OSError) as error:
-        raise ApiProblem(f"{what}: {str(error) or type(error).__name__}", Trouble.UNREACHABLE) from error
-    except (KeyError, ValueError, msgspec.MsgspecError) as error:
-        raise ApiProblem(f"{what}: cannot be understood: {error!r}", Trouble.UNREACHABLE) from error
-
-
-def _trouble(code: int) -> Trouble:
-    return Trouble.BUSY if code >= HTTPStatus.INTERNAL_SERVER_ERROR else _TROUBLES.get(code, Trouble.REFUSED)
 
 
 def _time(at: float) -> datetime:
     """A monotonic moment, by the wall clock as it is set now."""
     return datetime.fromtimestamp(clocks.now().zero + at, UTC).replace(microsecond=0)
-
-
-def _retry_after(response: httpx2.Response | None) -> float | None:
-    """Of the two forms the API server uses seconds."""
-    value = response.headers.get("Retry-After", "") if response is not None else ""
-    return float(value) if value.isascii() and value.isdigit() else None
 
 
 def _node(node: _Node) -> NodeObject:

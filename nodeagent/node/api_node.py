@@ -14,9 +14,13 @@ from contextlib import aclosing, suppress
 from typing import Final
 
 from nodeagent.model.node import LabelDifference, NodeEvent, NodeObject, NodeReport, NodeStatus, SyncReason
-from nodeagent.node.api_client import ApiClient, ApiProblem, Trouble
+from nodeagent.node.api_client import ApiClient
+from nodeagent.node.api_connection import Connection
 from nodeagent.node.api_events import EventTeller
+from nodeagent.node.api_problem import ApiProblem, Trouble
+from nodeagent.node.comparing import compared, older
 from nodeagent.node.pace import Pace
+from nodeagent.node.speakers import keep
 
 _log = logging.getLogger(__name__)
 
@@ -26,10 +30,6 @@ which a watch that fails is told of.
 """
 
 _REASONS: Final = {Trouble.UNREACHABLE: SyncReason.UNREACHABLE, Trouble.FORBIDDEN: SyncReason.FORBIDDEN}
-
-
-class _Anew(Exception):
-    """The connection should be made anew."""
 
 
 class ApiNode:
@@ -52,7 +52,7 @@ class ApiNode:
         pace: Pace | None = None,
     ) -> None:
         self._name = name
-        self._connect = connect
+        self._connection = Connection(connect)
         self._labels = labels
         self._taint = taint
         self._on_labels = on_labels
@@ -62,14 +62,22 @@ class ApiNode:
         self._wanted: NodeReport | None = None
         self._written: NodeReport | None = None
         self._seen: NodeObject | None = None
+        self._known: Mapping[str, str] | None = None
         self._failures = 0
+        self._behind: NodeObject | None = None
         self._steady = self._heard = False
+        self._heard_at = time.monotonic()
         self._reading: ApiProblem | None = None
         self._writing: ApiProblem | None = None
         self._contests = 0
         self._contested = 0.0
         self._changed = asyncio.Event()
         self.status = NodeStatus(SyncReason.PENDING, "the Node has not been read yet", api=True)
+
+    @property
+    def unheard(self) -> str:
+        """Why the labels of the Node are not known, as far as that can be told."""
+        return str(self._reading or "the Node has not been read yet")
 
     def want(self, report: NodeReport) -> None:
         """The Node should say this from now on."""
@@ -83,45 +91,44 @@ class ApiNode:
         self._events.tell(events)
 
     async def run(self) -> None:
-        """Watch, write and tell until cancelled."""
-        while True:
-            try:
-                api = self._connect()
-            except ApiProblem as problem:
-                self._read_failed(problem)
-                await self._back_off()
-                continue
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(self._follow(api))
-                    tasks.create_task(self._write(api))
-                    tasks.create_task(self._events.run(api, lambda: self._seen))
-            except* _Anew:
-                pass
-            finally:
-                await api.close()
+        """Watch, write and tell until cancelled: each by itself, whatever becomes of the others."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(keep("watching the Node", self._follow, self._pace, self._cannot_follow))
+                tasks.create_task(keep("writing to the Node", self._write, self._pace, self._cannot_write))
+                tasks.create_task(keep("telling events", self._tell_events, self._pace))
+        finally:
+            await self._connection.renew()
+
+    async def _tell_events(self) -> None:
+        await self._events.run(self._connection, lambda: self._seen)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    async def _follow(self, api: ApiClient) -> None:
-        """Keep what the Node says up to date. Raises _Anew."""
+    async def _follow(self) -> None:
+        """Keep what the Node says up to date."""
         while True:
-            pause = None
+            problem = None
             try:
-                await self._look(api)
-            except ApiProblem as problem:
-                self._steady, pause = False, problem.retry_after
-                if self._seen is None or self._failures + 1 >= _ANEW:
-                    self._read_failed(problem)
-                else:
-                    _log.debug("%s; trying again", problem)
+                async with self._connection.use() as api:
+                    await self._look(api)
+            except ApiProblem as found:
+                self._steady, problem = False, found
+            else:
+                if not self._heard and not self._steady:
+                    problem = ApiProblem(f"cannot watch the node {self._name}: the watch ends at once", Trouble.BUSY)
             if not self._steady:
-                await self._back_off(pause)
+                await self._back_off(problem)
                 if self._failures % _ANEW == 0:
-                    raise _Anew
+                    await self._connection.renew()
+
+    async def _cannot_follow(self, error: BaseException) -> None:
+        await self._connection.renew()
+        self._read_failed(ApiProblem(f"cannot watch the node {self._name}: {error!r}", Trouble.ODD))
 
     async def _look(self, api: ApiClient) -> None:
         """Hear of the Node and its changes until the watch ends."""
+        self._behind = None
         self._steady = self._heard = False
         timers: list[asyncio.TimerHandle] = []
 
@@ -138,14 +145,19 @@ class ApiNode:
                         self._heard, self._reading = True, None
                         self._take(change)
         finally:
+            if self._heard or self._steady:
+                self._heard_at = time.monotonic()
             for timer in timers:
                 timer.cancel()
 
     def _settle(self) -> None:
         """A watch has been open for a while: the next one may follow at once. By now it has told of the Node, if there
-        is one.
+        is one; and a state that is still older than what we know is that of a cluster which was restored.
         """
         self._steady, self._failures = True, 0
+        if (node := self._behind) is not None:
+            self._seen = None
+            self._take(node)
         if not self._heard:
             self._lose("is not there")
 
@@ -153,22 +165,35 @@ class ApiNode:
         self._seen = self._written = None
         self._read_failed(ApiProblem(f"the node {self._name} {why}", Trouble.ABSENT))
 
-    async def _back_off(self, least: float | None = None) -> None:
+    async def _back_off(self, problem: ApiProblem | None) -> None:
+        """Wait until the next watch. Why there is none is told at once where nothing is known of the Node, and else
+        when that is to last: the Node may be anything meanwhile.
+        """
         self._failures += 1
-        await asyncio.sleep(self._pace.after(self._failures, self._pace.backoff, least))
+        bounds = self._pace.backoff if self._known else self._pace.first
+        pause = self._pace.after(self._failures, bounds, problem.retry_after if problem is not None else None)
+        if problem is not None:
+            silence = time.monotonic() + pause - self._heard_at
+            if self._seen is None or self._failures >= _ANEW or silence > self._pace.silence:
+                self._read_failed(problem)
+            else:
+                _log.debug("%s; trying again", problem)
+        await asyncio.sleep(pause)
 
     def _take(self, node: NodeObject) -> None:
         """The Node is like this: what a write came back with, or the watch. The watch may be behind the write."""
         before = self._seen
-        if before is not None and _older(node, before):
+        if before is not None and older(node, before):
+            self._behind = node
             return
-        self._seen = node
-        if before is None or before.labels != node.labels:
-            self._on_labels(node.labels)
+        self._seen, self._behind = node, None
         if before is None:
             self._events.again()
         self._changed.set()
         self._judge()
+        if self._known != node.labels:
+            self._on_labels(node.labels)
+            self._known = node.labels
 
     def _read_failed(self, problem: ApiProblem) -> None:
         _log.debug("%s; trying again", problem)  # the condition tells it
@@ -177,29 +202,38 @@ class ApiNode:
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    async def _write(self, api: ApiClient) -> None:
+    async def _write(self) -> None:
         """Write what the Node should say, whenever it says something else."""
         failures = 0
+        self._changed.set()
         while True:
             await self._changed.wait()
             self._changed.clear()
             if not self._owes():
+                failures = 0
+                self._writes(None)
                 continue
             await asyncio.sleep(self._pace.draw(self._pace.settle))
             await self._stand_back()
             try:
-                await self._put(api)
+                async with self._connection.use() as api:
+                    await self._put(api)
             except ApiProblem as problem:
                 failures += 1
                 _log.debug("%s; trying again", problem)  # the condition tells it
-                self._writing = problem
-                self._judge()
+                self._writes(problem)
                 await asyncio.sleep(self._pace.after(failures, self._pace.backoff, problem.retry_after))
                 self._changed.set()
             else:
                 failures = 0
-                self._writing = None
-                self._judge()
+                self._writes(None)
+
+    async def _cannot_write(self, error: BaseException) -> None:
+        self._writes(ApiProblem(f"cannot label the node {self._name}: {error!r}", Trouble.ODD))
+
+    def _writes(self, problem: ApiProblem | None) -> None:
+        self._writing = problem
+        self._judge()
 
     async def _put(self, api: ApiClient) -> None:
         """At most one write of labels and annotations, and one of the taint."""
@@ -245,8 +279,8 @@ class ApiNode:
             return ()
         labels, annotations = self._said(self._wanted)
         return (
-            *_compared(labels, self._seen.labels, self._seen.own_labels),
-            *_compared(annotations, self._seen.annotations, self._seen.own_annotations),
+            *compared(labels, self._seen.labels, self._seen.own_labels),
+            *compared(annotations, self._seen.annotations, self._seen.own_annotations),
         )
 
     def _tainted(self, node: NodeObject) -> bool:
@@ -263,26 +297,16 @@ class ApiNode:
 
     def _status(self) -> NodeStatus:
         differences = self._differences()
-        if problem := self._reading or self._writing:
+        if problem := self._reading:
+            reason = _REASONS.get(problem.trouble, SyncReason.READ_FAILED)
+            return NodeStatus(reason, str(problem), differences, api=True)
+        if problem := self._writing:
             reason = _REASONS.get(problem.trouble, SyncReason.WRITE_FAILED)
             return NodeStatus(reason, str(problem), differences, api=True)
-        if self._seen is None or self._wanted is None:
+        if self._seen is None:
             return NodeStatus(SyncReason.PENDING, "the Node has not been read yet", api=True)
+        if self._wanted is None:
+            return NodeStatus(SyncReason.PENDING, "it is not known yet what the Node should say", api=True)
         if differences:
             return NodeStatus(SyncReason.PENDING, "the Node is about to be labelled", differences, api=True)
         return NodeStatus(SyncReason.SYNCED if self._labels else SyncReason.OFF, api=True)
-
-
-def _compared(want: Mapping[str, str], have: Mapping[str, str], own: frozenset[str]) -> list[LabelDifference]:
-    """What differs of ours; of what others wrote nothing but what we want otherwise."""
-    wrong = [LabelDifference(key, value, have.get(key)) for key, value in want.items() if have.get(key) != value]
-    return wrong + [LabelDifference(key, None, have[key]) for key in sorted(own - want.keys()) if key in have]
-
-
-def _older(node: NodeObject, than: NodeObject) -> bool:
-    """Whether a state of the same Node is from before another: versions of one object are numbers that grow (KEP-5504),
-    and a server whose versions are none is believed in the order in which it speaks.
-    """
-    if node.uid != than.uid or not (node.version.isdigit() and than.version.isdigit()):
-        return False
-    return int(node.version) < int(than.version)

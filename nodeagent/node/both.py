@@ -9,6 +9,8 @@ from dataclasses import replace
 from nodeagent.model.node import NodeEvent, NodeReport, NodeStatus, SyncReason
 from nodeagent.node.api_node import ApiNode
 from nodeagent.node.label_file import LabelFile
+from nodeagent.node.pace import Pace
+from nodeagent.node.speakers import keep
 
 
 class FileAndApi:
@@ -25,6 +27,11 @@ class FileAndApi:
             return replace(api, differences=(*file.differences, *api.differences))
         return replace(file, api=True, differences=(*file.differences, *api.differences))
 
+    @property
+    def unheard(self) -> str:
+        """Why the labels of the Node are not known: the API tells them, whatever the file is like."""
+        return self._api.unheard
+
     def want(self, report: NodeReport) -> None:
         """Labels to the file, and the report to the API, which leaves labels alone."""
         self._file.want(report)
@@ -35,7 +42,7 @@ class FileAndApi:
         self._api.tell(events)
 
     async def run(self) -> None:
-        """Both, until cancelled."""
+        """Both, until cancelled, whatever becomes of the other."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._file.run())
-            tasks.create_task(self._api.run())
+            tasks.create_task(keep("the file of labels", self._file.run, Pace()))
+            tasks.create_task(keep("the Kubernetes API", self._api.run, Pace()))

@@ -43,6 +43,11 @@ class LabelFile:
         self._changed = asyncio.Event()
         self._errand = Errand("label file", on_late=self._changed.set)
 
+    @property
+    def unheard(self) -> str:
+        """A file tells nobody which labels there are."""
+        return ""
+
     def want(self, report: NodeReport) -> None:
         """The file should say this from now on."""
         if report.labels != self._wanted:

@@ -12,6 +12,7 @@ class NoNode:
     """Takes every report and keeps none."""
 
     status = NodeStatus()
+    unheard = ""
 
     def want(self, report: NodeReport) -> None:
         """Nothing is told."""

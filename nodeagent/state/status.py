@@ -91,6 +91,7 @@ class Reason(StrEnum):
     # LabelsSynced
     LABELS_OFF = "LabelsOff"
     SYNCED = "Synced"
+    NODE_READ_FAILED = "NodeReadFailed"
     LABELS_FAILED = "LabelWriteFailed"
     FORBIDDEN = "Forbidden"
     UNREACHABLE = "Unreachable"

@@ -5,7 +5,7 @@ Files, each sealed with its version and a checksum (see `durable.formats`):
 - `applied.json`: the applied contract of the node, whatever its pool or config; written before it is advertised;
 - `holds.json`: who holds what, as far as it cannot be asked again;
 - `last-known-good`: the last accepted document, of this identity only: another pool's is never used;
-- `config-selection`: which document of a directory the Node's labels selected last;
+- `config-selection`: which document of a directory the Node's labels selected last, and for which agent;
 - `lock`: held by the agent that runs.
 
 A file that cannot be trusted is renamed to `<name>.corrupt-<n>` and told in `notices`; loading then goes on without it.
@@ -16,7 +16,7 @@ were, and the file is copied to `<name>.corrupt-<n>`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -30,7 +30,7 @@ from nodeagent.durable.lock import FileLock
 from nodeagent.model.config import Document
 from nodeagent.model.holds import Holds
 from nodeagent.model.moment import Moment
-from nodeagent.model.node import Selection
+from nodeagent.model.node import Selection, SelectionNote
 from nodeagent.model.shares import Applied
 from nodeagent.store import codec
 
@@ -183,18 +183,27 @@ class StateDir:
             return None
         return document
 
-    def save_selection(self, selection: Selection) -> None:
-        """On disk, synced, when this returns; the old selection is on disk when it raises OSError."""
-        body = json.dumps({"label": selection.key, "value": selection.value}).encode()
-        self._save(self._selection, self._formats.selection, {}, body, sync=True)
+    def save_selection(self, selection: Selection, keys: Sequence[str]) -> None:
+        """On disk, synced, when this returns; the old selection is on disk when it raises OSError. `keys` are those of
+        the labels that may select.
+        """
+        found = {"label": selection.key, "value": selection.value, "identity": self._identity, "labels": list(keys)}
+        self._save(self._selection, self._formats.selection, {}, json.dumps(found).encode(), sync=True)
 
-    def load_selection(self) -> Selection | None:
-        """What the Node's labels selected last, whatever the pool."""
+    def load_selection(self) -> SelectionNote | None:
+        """What the Node's labels selected last, for whatever agent: the caller has to compare. 0.1.0 did not note down
+        for which.
+        """
 
-        def decode(data: bytes) -> Selection:
+        def decode(data: bytes) -> SelectionNote:
             _, body = unseal(self._formats.selection, data)
             found = expect(parse(body), "the selection", dict)
-            return Selection(optional(found, "label", str), optional(found, "value", str))
+            keys = optional(found, "labels", list)
+            return SelectionNote(
+                Selection(optional(found, "label", str), optional(found, "value", str)),
+                optional(found, "identity", str),
+                None if keys is None else tuple(expect(key, "a label", str) for key in keys),
+            )
 
         return self._load(self._selection, decode)
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 
 from nodeagent.model.config import Document
@@ -193,6 +194,180 @@ async def test_an_agent_that_starts_while_the_api_is_away(node: Node, api: ApiSe
     await node.advertises({SHARED: 4 * GPUS})
     await api.start()
     await node.advertises({SHARED: 6 * GPUS})
+
+
+KEY = "nodeagent.io/config"
+
+
+async def left(node: Node, api: ApiServer, **changes: object) -> None:
+    """An agent of pool `a` has had what the label of the Node selects, the document for `a`, and has ended."""
+    node.mount.write({"sharing.yaml": shares(2), "a.yaml": shares(4), "b.yaml": shares(6)})
+    api.objects.label(NODE_NAME, {KEY: "a"})
+    agent = await speaking(node, api, pool="a", config_labels=(KEY,), **changes)
+    await node.advertises({SHARED: 4 * GPUS})
+    await eventually(lambda: agent.snapshot.in_sync)
+    await eventually((node.state_dir / "config-selection").exists)
+    await agent.stop()
+
+
+async def keeps(node: Node, agent: InProcess, replicas: int = 4) -> None:
+    """What is applied is all that is advertised, and it is told what is waited for."""
+    await eventually(lambda: agent.snapshot.config.problem)
+    assert "the labels of the node are not known yet" in agent.says("ConfigAccepted").message
+    assert agent.snapshot.config.desired is None
+    assert not agent.snapshot.config.using_last_known_good
+    await node.advertises({SHARED: replicas * GPUS})
+    sent = node.kubelet.record.message_count
+    await agent.get("/status")
+    assert node.kubelet.record.message_count == sent
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"pool": "b"}, "it was made for 'a/sharing.yaml', and this agent is 'b/sharing.yaml'"),
+        ({"pool": "a", "config_labels": ("x.io/config", KEY)}, f"this agent goes by x.io/config, {KEY}"),
+        ({"pool": "a", "config_labels": ("x.io/config",)}, "this agent goes by x.io/config"),
+    ],
+    ids=["another pool", "another precedence", "another label"],
+)
+async def test_nothing_is_guessed_of_another_selection(
+    node: Node, api: ApiServer, changes: dict[str, object], why: str
+) -> None:
+    """An agent that starts while the API is away, in another pool or with other labels than the one before it, keeps
+    what is applied and advertises nothing else, neither what was selected then nor the last known good; with the first
+    answer it has what the labels select.
+    """
+    await left(node, api)
+    await api.stop()
+    node.mount.write({"sharing.yaml": shares(3), "a.yaml": shares(5), "b.yaml": shares(6)})
+    agent = await speaking(node, api, **{"config_labels": (KEY,), **changes})
+    await keeps(node, agent)
+    assert node.log.having("what an earlier agent was to read is not used", why)
+    assert agent.says("LabelsSynced").reason == "Unreachable"
+    api.objects.label(NODE_NAME, {KEY: "b", "x.io/config": "b"})
+    await api.start()
+    await node.advertises({SHARED: 6 * GPUS})
+    await eventually(lambda: agent.snapshot.in_sync)
+
+
+@pytest.mark.parametrize("trouble", ["forbidden", "no Node", "no answer that can be understood"])
+async def test_nothing_is_guessed_whatever_the_api_says(node: Node, api: ApiServer, trouble: str) -> None:
+    """An API that answers and does not say which labels the Node has is as good as one that is away; the condition has
+    a reason of its own for it, and none that speaks of writing.
+    """
+    await left(node, api)
+    reason = "NodeReadFailed"
+    if trouble == "forbidden":
+        api.forbidden.add("watch nodes")
+        reason = "Forbidden"
+    elif trouble == "no Node":
+        api.objects.delete_node(NODE_NAME)
+    else:
+        api.fail("watch nodes", code=200, raw=b"<html>", times=1_000)
+    agent = await speaking(node, api, pool="b", config_labels=(KEY,))
+    await keeps(node, agent)
+    await eventually(lambda: agent.says("LabelsSynced").reason == reason)
+    api.forbidden.clear()
+    api.faults.clear()
+    if trouble == "no Node":
+        api.objects.add_node(NODE_NAME)
+    api.objects.label(NODE_NAME, {KEY: "b"})
+    await node.advertises({SHARED: 6 * GPUS})
+
+
+async def test_the_last_known_good_is_of_the_file_that_is_selected(node: Node, api: ApiServer) -> None:
+    """Where the file that the label selects by now cannot be accepted, an agent that starts keeps what is applied: the
+    last known good is of another file, and comes in force as soon as that one is selected.
+    """
+    await left(node, api)
+    node.mount.write({"sharing.yaml": shares(2), "a.yaml": WRONG, "b.yaml": WRONG})
+    api.objects.label(NODE_NAME, {KEY: "b"})
+    agent = await speaking(node, api, pool="a", config_labels=(KEY,))
+    await eventually(lambda: agent.says("ConfigAccepted").reason == "SchemaError")
+    assert agent.snapshot.config.desired is None
+    await node.advertises({SHARED: 4 * GPUS})
+    api.objects.label(NODE_NAME, {KEY: "nowhere"})
+    await eventually(lambda: agent.says("ConfigAccepted").reason == "Missing")
+    assert agent.snapshot.config.desired is None
+    api.objects.label(NODE_NAME, {KEY: "a"})
+    await eventually(lambda: agent.snapshot.config.using_last_known_good)
+    await node.advertises({SHARED: 4 * GPUS})
+
+
+async def test_labels_that_do_not_select_any_more(node: Node, api: ApiServer) -> None:
+    """An agent that goes by no label follows the file for all nodes: the last known good of another is not used."""
+    await left(node, api)
+    node.mount.write({"sharing.yaml": WRONG, "a.yaml": shares(4)})
+    agent = await node.agent(pool="a", config_labels=())
+    await eventually(lambda: agent.says("ConfigAccepted").reason == "SchemaError")
+    assert agent.snapshot.config.desired is None
+    await node.advertises({SHARED: 4 * GPUS})
+
+
+async def test_a_mount_that_is_away_as_well(node: Node, api: ApiServer) -> None:
+    """Without the mount the last known good serves only where it is of the file that is selected: by the labels, or
+    after a while by what an earlier agent of the same pool was told.
+    """
+    await left(node, api)
+    await api.stop()
+    away = node.mount.directory.rename(node.directory / "away")
+    same = await speaking(node, api, pool="a", config_labels=(KEY,))
+    await eventually(lambda: same.snapshot.config.using_last_known_good)
+    await same.stop()
+    other = await speaking(node, api, pool="a", config_labels=(KEY, "x.io/config"))
+    await eventually(lambda: other.says("ConfigAccepted").reason == "Missing")
+    await node.advertises({SHARED: 4 * GPUS})
+    assert other.snapshot.config.desired is None
+    api.objects.label(NODE_NAME, {"x.io/config": "b"})
+    await api.start()
+    await eventually(lambda: other.snapshot.config.using_last_known_good)
+    away.rename(node.mount.directory)
+    await eventually(lambda: other.snapshot.in_sync)
+    await node.advertises({SHARED: 4 * GPUS})
+
+
+async def test_a_start_waits_for_the_answer_and_for_nothing_else(node: Node, api: ApiServer) -> None:
+    """Where a label chooses the config an agent asks the API once before it advertises what is chosen, and it writes
+    nothing before: the pause of writes is none of the GPUs'. A few tries that fail before the first answer, as those of
+    a network that is a moment behind, are no reason to go on without the label.
+    """
+    node.mount.write({"sharing.yaml": shares(2), "a.yaml": shares(4)})
+    api.objects.label(NODE_NAME, {KEY: "a"})
+    api.fail("watch nodes", cut=True, times=2)
+    await speaking(node, api, config_labels=(KEY,))
+    await node.advertises({SHARED: 4 * GPUS})
+    await says(api, config__state="applied")
+    lists = [message for message in node.kubelet.record.messages if message.healthy]
+    assert {len(message.healthy) for message in lists} == {4 * GPUS}
+    assert [entry.what for entry in api.asked if entry.at < lists[0].at and "events" not in entry.what] == [
+        "watch nodes"
+    ] * 3
+    assert not node.log.having("going on with what they were")
+
+
+async def test_a_first_start_without_the_api(node: Node, api: ApiServer) -> None:
+    """Where no agent was before nothing is advertised until the API answers, and then what the labels select."""
+    node.mount.write({"sharing.yaml": shares(2), "a.yaml": shares(4)})
+    api.objects.label(NODE_NAME, {KEY: "a"})
+    await api.stop()
+    agent = await speaking(node, api, config_labels=(KEY,))
+    await eventually(lambda: agent.snapshot.config.problem)
+    assert node.kubelet.registrations == []
+    await api.start()
+    await node.advertises({SHARED: 4 * GPUS})
+
+
+async def test_a_label_that_was_taken_away_meanwhile(node: Node, api: ApiServer) -> None:
+    """An agent of the same pool goes on with what the label said, and follows when it hears that there is none."""
+    await left(node, api)
+    await api.stop()
+    agent = await speaking(node, api, pool="a", config_labels=(KEY,))
+    await eventually(lambda: agent.snapshot.in_sync)
+    await node.advertises({SHARED: 4 * GPUS})
+    api.objects.label(NODE_NAME, {KEY: None})
+    await api.start()
+    await node.advertises({SHARED: 2 * GPUS})
 
 
 async def test_the_taint_goes_with_the_first_config(node: Node, api: ApiServer) -> None:

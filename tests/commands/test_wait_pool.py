@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -66,6 +67,20 @@ def test_an_api_that_fails_is_asked_again(capsys: pytest.CaptureFixture[str]) ->
     ask = answering(NoAnswer("cannot list nodes: 500"), NoAnswer("cannot list nodes: 500"), [HAS])
     assert wait(ask, Question(NEW, CANARY), 60.0, PACE) == 0
     assert capsys.readouterr().err == "cannot list nodes: 500\n"
+
+
+def test_an_api_server_that_wants_to_be_left_alone() -> None:
+    """It is not asked again before that, nor longer than the question may last."""
+    asked = []
+
+    def ask(_within: float) -> Sequence[NodeObject]:
+        asked.append(time.monotonic())
+        raise NoAnswer("cannot list nodes: 429", pause=0.3 if len(asked) == 1 else 60.0)
+
+    with pytest.raises(Failure, match="not within"):
+        wait(ask, Question(NEW, CANARY), 0.6, PACE)
+    assert len(asked) == 3
+    assert asked[1] - asked[0] >= 0.3
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,13 @@ import pytest
 
 from nodeagent.config.by_label import ByLabel
 from nodeagent.config.source import ConfigSource
-from nodeagent.model.config import Loaded
-from nodeagent.model.node import Selection
+from nodeagent.model.config import Document, Loaded
+from nodeagent.model.node import Selection, SelectionNote
 from tests.config.support import TIME_SLICED
 from tests.waiting import eventually
 
 OURS, NVIDIAS = "nodeagent.io/config", "nvidia.com/device-plugin.config"
+POOL, OTHER = "a/sharing.yaml", "b/sharing.yaml"
 
 
 @dataclass
@@ -57,9 +58,14 @@ class Agent:
 
 @asynccontextmanager
 async def agent(
-    directory: Path, *, kept: Selection | None = None, full: int = 0, patience: float = 60.0
+    directory: Path,
+    *,
+    kept: Selection | SelectionNote | None = None,
+    accepted: str | None = None,
+    full: int = 0,
+    patience: float = 60.0,
 ) -> AsyncIterator[Agent]:
-    """One that runs, on what the one before it has kept."""
+    """One that runs, on what the one before it has kept: a selection alone was made for the very same agent."""
 
     def subscribe(_path: Path, _wake: Callable[[], None]) -> None:
         """Nothing but labels changes here."""
@@ -67,7 +73,8 @@ async def agent(
     source = ConfigSource(directory, subscribe=subscribe, wake=lambda: None, selects=True, patience=patience)
     disk = Disk(full=full)
     labels = ByLabel((OURS, NVIDIAS), source=source, save=disk.save, again=0.05)
-    labels.recall(kept)
+    note = SelectionNote(kept, POOL, (OURS, NVIDIAS)) if isinstance(kept, Selection) else kept
+    labels.recall(note, identity=POOL, accepted=accepted)
     tasks = [asyncio.create_task(source.run()), asyncio.create_task(labels.run())]
     try:
         yield Agent(labels, source, disk)
@@ -110,12 +117,63 @@ async def test_the_next_agent_goes_on_with_what_was_kept(directory: Path) -> Non
         await eventually(lambda: one.disk.writes == [Selection(OURS, "a")])
 
 
-async def test_a_label_that_does_not_select_any_more_is_forgotten(directory: Path) -> None:
-    """What was kept for another `--config-label` says nothing of these."""
-    async with agent(directory, kept=Selection("example.com/gpus", "b"), patience=0.05) as one:
+@pytest.mark.parametrize(
+    ("note", "accepted"),
+    [
+        (SelectionNote(Selection(OURS, "b"), OTHER, (OURS, NVIDIAS)), "/config/b.yaml"),
+        (SelectionNote(Selection(), OTHER, (OURS, NVIDIAS)), "/config/sharing.yaml"),
+        (SelectionNote(Selection(OURS, "b"), POOL, (OURS,)), "/config/b.yaml"),
+        (SelectionNote(Selection(OURS, "b"), POOL, (NVIDIAS, OURS)), "/config/b.yaml"),
+        (SelectionNote(Selection("example.com/gpus", "b"), POOL, ("example.com/gpus",)), "/config/b.yaml"),
+        (SelectionNote(Selection("example.com/gpus", "b")), "/config/b.yaml"),
+        (SelectionNote(Selection(OURS, "b")), None),
+        (SelectionNote(Selection(OURS, "b")), "/config/a.yaml"),
+        (SelectionNote(Selection()), "/config/a.yaml"),
+        (SelectionNote(Selection(OURS, "../b")), "/config/b.yaml"),
+    ],
+    ids=[
+        "another pool",
+        "another pool, no label",
+        "fewer labels",
+        "another precedence",
+        "other labels",
+        "0.1.0: a label that does not select",
+        "0.1.0: nothing accepted",
+        "0.1.0: another document accepted",
+        "0.1.0: another document accepted, no label",
+        "0.1.0: no file",
+    ],
+)
+async def test_what_was_selected_for_another_agent_is_no_guess(
+    directory: Path, note: SelectionNote, accepted: str | None
+) -> None:
+    """What was kept in another pool, or by another `--config-label`, says nothing of this node, whatever of 0.1.0's
+    making is not borne out by the last known good either; the first word of the labels ends that.
+    """
+    async with agent(directory, kept=note, accepted=accepted, patience=0.05) as one:
         await eventually(lambda: one.source.newest)
         assert one.source.newest is not None
         assert not isinstance(one.source.newest.loaded, Loaded)
+        assert not one.source.concerns(Document("/config/b.yaml", b""))
+        one.labels.take({OURS: "a"})
+        await one.reads("a.yaml")
+        assert one.source.concerns(Document("/config/a.yaml", b""))
+        assert not one.source.concerns(Document("/config/b.yaml", b""))
+
+
+@pytest.mark.parametrize(
+    ("selection", "accepted"), [(Selection(OURS, "b"), "/config/b.yaml"), (Selection(), "/config/sharing.yaml")]
+)
+async def test_what_0_1_0_has_kept_counts_where_the_last_known_good_bears_it_out(
+    directory: Path, selection: Selection, accepted: str
+) -> None:
+    """That is of this pool and of the file that is selected. It is kept anew as soon as the labels are known, so that
+    the next agent need not guess.
+    """
+    async with agent(directory, kept=SelectionNote(selection), accepted=accepted, patience=0.05) as one:
+        await one.reads(accepted.rpartition("/")[2])
+        one.labels.take({OURS: selection.value} if selection.value is not None else {})
+        await eventually(lambda: one.disk.writes == [selection])
 
 
 async def test_a_full_disk_holds_up_nothing(directory: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -371,3 +371,8 @@ def test_machine_type(tmp_path: Path, content: str | None, told: str) -> None:
         file.write_text(content, encoding="utf-8")
     assert machine_type(file) == told
     assert machine_type(None) == "unknown"
+
+
+def test_machine_type_of_a_file_without_an_end() -> None:
+    """No more is read than a name can have."""
+    assert len(machine_type(Path("/dev/zero"))) <= 4096

@@ -459,6 +459,12 @@ def test_broken_gpus_once(tmp_path: Path) -> None:
     assert inventory.reason is InventoryReason.GPU_LOST
 
 
+def test_a_file_without_an_end() -> None:
+    """It is read until it is known to be too large, and refused as any other document of that size."""
+    with pytest.raises(Rejected, match="expected at most 1,048,576 bytes"):
+        load_inventory(Path("/dev/zero"), "node")
+
+
 async def test_read_once_fails(tmp_path: Path) -> None:
     """A single reading raises what a following driver would show."""
     file = tmp_path / "node.yaml"

@@ -68,7 +68,7 @@ SAVES: dict[str, Callable[[StateDir], object]] = {
     "applied": lambda state: state.save_applied(APPLIED),
     "holds": lambda state: state.save_holds(HOLDS),
     "last_known_good": lambda state: state.save_last_known_good(DOCUMENT),
-    "selection": lambda state: state.save_selection(Selection("a", "b")),
+    "selection": lambda state: state.save_selection(Selection("a", "b"), ("a",)),
 }
 LOADS: dict[str, Callable[[StateDir], object]] = {
     "applied": lambda state: state.load_applied(100.0),

@@ -41,13 +41,20 @@ class Asked:
 
 @dataclass(slots=True)
 class Fault:
-    """What comes instead of an answer: a status (`code`, with `retry_after` seconds), other bytes (`raw`), the end of
-    the connection (`cut`), or nothing at all until the server is closed (`hang`).
+    """What comes instead of an answer: a status (`code`, with `retry_after`, and a `message` of its own), other bytes
+    (`raw`, of a `kind`, in an `encoding`), bytes without an end and without a newline (`endless`), the end of the
+    connection (`cut`), or nothing at all until the server is closed (`hang`). With `hold` it is the right answer, as
+    soon as that is set.
     """
 
     code: int = 0
-    retry_after: int | None = None
+    retry_after: int | str | None = None
+    message: str = ""
     raw: bytes = b""
+    kind: str = "text/html"
+    encoding: str = ""
+    endless: bool = False
+    hold: asyncio.Event | None = None
     cut: bool = False
     hang: bool = False
     times: int = 1
@@ -68,6 +75,8 @@ class ApiServer:
     faults: dict[str, Fault] = field(default_factory=dict)
     deaf: bool = False
     """Watches are open, and nothing comes of them, as over a connection that has died without a word."""
+    flooded: int = 0
+    """Bytes of answers without an end that have been sent."""
     port: int = 0
     _tokens: int = 0
     _valid: str = ""
@@ -201,7 +210,9 @@ class ApiServer:
         self.asked.append(request)
         if (fault := self.faults.get(what)) is not None and fault.times > 0:
             fault.times -= 1
-            return await self._fail(writer, fault)
+            if fault.hold is None:
+                return await self._fail(writer, fault)
+            await fault.hold.wait()
         try:
             self._admit(request, headers.get("authorization", ""))
             if what == "watch nodes":
@@ -229,14 +240,29 @@ class ApiServer:
             raise _Hung
         if fault.cut:
             return False
-        status = Refused(fault.code, HTTPStatus(fault.code).phrase.replace(" ", ""), f"fault {fault.code}").status
+        if fault.endless:
+            return await self._flood(writer)
+        message = fault.message or f"fault {fault.code}"
+        status = Refused(fault.code, HTTPStatus(fault.code).phrase.replace(" ", ""), message).status
         body = fault.raw or json.dumps(status).encode()
-        kind = "text/html" if fault.raw else "application/json"
-        if fault.code == HTTPStatus.TOO_MANY_REQUESTS:  # by the filter before everything that speaks JSON
+        kind = fault.kind if fault.raw else "application/json"
+        if (
+            fault.code == HTTPStatus.TOO_MANY_REQUESTS and not fault.message
+        ):  # by the filter before everything that speaks JSON
             body, kind = b"Too many requests, please try again later.\n", "text/plain; charset=utf-8"
         extra = f"Retry-After: {fault.retry_after}\r\n" if fault.retry_after is not None else ""
+        extra += f"Content-Encoding: {fault.encoding}\r\n" if fault.encoding else ""
         await _send(writer, fault.code or 200, body, kind, extra)
         return True
+
+    async def _flood(self, writer: asyncio.StreamWriter) -> bool:
+        """Send until the client has had enough; how much is in `flooded`."""
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
+        part = b"x" * (1 << 20)
+        while not writer.transport.is_closing():
+            await _chunk(writer, part)
+            self.flooded += len(part)
+        return False
 
     def _answer(self, request: Asked, kind: str) -> Json:
         body = request.body
@@ -326,7 +352,7 @@ def _selector(text: str) -> Callable[[dict[str, str]], bool]:
 
 
 def _line(change: str, thing: Json) -> bytes:
-    return json.dumps({"type": change, "object": thing}).encode() + b"\n"
+    return json.dumps({"type": change, "object": thing}, ensure_ascii=False).encode() + b"\n"
 
 
 async def _chunk(writer: asyncio.StreamWriter, data: bytes) -> None:

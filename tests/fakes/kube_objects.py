@@ -83,6 +83,13 @@ class Objects:
                 node.owners.setdefault((manager, "Update"), set()).add(("labels", key))
         self._changed("MODIFIED", name)
 
+    def annotate(self, name: str, values: Mapping[str, str]) -> None:
+        """Somebody sets annotations."""
+        node = self._node(name)
+        node.annotations.update(values)
+        node.owners.setdefault(("kubectl-annotate", "Update"), set()).update(("annotations", key) for key in values)
+        self._changed("MODIFIED", name)
+
     def labels(self, name: str) -> dict[str, str]:
         return dict(self._node(name).labels)
 

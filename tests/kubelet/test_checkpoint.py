@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.kubelet.checkpoint import parse, read
+from nodeagent.kubelet.checkpoint import LARGEST, parse, read
 from nodeagent.model.kubelet import CheckpointEntry
 
 
@@ -75,3 +75,11 @@ def test_a_file_that_cannot_be_read_says_nothing(tmp_path: Path) -> None:
     assert read(tmp_path) is None
     (tmp_path / "there").write_bytes(b"{}")
     assert read(tmp_path / "there") == b"{}"
+
+
+def test_a_file_that_is_too_large_says_nothing(tmp_path: Path) -> None:
+    """What has more bytes than any checkpoint is read no further, and is none."""
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(LARGEST + 1)
+    assert read(tmp_path / "large") is None
+    assert read(Path("/dev/zero")) is None

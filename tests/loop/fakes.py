@@ -108,6 +108,10 @@ class Mount:
     newest: Reading | None = None
     meanings: dict[bytes, SharingConfig] = field(default_factory=dict)
 
+    def concerns(self, document: Document) -> bool:
+        """There is one file."""
+        return document.path == "sharing.yaml"
+
     def has(self, config: SharingConfig | None, now: float) -> None:
         """Git says this; None: the file is gone."""
         if config is None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -16,10 +18,12 @@ import pytest
 import pytest_asyncio
 
 from nodeagent import clocks
-from nodeagent.model.node import NodeEvent, NodeReport, NodeStatus, SyncReason
-from nodeagent.node import api_client
-from nodeagent.node.api_client import ApiClient
+from nodeagent.model.node import NodeEvent, NodeObject, NodeReport, NodeStatus, SyncReason
+from nodeagent.node import api_problem, api_transport
+from nodeagent.node.api_client import ApiClient, Seen
 from nodeagent.node.api_node import ApiNode
+from nodeagent.node.both import FileAndApi
+from nodeagent.node.label_file import LabelFile
 from nodeagent.node.pace import Pace
 from tests.fakes.api_server import ApiServer
 from tests.waiting import WITHIN, eventually
@@ -44,11 +48,15 @@ class Speaker:
         self.woken = 0
         self.node = ApiNode(
             NODE,
-            connect=lambda: ApiClient(server.kubeconfig),
-            on_labels=self._hear,
             wake=self._wake,
             pace=pace,
-            **{"labels": True, "taint": None, **options},
+            **{
+                "on_labels": self._hear,
+                "connect": lambda: ApiClient(server.kubeconfig),
+                "labels": True,
+                "taint": None,
+                **options,
+            },
         )
 
     @property
@@ -262,9 +270,125 @@ class TestFaults:
         first, second = [entry.at for entry in server.asked if entry.what == "patch nodes"]
         assert second - first >= 1.0
 
+    @pytest.mark.parametrize("what", ["patch nodes", "watch nodes"])
+    async def test_a_server_that_wants_to_be_left_alone_for_ever(self, server: ApiServer, what: str) -> None:
+        """No wait that it names is longer than a minute; and meanwhile nothing is called in sync that is not, or of
+        which nobody knows.
+        """
+        async with speaking(server) as speaker:
+            speaker.node.want(APPLIED)
+            await speaker.synced()
+            server.fail(what, code=429, retry_after=999_999_999, message="no")
+            if what == "watch nodes":
+                await passed(QUICK.brief)
+                server.close_watches()
+                await speaker.says(SyncReason.READ_FAILED)
+            else:
+                speaker.node.want(DRAINING)
+                await speaker.says(SyncReason.WRITE_FAILED)
+            assert speaker.status.message.endswith(f"the node {NODE}: no")
+            asked = server.count(what)
+            await passed(0.5)
+            assert server.count(what) == asked
+            assert speaker.status.reason is not SyncReason.SYNCED
+
+    async def test_what_is_not_owed_any_more_has_not_failed(self, server: ApiServer) -> None:
+        """A write that failed and need not be made any more is no trouble."""
+        async with speaking(server) as speaker:
+            speaker.node.want(APPLIED)
+            await speaker.synced()
+            server.fail("patch nodes", code=500, times=1_000)
+            speaker.node.want(DRAINING)
+            await speaker.says(SyncReason.WRITE_FAILED)
+            speaker.node.want(APPLIED)
+            await speaker.synced()
+
+    @pytest.mark.parametrize(
+        ("what", "reason"),
+        [("watch nodes", SyncReason.READ_FAILED), ("patch nodes", SyncReason.WRITE_FAILED), ("create events", None)],
+    )
+    async def test_an_answer_without_an_end(
+        self, server: ApiServer, what: str, reason: SyncReason | None, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It is not taken in beyond a bound, and told in words of its own; nothing else is held up."""
+        async with speaking(server) as speaker:
+            await eventually(lambda: server.watches == 1)
+            server.fail(what, endless=True, times=3)
+            if what == "watch nodes":
+                server.close_watches()
+            speaker.node.want(APPLIED)
+            speaker.node.tell([NodeEvent("Drained", "first"), NodeEvent("Drained", "second")])
+            if reason is not None:
+                words = f"has more than {api_transport.MOST_OBJECT >> 20} MiB"
+                await eventually(lambda: words in speaker.status.message and speaker.status.reason is reason)
+            await speaker.synced()
+            await eventually(lambda: server.faults[what].times == 0 or "has more than" in caplog.text)
+        assert server.objects.labels(NODE)[COUNT] == "8"
+        assert 0 < server.flooded <= 3 * (api_transport.MOST_OBJECT + (16 << 20))
+
+    @pytest.mark.parametrize("what", ["watch nodes", "patch nodes"])
+    async def test_an_answer_that_is_compressed(self, server: ApiServer, what: str) -> None:
+        """Nobody asks for one, since nobody knows what becomes of it: it is not taken in."""
+        async with speaking(server) as speaker:
+            await eventually(lambda: server.watches == 1)
+            server.fail(what, code=200, raw=gzip.compress(bytes(1 << 20)), encoding="gzip", times=4)
+            server.close_watches()
+            speaker.node.want(APPLIED)
+            await eventually(lambda: "is encoded as 'gzip'" in speaker.status.message)
+            await speaker.synced()
+
+    async def test_words_have_a_bound(self, server: ApiServer, caplog: pytest.LogCaptureFixture) -> None:
+        """What an API server says at length is in no condition and no log at that length."""
+        async with speaking(server) as speaker:
+            await eventually(lambda: server.watches == 1)
+            for what in ("patch nodes", "create events"):
+                server.fail(what, code=400, message="no " * (1 << 20))
+            speaker.node.want(APPLIED)
+            speaker.node.tell([NodeEvent("Drained", "first")])
+            await speaker.says(SyncReason.WRITE_FAILED)
+            assert speaker.status.message.startswith(f"cannot label the node {NODE}: no no")
+            assert len(speaker.status.message) == api_problem.MOST_WORDS
+            await eventually(lambda: "cannot tell the event" in caplog.text)
+            assert all(len(record.getMessage()) < 2 * api_problem.MOST_WORDS for record in caplog.records)
+
+    @pytest.mark.parametrize(
+        "raw",
+        [b"[1]", b"null", b"{}", b'{"message": 7, "code": "x"}', b'{"status": {"message": []}}', b"\xff", b"{" * 5_000],
+    )
+    @pytest.mark.parametrize("code", [200, 403, 500])
+    async def test_an_answer_that_is_something_else(self, server: ApiServer, raw: bytes, code: int) -> None:
+        """Whatever comes in JSON's name, it is an answer that is not understood or refused, and no fault of ours."""
+        async with speaking(server) as speaker:
+            await eventually(lambda: server.watches == 1)
+            for what in ("watch nodes", "patch nodes", "create events"):
+                server.fail(what, code=code, raw=raw, kind="application/json", times=2)
+            server.close_watches()
+            speaker.node.want(APPLIED)
+            speaker.node.tell([NodeEvent("Drained", str(number)) for number in range(3)])
+            await eventually(lambda: server.faults["patch nodes"].times == 0)
+            await speaker.synced()
+            await eventually(lambda: server.objects.events)
+
+    async def test_an_annotation_with_the_end_of_a_line(self, server: ApiServer) -> None:
+        """Whoever writes a character into an annotation that ends a line elsewhere ends no line of the watch."""
+        async with speaking(server) as speaker:
+            await eventually(lambda: server.watches == 1)
+            server.objects.annotate(NODE, {"note": "one\x85two\u2028three"})
+            server.objects.label(NODE, {"zone": "d"})
+            await speaker.hears("d")
+        assert server.count("watch nodes") == 1
+
+    async def test_somebody_elses_value_has_a_bound(self, server: ApiServer) -> None:
+        """An annotation that somebody has made long is shown by its beginning."""
+        async with speaking(server, Pace(settle=(60.0, 60.0))) as speaker:
+            server.objects.annotate(NODE, {ERROR: "x" * 200_000})
+            speaker.node.want(REJECTED)
+            await eventually(lambda: len(speaker.status.differences) == 2)
+        assert max(len(one.have or "") for one in speaker.status.differences) == 1000
+
     async def test_a_server_that_hangs(self, server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
         """A write without an answer is given up, told, and tried again."""
-        monkeypatch.setattr(api_client, "DEADLINE", 0.3)
+        monkeypatch.setattr(api_transport, "DEADLINE", 0.3)
         async with speaking(server) as speaker:
             await eventually(lambda: server.watches == 1)
             server.fail("patch nodes", hang=True, times=2)
@@ -278,7 +402,7 @@ class TestFaults:
         self, server: ApiServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """It is given up as soon as any request is."""
-        monkeypatch.setattr(api_client, "DEADLINE", 0.3)
+        monkeypatch.setattr(api_transport, "DEADLINE", 0.3)
         server.fail("watch nodes", hang=True)
         async with speaking(server):
             await eventually(lambda: server.watches == 1)
@@ -288,7 +412,7 @@ class TestFaults:
         self, server: ApiServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """It ends with its time, and what was missed is heard then."""
-        monkeypatch.setattr(api_client, "DEADLINE", 0.3)
+        monkeypatch.setattr(api_transport, "DEADLINE", 0.3)
         async with speaking(server, Pace(backoff=(0.05, 0.1), watch=(1, 1), brief=0.2)) as speaker:
             await eventually(lambda: server.watches == 1)
             server.deaf = True
@@ -349,12 +473,26 @@ class TestFaults:
             await speaker.hears("c")
         assert server.count("watch nodes") == 2
 
+    async def test_versions_that_begin_anew(self, server: ApiServer) -> None:
+        """A cluster that was restored from a backup has older versions, and is right all the same: what a watch says is
+        believed when it has said so for a while.
+        """
+        async with speaking(server) as speaker:
+            speaker.node.want(APPLIED)
+            await speaker.synced()
+            server.objects.version = 1
+            server.objects.label(NODE, {"zone": "f", COUNT: None})
+            server.close_watches()
+            await speaker.hears("f")
+            await eventually(lambda: server.objects.labels(NODE).get(COUNT) == "8")
+            await speaker.synced()
+
     async def test_a_node_that_is_not_there_yet(self, server: ApiServer) -> None:
         """It is told, and labelled as soon as its kubelet has registered it."""
         server.objects.delete_node(NODE)
         async with speaking(server) as speaker:
             speaker.node.want(APPLIED)
-            await speaker.says(SyncReason.WRITE_FAILED)
+            await speaker.says(SyncReason.READ_FAILED)
             assert speaker.status.message == f"the node {NODE} is not there"
             server.objects.add_node(NODE)
             await speaker.synced()
@@ -395,17 +533,218 @@ class TestFaults:
             away.rename(server.kubeconfig)
             await speaker.synced()
 
+    @pytest.mark.parametrize(
+        "text",
+        ["", "a: [", "[]", "1", "\0", "kind: Config", "current-context: x", "{users: 1, contexts: 2, clusters: 3}",
+         "{current-context: x, contexts: [{name: x, context: {cluster: c, user: u}}], clusters: [], users: []}",
+         "{current-context: x, contexts: [{name: x, context: {cluster: c}}], clusters: [{name: c, cluster: {}}]}"],
+    )  # fmt: skip
+    async def test_a_kubeconfig_that_is_none(
+        self, server: ApiServer, caplog: pytest.LogCaptureFixture, text: str
+    ) -> None:
+        """Whatever is in it, it is told, it is no fault of ours, and it is read again."""
+        whole = server.kubeconfig.read_text(encoding="utf-8")
+        server.kubeconfig.write_text(text, encoding="utf-8")
+        async with speaking(server) as speaker:
+            speaker.node.want(APPLIED)
+            await speaker.says(SyncReason.UNREACHABLE)
+            server.kubeconfig.write_text(whole, encoding="utf-8")
+            await speaker.synced()
+        assert not [record for record in caplog.records if record.exc_info]
+
     async def test_a_node_that_is_deleted_and_comes_back(self, server: ApiServer) -> None:
         """It is labelled again as soon as its kubelet has registered it."""
         async with speaking(server) as speaker:
             speaker.node.want(APPLIED)
             await speaker.synced()
             server.objects.delete_node(NODE)
-            await speaker.says(SyncReason.WRITE_FAILED)
+            await speaker.says(SyncReason.READ_FAILED)
             assert speaker.status.message == f"the node {NODE} has been deleted"
             server.objects.add_node(NODE)
             await speaker.synced()
         assert server.objects.labels(NODE) == APPLIED.labels
+
+
+class Faulty(ApiClient):
+    """A client in which something that nobody has thought of goes wrong in one place, while it does."""
+
+    where = ""
+    fault: BaseException | None = None
+    times = 0
+
+    def _stumble(self, where: str) -> None:
+        kind = type(self)
+        if kind.fault is not None and where == kind.where:
+            kind.times += 1
+            raise kind.fault
+
+    async def watch(
+        self, name: str, seconds: int, opened: Callable[[], None]
+    ) -> AsyncGenerator[NodeObject | None, None]:
+        self._stumble("watch")
+        async with aclosing(super().watch(name, seconds, opened)) as changes:
+            async for change in changes:
+                yield change
+
+    async def apply(self, name: str, labels: Mapping[str, str], annotations: Mapping[str, str]) -> NodeObject:
+        self._stumble("apply")
+        return await super().apply(name, labels, annotations)
+
+    async def create_event(self, node: NodeObject, event: NodeEvent, seen: Seen) -> str:
+        self._stumble("create_event")
+        return await super().create_event(node, event, seen)
+
+
+FAULTS = [RuntimeError("no"), KeyError("x"), AssertionError(), OSError(5, "no"), asyncio.CancelledError(), EOFError()]
+
+
+class TestFaultsOfOurOwn:
+    """Reading, writing and telling events go wrong one by one, never together."""
+
+    @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+    @pytest.mark.parametrize("where", ["watch", "apply", "create_event"])
+    async def test_a_fault_of_one_is_none_of_the_others(
+        self, server: ApiServer, caplog: pytest.LogCaptureFixture, where: str, fault: BaseException
+    ) -> None:
+        """Whatever one of them meets, however often, it is logged once with its traceback and the condition tells it;
+        the others go on, and it goes on when that is over.
+        """
+
+        class Client(Faulty):
+            pass
+
+        Client.where, Client.fault = where, None
+        async with speaking(server, connect=lambda: Client(server.kubeconfig)) as speaker:
+            speaker.node.want(APPLIED)
+            await speaker.synced()
+            Client.fault = fault
+            server.close_watches()
+            speaker.node.want(DRAINING)
+            server.objects.label(NODE, {"zone": "e"})
+            number = itertools.count()
+
+            async def stumbled() -> bool:
+                if where == "create_event":
+                    speaker.node.tell([NodeEvent("Drained", f"lost {next(number)}")])
+                    await passed(0.05)
+                return Client.times >= 3
+
+            await eventually(stumbled)
+            if where != "watch":
+                await speaker.hears("e")
+            if where != "apply":
+                await eventually(lambda: server.objects.labels(NODE)[STATE] == "draining")
+            if where != "create_event":
+                speaker.node.tell([NodeEvent("Drained", "told")])
+                await eventually(lambda: server.objects.events)
+                await eventually(lambda: repr(fault) in speaker.status.message)
+                reason = SyncReason.READ_FAILED if where == "watch" else SyncReason.WRITE_FAILED
+                assert speaker.status.reason is reason
+            Client.fault = None
+            await speaker.hears("e")
+            await speaker.synced()
+            speaker.node.tell([NodeEvent("Drained", "told")])
+            await eventually(lambda: "told" in [event["message"] for event in server.objects.events.values()])
+        assert server.objects.labels(NODE)[STATE] == "draining"
+        assert len([record for record in caplog.records if record.exc_info]) == 1
+
+    async def test_whoever_hears_of_the_labels_stumbles(self, server: ApiServer) -> None:
+        """Labels that somebody could not take are told again, and nothing is read or written the less."""
+        heard: list[dict[str, str]] = []
+
+        def hear(labels: Mapping[str, str]) -> None:
+            heard.append(dict(labels))
+            if len(heard) < 3:
+                raise RuntimeError("no")
+
+        async with speaking(server, on_labels=hear) as speaker:
+            speaker.node.want(APPLIED)
+            await speaker.synced()
+            await eventually(lambda: len(heard) >= 3)
+        assert server.objects.labels(NODE)[COUNT] == "8"
+
+    async def test_a_write_is_not_cut_by_a_new_connection(self, server: ApiServer) -> None:
+        """Whatever becomes of the watch: what is being sent is sent, once."""
+        async with speaking(server) as speaker:
+            await eventually(lambda: server.watches == 1)
+            hold = asyncio.Event()
+            server.fail("patch nodes", hold=hold)
+            server.fail("create events", hold=hold)
+            speaker.node.want(APPLIED)
+            speaker.node.tell([NodeEvent("Drained", "once")])
+            await eventually(lambda: server.count("patch nodes") == server.count("create events") == 1)
+            server.fail("watch nodes", code=500, times=4)
+            server.close_watches()
+            await eventually(lambda: server.watches == 1 and server.count("watch nodes") >= 6)
+            hold.set()
+            await speaker.synced()
+            await eventually(lambda: server.objects.events)
+        assert server.count("patch nodes") == server.count("create events") == 1
+
+    async def test_a_wait_outlives_a_connection(self, server: ApiServer) -> None:
+        """A write that the server wants to have later is not made sooner because the watch has failed meanwhile."""
+        async with speaking(server) as speaker:
+            await eventually(lambda: server.watches == 1)
+            server.fail("patch nodes", code=429, retry_after=3, message="later")
+            speaker.node.want(APPLIED)
+            await speaker.says(SyncReason.WRITE_FAILED)
+            server.fail("watch nodes", code=500, times=4)
+            server.close_watches()
+            await eventually(lambda: server.watches == 1 and server.count("watch nodes") >= 6)
+            await speaker.synced()
+        first, second = [entry.at for entry in server.asked if entry.what == "patch nodes"]
+        assert second - first >= 3.0
+
+    async def test_the_file_and_the_api(self, server: ApiServer, tmp_path: Path) -> None:
+        """Labels by file and the rest by the API: a fault of either is none of the other."""
+
+        class Broken(LabelFile):
+            async def run(self) -> None:
+                raise RuntimeError("no")
+
+        speaker = Speaker(server, QUICK, labels=False)
+        task = asyncio.create_task(FileAndApi(Broken(tmp_path, wake=lambda: None), speaker.node).run())
+        try:
+            speaker.node.tell([NodeEvent("Drained", "told")])
+            await eventually(lambda: server.objects.events)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def test_why_the_labels_are_not_known(self, server: ApiServer, tmp_path: Path) -> None:
+        """It is what the API says, also where the file of labels has a trouble of its own."""
+        await server.stop()
+        speaker = Speaker(server, QUICK, labels=False)
+        both = FileAndApi(LabelFile(tmp_path / "away", wake=lambda: None), speaker.node)
+        assert both.unheard == "the Node has not been read yet"
+        task = asyncio.create_task(both.run())
+        try:
+            both.want(APPLIED)
+            await eventually(lambda: both.status.reason is SyncReason.WRITE_FAILED)
+            await eventually(lambda: f"cannot watch the node {NODE}" in both.unheard)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+class TestStart:
+    """An agent whose config is chosen by a label waits for the Node's labels."""
+
+    async def test_the_first_tries_follow_each_other_quickly(self, server: ApiServer) -> None:
+        """A network that is a moment behind the agent costs no pause that is meant for an API server in trouble."""
+        server.fail("watch nodes", cut=True, times=4)
+        pace = Pace(backoff=(600.0, 600.0), settle=(600.0, 600.0), first=(0.01, 600.0))
+        async with speaking(server, pace) as speaker:
+            speaker.node.want(APPLIED)
+            await eventually(lambda: speaker.heard)
+        assert server.count("watch nodes") == 5
+        assert server.count("patch nodes") == 0
+
+    def test_the_pauses_of_the_first_tries(self) -> None:
+        """Two tries that fail cost at most 0.3 s together; after that they grow as ever."""
+        pace = Pace()
+        assert sum(max(pace.after(failures, pace.first) for _ in range(200)) for failures in (1, 2)) <= 0.3
+        assert all(pace.after(20, pace.first) >= 30.0 for _ in range(200))
 
 
 class TestEvents:
@@ -489,9 +828,38 @@ class TestEvents:
             speaker.node.tell([NodeEvent("Drained", f"GPU {index}") for index in range(60)])
             await eventually(lambda: len(server.objects.events) >= 4)
         told = [event["message"] for event in server.objects.events.values()]
-        assert told[:4] == ["first", "next", "GPU 11", "GPU 12"]
+        assert told[:4] == ["first", "next", "GPU 10", "GPU 11"]
         assert "not told: Drained: next" not in caplog.text
-        assert "not told: Drained: GPU 10" in caplog.text
+        assert "not told: Drained: GPU 9" in caplog.text
+
+    async def test_a_flood_while_one_is_being_sent_that_fails(self, server: ApiServer) -> None:
+        """It is the next one all the same, with the times that it has happened meanwhile, and then come the newest."""
+        async with speaking(server, Pace(backoff=(0.2, 0.4), burst=100)) as speaker:
+            await eventually(lambda: server.watches == 1)
+            hold = asyncio.Event()
+            server.fail("create events", code=503, times=2)
+            speaker.node.tell([NodeEvent("Drained", "first")])
+            await eventually(lambda: server.count("create events") == 1)
+            speaker.node.tell([NodeEvent("Drained", f"GPU {index}") for index in range(120)])
+            await eventually(lambda: server.count("create events") == 2)
+            server.fail("create events", hold=hold)
+            speaker.node.tell([NodeEvent("Drained", "first")])
+            speaker.node.tell([NodeEvent("Drained", f"GPU {index}") for index in range(120, 170)])
+            await eventually(lambda: server.count("create events") == 3)
+            speaker.node.tell([NodeEvent("Drained", "first")])
+            hold.set()
+            await eventually(lambda: len(server.objects.events) == 50)
+            told = list(server.objects.events.values())
+            await eventually(lambda: told[0]["count"] == 3)
+        assert [event["message"] for event in told] == ["first", *(f"GPU {index}" for index in range(121, 170))]
+
+    async def test_an_api_server_that_comes_back_is_told_at_once(self, server: ApiServer) -> None:
+        """Tries that failed do not count for the flood."""
+        async with speaking(server, Pace(backoff=(0.01, 0.02), burst=3, refill=600.0)) as speaker:
+            await eventually(lambda: server.watches == 1)
+            server.fail("create events", code=503, times=10)
+            speaker.node.tell([NodeEvent("Drained", f"GPU {index}") for index in range(3)])
+            await eventually(lambda: len(server.objects.events) == 3)
 
     async def test_an_event_that_is_refused_holds_nothing_up(self, server: ApiServer) -> None:
         """One that the API server does not want is logged and dropped; the next one is told."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nodeagent.node.api_client import ApiClient, ApiProblem, Trouble
+from nodeagent.model.node import NodeEvent, NodeObject
+from nodeagent.node import api_problem, api_transport
+from nodeagent.node.api_client import ApiClient, Seen
+from nodeagent.node.api_problem import ApiProblem, Trouble
 from tests.fakes.api_server import ApiServer
 from tests.fakes.kube_objects import Objects, Refused
 
 NODE = "node-1"
+SEEN = Seen(0.0, 0.0, 1)
 
 
 @pytest.fixture
@@ -112,6 +117,42 @@ class TestLists:
             assert len(await api.nodes("pool=a")) == 1100
             await api.close()
             assert server.count("list nodes") == 3
+
+    async def test_a_list_without_an_end(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is taken in up to a bound."""
+        monkeypatch.setattr(api_transport, "MOST_PAGE", 4 << 20)
+        async with ApiServer(tmp_path) as server:
+            api = ApiClient(server.kubeconfig)
+            server.fail("list nodes", endless=True)
+            with pytest.raises(ApiProblem, match="the answer has more than 4 MiB") as problem:
+                await api.nodes("pool=a")
+            await api.close()
+        assert problem.value.trouble is Trouble.ODD
+
+    @pytest.mark.parametrize(
+        ("what", "ask"),
+        [
+            ("list nodes", lambda api: api.nodes("pool=a")),
+            ("watch nodes", lambda api: anext(api.watch(NODE, 5, lambda: None))),
+            ("patch nodes", lambda api: api.apply(NODE, {"x": "1"}, {})),
+            ("patch nodes", lambda api: api.remove_taint(NodeObject(NODE, taints=("x",)), "x")),
+            ("create events", lambda api: api.create_event(NodeObject(NODE), NodeEvent("Drained", "x"), SEEN)),
+            ("patch events", lambda api: api.repeat_event("x", SEEN)),
+        ],
+        ids=["list", "watch", "apply", "taint", "event", "event again"],
+    )
+    @pytest.mark.parametrize("code", [429, 503, 403])
+    async def test_no_request_is_put_off_for_longer_than_a_minute(
+        self, tmp_path: Path, what: str, ask: Callable[[ApiClient], Awaitable[object]], code: int
+    ) -> None:
+        """However long the API server wants to be left alone, whatever was asked of it."""
+        async with ApiServer(tmp_path) as server:
+            api = ApiClient(server.kubeconfig)
+            server.fail(what, code=code, retry_after=999_999_999)
+            with pytest.raises(ApiProblem) as problem:
+                await ask(api)
+            await api.close()
+        assert problem.value.retry_after == api_problem.MOST_WAIT
 
     async def test_a_certificate_that_nobody_vouches_for(self, tmp_path: Path) -> None:
         """It is real TLS: another authority's word is not taken."""

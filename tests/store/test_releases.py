@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nodeagent.model.config import Contract, Document, Mode, MpsLimits
 from nodeagent.model.inventory import Gpu
-from nodeagent.model.node import Selection
+from nodeagent.model.node import Selection, SelectionNote
 from nodeagent.model.shares import Applied, AppliedGpu
 from nodeagent.store import StateDir, codec
 from tests.store.test_state_dir import APPLIED, HOLDS, fenced_at, opened
@@ -48,7 +48,7 @@ def test_what_is_written_here_the_release_before_reads_and_writes_so_that_it_is_
     state.save_applied(ALL)
     state.save_holds(HOLDS)
     state.save_last_known_good(DOCUMENT)
-    state.save_selection(Selection("nodeagent.io/config", "a"))
+    state.save_selection(Selection("nodeagent.io/config", "a"), ("nodeagent.io/config",))
     state.release()
 
     done = subprocess.run(
@@ -65,7 +65,7 @@ def test_what_is_written_here_the_release_before_reads_and_writes_so_that_it_is_
     assert after.same_boot
     assert after.load_holds(100.0) == replace(HOLDS, carried=dict.fromkeys(HOLDS.carried, 100.0))
     assert after.load_last_known_good() == DOCUMENT
-    assert after.load_selection() == Selection("nodeagent.io/config", "a")
+    assert after.load_selection() == SelectionNote(Selection("nodeagent.io/config", "a"))
     assert after.notices == []
     assert not list(tmp_path.glob("*.corrupt-*"))
 

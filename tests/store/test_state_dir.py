@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent.durable.atomic import Untrusted
-from nodeagent.durable.envelope import seal
+from nodeagent.durable.envelope import seal, unseal
 from nodeagent.durable.formats import FORMATS
 from nodeagent.model.config import Contract, Document, Mode
 from nodeagent.model.holds import Holds
 from nodeagent.model.inventory import Gpu, GpuHealth, MigAttributes, MigDevice
 from nodeagent.model.kubelet import CheckpointEntry
-from nodeagent.model.node import Selection
+from nodeagent.model.node import Selection, SelectionNote
 from nodeagent.model.shares import Applied, AppliedGpu
 from nodeagent.store import StateDir, codec
 
@@ -463,14 +463,28 @@ class TestSelection:
 
     @pytest.mark.parametrize("selection", [Selection(), Selection("nodeagent.io/config", "a")])
     def test_it_comes_back(self, state: StateDir, path: Path, selection: Selection) -> None:
-        """It outlives agent, boot and pool: it is the node's."""
+        """It outlives agent, boot and pool, and says for whom it was made."""
+        keys = ("nodeagent.io/config", "nvidia.com/device-plugin.config")
         assert state.load_selection() is None
-        state.save_selection(selection)
+        state.save_selection(selection, keys)
         other = opened(path, identity="pool-b/other", boot_id="boot-2")
-        assert other.load_selection() == selection
+        assert other.load_selection() == SelectionNote(selection, "pool-a/config", keys)
         assert other.notices == []
 
-    @pytest.mark.parametrize("body", [b"", b"[]", b'{"label": 1}', b'{"value": ["a"]}'])
+    def test_what_0_1_0_reads_and_wrote(self, state: StateDir, path: Path) -> None:
+        """It wrote label and value alone, which is read as a note that does not say for whom it was made; and it finds
+        both where it looks for them.
+        """
+        body = b'{"label": "nodeagent.io/config", "value": "a"}'
+        (path / "config-selection").write_bytes(seal(FORMATS.selection, {}, body))
+        assert state.load_selection() == SelectionNote(Selection("nodeagent.io/config", "a"))
+        state.save_selection(Selection("nodeagent.io/config", "b"), ("nodeagent.io/config",))
+        _, written = unseal(FORMATS.selection, (path / "config-selection").read_bytes())
+        assert json.loads(written).items() >= {"label": "nodeagent.io/config", "value": "b"}.items()
+
+    @pytest.mark.parametrize(
+        "body", [b"", b"[]", b'{"label": 1}', b'{"value": ["a"]}', b'{"labels": "a"}', b'{"labels": [1]}']
+    )
     def test_what_is_none_is_set_aside(self, state: StateDir, path: Path, body: bytes) -> None:
         """A file that was damaged, or is something else, selects nothing."""
         (path / "config-selection").write_bytes(seal(FORMATS.selection, {}, body))
