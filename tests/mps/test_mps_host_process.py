@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.commands.mps_host import STOP_SECONDS
 from nodeagent.model.config import Contract
 from nodeagent.model.mps import DaemonState
+from nodeagent.stopping import STOP_SECONDS
 from tests.commands.conftest import nodeagent
 from tests.mps.hosting import OTHER, THIRD, UUID, UUIDS, Node, contract, needs_mounts
 from tests.waiting import eventually, longer
