@@ -12,7 +12,7 @@ from collections.abc import Awaitable
 from typing import Final
 
 from nodeagent import logs, settings
-from nodeagent.commands.exits import EXITS_ALWAYS, OK, USAGE, Failure
+from nodeagent.commands.exits import EXITS_ALWAYS, OK, START_ANEW, USAGE, Failure
 from nodeagent.settings import MpsHostSettings
 from nodeagent.stopping import STOP_SECONDS, Signals
 
@@ -52,6 +52,7 @@ signals:
 
 exit codes:
   0 after SIGTERM, 1 cannot start (unusable --mps-root, nothing can be mounted),
+  75 --mps-root or its lock was removed or replaced: start it anew,
   {EXITS_ALWAYS}
 """
 
@@ -79,12 +80,17 @@ def execute(arguments: argparse.Namespace) -> int:
     signals = Signals()
     signals.listen()
     from nodeagent.errors import CannotStart
+    from nodeagent.mps.host import Superseded
 
     try:
         asyncio.run(_serve(chosen, shm_size, signals))
     except CannotStart as error:
         logger.critical("cannot start: %s", error)
         return signals.leave(_CANNOT_START)
+    except Superseded as error:
+        logger.critical("%s: the daemons go on, and are to be looked after by a host that starts anew", error)
+        signals.begin_to_end(START_ANEW)
+        return signals.leave(START_ANEW)
     return signals.leave(OK)
 
 

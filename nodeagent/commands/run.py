@@ -8,7 +8,7 @@ import logging
 from typing import Final
 
 from nodeagent import logs, settings
-from nodeagent.commands.exits import EXITS_ALWAYS, OK, USAGE, Failure
+from nodeagent.commands.exits import EXITS_ALWAYS, OK, START_ANEW, USAGE, Failure
 from nodeagent.settings import Settings
 from nodeagent.stopping import Signals
 
@@ -42,8 +42,6 @@ exit codes:
 """
 
 _CANNOT_START: Final = 1
-_MOUNT_GONE: Final = 75
-"""EX_TEMPFAIL of sysexits: start it again."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +78,7 @@ async def _serve(chosen: Settings, signals: Signals) -> int:
         # The log, not stderr as it comes: this line must be of the format that a pipeline reads.
         logger.critical("cannot start: %s", error)
         return _CANNOT_START
-    code = OK if ending is Ending.TOLD else _MOUNT_GONE
+    code = OK if ending is Ending.TOLD else START_ANEW
     # What is left, tasks that do not end or threads that hang, is not waited for.
     signals.begin_to_end(code)
     return code
