@@ -400,8 +400,9 @@ class Reconciler:
         """Write what was learned and need not be on disk before it is used."""
         await self._keeper.keep_holds(self._holds)
         accepted = self._acceptance.accepted
-        known = accepted is not None and not self._acceptance.from_store
-        document = accepted.document if accepted is not None and known else self._keeper.document
+        document = self._keeper.document
+        if accepted is not None and not self._acceptance.from_store:
+            document = accepted.document
         if document is not None:
             await self._keeper.keep_document(document)
 

@@ -43,7 +43,8 @@ class Signals:
         self._within = within
         self._lock = threading.Lock()
         self._waiting: list[signal.Signals] = []
-        self._hand: Callable[[signal.Signals], None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._handlers: Mapping[signal.Signals, Handler] = {}
         self._code = 0
         self._deadline: float | None = None
         self._writing = -1
@@ -58,17 +59,17 @@ class Signals:
         threading.Thread(target=self._hear, args=(reading,), name="signals", daemon=True).start()
 
     def hand_to(self, loop: asyncio.AbstractEventLoop, handlers: Mapping[signal.Signals, Handler]) -> None:
-        """Have these called on the loop from now on, and for what has come already."""
-
-        def hand(number: signal.Signals) -> None:
-            with suppress(RuntimeError):  # the loop is closed: whoever it was for has ended
-                loop.call_soon_threadsafe(handlers[number], number)
-
+        """Have these called on the loop from now on, and for what has come already. To be called on the loop."""
+        self._handlers = handlers
         with self._lock:
-            self._hand = hand
+            self._loop = loop
             waiting, self._waiting = self._waiting, []
         for number in waiting:
-            hand(number)
+            loop.call_soon(self._handle, number)
+
+    def _handle(self, number: signal.Signals) -> None:
+        """On the loop: by whoever takes signals at this moment."""
+        self._handlers[number](number)
 
     def begin_to_end(self, code: int) -> None:
         """From now on the time runs as after a signal, to an end with this exit code."""
@@ -103,11 +104,11 @@ class Signals:
         if number not in _HEARD:
             return  # somebody else's signal, which has a handler of its own
         with self._lock:
-            if self._hand is None:
+            if self._loop is None:
                 self._waiting.append(signal.Signals(number))
                 return
-            hand = self._hand
-        hand(signal.Signals(number))
+        with suppress(RuntimeError):  # the loop is closed: whoever it was for has ended
+            self._loop.call_soon_threadsafe(self._handle, signal.Signals(number))
 
     def _begin(self) -> None:
         if self._deadline is None:

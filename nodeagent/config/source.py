@@ -71,10 +71,10 @@ class ConfigSource:
     A selection stays until there is another one.
 
     `subscribe` is that of a DirectoryWatch. The file is looked at again every `reread` seconds in any case, and a judge
-    that failed on it is asked again after `ask_again`; a file that is
-    missing for less than `missing_grace` seconds is being swapped; one that is not there after `deadline` seconds of
-    reading cannot be read. `judge` says what a document means; one that is not judged after `judged_within` seconds is
-    told as one that cannot be read until it is. Nothing of the file system is touched before `run`.
+    that failed on it is asked again after `ask_again`. A file that is missing for less than `missing_grace` seconds is
+    being swapped; one that is not there after `deadline` seconds of reading cannot be read. `judge` says what a
+    document means; one that is not judged after `judged_within` seconds is told as one that cannot be read until it is.
+    Nothing of the file system is touched before `run`.
     """
 
     def __init__(

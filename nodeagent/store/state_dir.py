@@ -219,7 +219,8 @@ class StateDir:
         """Raises OSError where another agent may be the owner of what is at the path."""
         if not self._lock.is_at_path:
             message = "cannot use state directory: it or its lock was removed or replaced"
-            raise self._trouble or OSError(errno.ESTALE, message, str(self._path))
+            found = self._trouble or OSError(errno.ESTALE, message, str(self._path))
+            raise OSError(found.errno, found.strerror, found.filename)
 
     def _load(self, path: Path, decode: Callable[[bytes], T]) -> T | None:
         try:
