@@ -53,27 +53,49 @@ Handler = Callable[[str], Awaitable[str]]
 
 
 class AdminSocket:
-    """Serves requests in `directory` until cancelled. `handlers` are by command."""
+    """Serves requests in `directory` until cancelled. `handlers` are by command. `made` is called in a thread whenever
+    the socket has been made.
+    """
 
-    def __init__(self, directory: Path, handlers: Mapping[str, Handler]) -> None:
+    def __init__(
+        self, directory: Path, handlers: Mapping[str, Handler], *, made: Callable[[], None] = lambda: None
+    ) -> None:
         self._directory = directory
         self._handlers = handlers
+        self._made = made
         self._room = asyncio.Semaphore(_AT_ONCE)
+        self._anew = asyncio.Event()
+        self._ours: tuple[int, int] | None = None
+
+    def serve_anew(self) -> None:
+        """The socket has gone with the directory: make it again. To be called on the loop."""
+        self._anew.set()
 
     async def run(self) -> None:
         """Serve. A socket that an earlier agent has left is replaced: the directory's lock is ours by now."""
         disk = Errand("admin socket", on_late=lambda: None)
-        told = False
-        while (listener := await self._listener(disk, quiet=told)) is None:
-            told = True
-            await asyncio.sleep(_AGAIN_AFTER)
-        server = await asyncio.start_unix_server(self._serve, sock=listener, limit=MOST_BYTES)
         try:
-            await server.serve_forever()
+            while True:
+                listener = await self._until_made(disk)
+                server = await asyncio.start_unix_server(self._serve, sock=listener, limit=MOST_BYTES)
+                try:
+                    await self._anew.wait()
+                finally:
+                    server.close()
         finally:
-            server.close()
             with suppress(OSError, Hangs):
-                await disk.run((self._directory / SOCKET).unlink, _REMOVED_WITHIN)
+                await disk.run(self._remove, _REMOVED_WITHIN)
+
+    async def _until_made(self, disk: Errand) -> socket.socket:
+        told = False
+        while True:
+            self._anew.clear()
+            if (listener := await self._listener(disk, quiet=told)) is not None:
+                return listener
+            told = True
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_AGAIN_AFTER):
+                    await self._anew.wait()
 
     async def _listener(self, disk: Errand, *, quiet: bool) -> socket.socket | None:
         try:
@@ -95,12 +117,21 @@ class AdminSocket:
                 listener.bind(str(path))
                 path.chmod(0o600)
                 listener.listen(_AT_ONCE)
+                found = path.lstat()
                 # Whoever finds the socket under its name can connect.
                 path.replace(directory / SOCKET)
+            self._ours = found.st_dev, found.st_ino
+            self._made()
         except OSError:
             listener.close()
             raise
         return listener
+
+    def _remove(self) -> None:
+        """Ours, and not that of the agent whose directory it may be by now."""
+        found = (self._directory / SOCKET).lstat()
+        if (found.st_dev, found.st_ino) == self._ours:
+            (self._directory / SOCKET).unlink()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

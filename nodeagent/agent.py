@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
-import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nodeagent import __version__, clocks
-from nodeagent.admin import AdminSocket
+from nodeagent import __version__, clocks, stopping
+from nodeagent.admin import SOCKET, AdminSocket
 from nodeagent.clearing import Clearing
 from nodeagent.config.by_label import ByLabel
 from nodeagent.config.judging import Judge
@@ -37,6 +35,7 @@ from nodeagent.model.config import Document, Loaded
 from nodeagent.model.holds import Holds
 from nodeagent.model.shares import Applied
 from nodeagent.model.snapshot import Snapshot
+from nodeagent.ownership import Claim, Ending, Ownership
 from nodeagent.reconciler import Reconciler, Remembered
 from nodeagent.report.http import HttpServer
 from nodeagent.report.metrics import Metrics
@@ -56,13 +55,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STOP_SECONDS = 5.0
-"""Within this time of SIGTERM the process is gone, whatever hangs."""
-
 _STREAMS_END = 1.0
 _ENDS_WITHIN = 1.0
 """For the loop, and then for all that comes after the streams together: with the streams and HTTP this makes less than
-`STOP_SECONDS`, whatever hangs.
+`stopping.STOP_SECONDS`, whatever hangs.
 """
 
 _READ_WITHIN = 1.0
@@ -78,12 +74,15 @@ T = TypeVar("T")
 
 
 class Agent:
-    """One agent on one node. `run` returns after `stop` was called or a signal came."""
+    """One agent on one node. `run` returns after `stop` was called or a signal came, or when its state directory is not
+    to be had any more.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
+        self._ending = Ending.TOLD
         self._beat = time.monotonic()
         self._reconciler: Reconciler | None = None
         self._loop: asyncio.Task[None] | None = None
@@ -175,10 +174,10 @@ class Agent:
 
     def stop(self) -> None:
         """Begin to stop. To be called on the loop."""
-        self._stop.set()
+        self._end_as(Ending.TOLD)
 
-    async def run(self) -> None:
-        """Serve until stopped. Raises CannotStart."""
+    async def run(self) -> Ending:
+        """Serve until stopped; why it has ended. Raises CannotStart."""
         try:
             self._http.start()
         except OSError as error:
@@ -194,12 +193,16 @@ class Agent:
                 logger.warning(
                     "%s is still being used: its lock is kept until that has ended", self._settings.state_dir
                 )
+        return self._ending
 
-    def handle_signals(self, loop: asyncio.AbstractEventLoop) -> None:
-        """SIGTERM and SIGINT stop in order, SIGHUP looks at the config and the GPUs again."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_stop_signal, number)
-        loop.add_signal_handler(signal.SIGHUP, self._look_again)
+    @property
+    def signal_handlers(self) -> Mapping[signal.Signals, stopping.Handler]:
+        """SIGTERM and SIGINT stop in order, SIGHUP looks at the config and the GPUs again. To be called on the loop."""
+        return {
+            signal.SIGTERM: self._on_stop_signal,
+            signal.SIGINT: self._on_stop_signal,
+            signal.SIGHUP: self._look_again,
+        }
 
     # --- running ----------------------------------------------------------------------------------------------------
 
@@ -235,6 +238,12 @@ class Agent:
             remembered=remembered,
             wake=self._wake,
         )
+        admin = AdminSocket(
+            self._settings.state_dir,
+            {"clear-health": self._clear_health},
+            made=lambda: self._store.leave(SOCKET),
+        )
+        ownership = self._own(self._reconciler, admin)
         logger.info("nodeagent %s on %s, config %s", __version__, self._settings.node_name, self._settings.config)
         parts: dict[str, Callable[[], Awaitable[None]]] = {
             "watch": self._watch.run,
@@ -246,7 +255,8 @@ class Agent:
             "mps": self._mps.run,
             "host files": self._host.run,
             "node": self._node.run,
-            "admin socket": AdminSocket(self._settings.state_dir, {"clear-health": self._clear_health}).run,
+            "admin socket": admin.run,
+            "state directory": ownership.run,
         }
         if self._mps_host is not None:
             parts["mps host"] = self._mps_host.run
@@ -259,6 +269,26 @@ class Agent:
         await _end(*others)
         logger.info("stopped")
 
+    def _own(self, reconciler: Reconciler, admin: AdminSocket) -> Ownership:
+        """What sees to it that the state directory stays ours, with all that we have in it."""
+
+        def rewrite(why: str) -> None:
+            reconciler.rewrite(why)
+            self._by_label.rewrite()
+            admin.serve_anew()
+
+        return Ownership(
+            self._settings.state_dir,
+            keep=lambda: self._gate.during(self._store.keep),
+            rewrite=rewrite,
+            end=self._end_as,
+            subscribe=self._watch.subscribe,
+        )
+
+    def _end_as(self, ending: Ending) -> None:
+        self._ending = ending
+        self._stop.set()
+
     async def _clear_health(self, uuid: str) -> str:
         snapshot = self.snapshot
         done = await self._clearing.clear(uuid, snapshot.applied if snapshot is not None else Applied())
@@ -268,9 +298,10 @@ class Agent:
     async def _wait_for_lock(self) -> bool:
         """Become the only agent of this node. False when told to stop before that."""
         told = False
+        claim = Claim(self._store)
         while not self._stop.is_set():
             try:
-                if await self._unless_stopped(self._at_disk(self._store.acquire)):
+                if await self._unless_stopped(self._at_disk(claim.take)):
                     return True
             except OSError as error:
                 raise CannotStart(str(error)) from error
@@ -421,12 +452,10 @@ class Agent:
 
     def _on_stop_signal(self, number: signal.Signals) -> None:
         logger.info("%s: stopping", number.name)
-        # A thread that hangs in a driver or on a disk is not waited for.
-        threading.Thread(target=_exit_late, daemon=True).start()
         self.stop()
 
-    def _look_again(self) -> None:
-        logger.info("SIGHUP: looking again")
+    def _look_again(self, number: signal.Signals) -> None:
+        logger.info("%s: looking again", number.name)
         self._source.look_again()
         self._driver.refresh()
         self._pods.request()
@@ -462,11 +491,6 @@ async def _end(*tasks: asyncio.Task[None]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks, timeout=_ENDS_WITHIN)
-
-
-def _exit_late() -> None:
-    time.sleep(STOP_SECONDS - 0.5)
-    os._exit(0)
 
 
 def _spawned(settings: Settings) -> SpawnedHost:

@@ -46,6 +46,7 @@ class _Write:
     file: str
     save: Callable[[], None]
     kept: Callable[[], None]
+    before: int = 0
     error: Exception | None = None
 
     def perform(self) -> None:
@@ -79,12 +80,19 @@ class Keeper:
         self._errand = Errand("state-dir", on_late=self._take_late)
         self._newest: _Write | None = None
         self._failures: dict[str, str] = {}
+        self._losses = 0
         self.document = document
 
     @property
     def problem(self) -> str | None:
         """Why the disk is behind; None when all that was to be kept has been written."""
         return next(iter(self._failures.values()), None)
+
+    def forget(self, why: str) -> None:
+        """Nothing of what was written is on disk any more, nor what is being written now: all of it is owed again."""
+        self._losses += 1
+        for file in (_APPLIED, _HOLDS, *([_DOCUMENT] if self.document is not None else [])):
+            self._fail(file, why)
 
     async def keep_applied(self, applied: Applied) -> bool:
         """Have the applied contract on disk, synced. False when it could not be written."""
@@ -121,7 +129,7 @@ class Keeper:
         """Whether it is on disk. A caller that is cancelled is held until the write has returned."""
         try:
             if not self._errand.busy:
-                self._newest = write
+                self._newest, write.before = write, self._losses
             await self._errand.run(write.perform, self._deadline)
         except Hangs:
             hanging = self._newest.file if self._newest is not None else write.file
@@ -143,6 +151,8 @@ class Keeper:
             self._fail(write.file, str(write.error))
             if not isinstance(write.error, OSError):
                 raise write.error
+            return False
+        if write.before != self._losses:
             return False
         write.kept()
         if self._failures.pop(write.file, None) is not None and not self._failures:

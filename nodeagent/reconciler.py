@@ -188,6 +188,12 @@ class Reconciler:
         """Why the disk does not know all that is so; None when it does."""
         return self._keeper.problem
 
+    def rewrite(self, why: str) -> None:
+        """What was written is not on disk any more: write everything again. To be called on the loop."""
+        self._keeper.forget(why)
+        self._retry = RETRY_FIRST
+        self._wake.set()
+
     async def run(self) -> None:
         """Turn after turn, until cancelled. A fault of ours in a turn is logged and leaves everything as it is."""
         while True:
@@ -425,8 +431,11 @@ class Reconciler:
         """Write what was learned and need not be on disk before it is used."""
         await self._keeper.keep_holds(self._holds)
         accepted = self._acceptance.accepted
+        document = self._keeper.document
         if accepted is not None and not self._acceptance.from_store:
-            await self._keeper.keep_document(accepted.document)
+            document = accepted.document
+        if document is not None:
+            await self._keeper.keep_document(document)
 
     # --- sum up -----------------------------------------------------------------------------------------------------
 

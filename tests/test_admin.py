@@ -125,3 +125,24 @@ def test_nobody_there(tmp_path: Path) -> None:
     for directory in (tmp_path, tmp_path / "none"):
         with pytest.raises(Unreachable, match=f"cannot reach an agent at {directory}/{SOCKET}: No such file"):
             ask(directory, "paint", "red")
+
+
+async def test_a_socket_that_has_gone_is_made_anew(tmp_path: Path) -> None:
+    """Also after its directory was away; one that another agent has put in its place is left to that one at the end."""
+    made: list[bool] = []
+    directory = tmp_path / "state"
+    directory.mkdir()
+    admin = AdminSocket(directory, {"paint": paint}, made=lambda: made.append(True))
+    serving = asyncio.create_task(admin.run())
+    await eventually(lambda: len(made) == 1)
+    directory.rename(tmp_path / "elsewhere")
+    admin.serve_anew()
+    directory.mkdir()
+    admin.serve_anew()
+    await eventually(lambda: len(made) >= 2)
+    assert await asyncio.to_thread(ask, directory, "paint", "red") == Answer(True, "it is red now")
+    (directory / SOCKET).unlink()
+    (directory / SOCKET).write_text("another's")
+    serving.cancel()
+    await asyncio.wait((serving,))
+    assert (directory / SOCKET).exists()

@@ -137,6 +137,30 @@ async def test_a_failure_that_is_moot_ends_as_well(world: World) -> None:
     assert world.disk.files == {"applied.json": applied(1), "holds.json": NOBODY, "last-known-good": GOOD}
 
 
+async def test_what_is_forgotten_is_written_again(world: World) -> None:
+    """A directory that has gone took all that was written with it: it is a problem until everything is there again."""
+    world.keeper.forget("it has gone")
+    assert str(world.keeper.problem) == "it has gone"
+    assert await world.keeper.keep_applied(applied(1))
+    await world.keeper.keep_holds(NOBODY)
+    assert str(world.keeper.problem) == "it has gone"
+    await world.keeper.keep_document(GOOD)
+    assert str(world.keeper.problem) == "None"
+    assert world.disk.files == {"applied.json": applied(1), "holds.json": NOBODY, "last-known-good": GOOD}
+
+
+async def test_a_write_from_before_the_loss_does_not_count(world: World) -> None:
+    """What was under way when the directory went is owed again, however it ends."""
+    world.disk.hangs = True
+    assert not await world.keeper.keep_applied(applied(2))
+    world.keeper.forget("it has gone")
+    await world.returned()
+    assert world.keeper.problem == "it has gone"
+    world.disk.files.clear()
+    assert await world.keeper.keep_applied(applied(2))
+    assert world.disk.files == {"applied.json": applied(2)}
+
+
 async def test_a_disk_that_hangs_is_a_failure(world: World) -> None:
     """A write without an end is given up at its deadline and named; until it returns nothing else is begun."""
     world.disk.hangs = True

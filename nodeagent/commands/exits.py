@@ -7,6 +7,8 @@ from typing import Final
 OK: Final = 0
 USAGE: Final = 64
 INTERNAL: Final = 70
+START_ANEW: Final = 75
+"""EX_TEMPFAIL of sysexits: nothing is wrong with us, and whoever starts us again helps."""
 
 EXITS_ALWAYS: Final = "64 usage, 70 internal error"
 

@@ -8,17 +8,13 @@ import logging
 import os
 import signal
 import sys
-import threading
-import time
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from nodeagent import logs, settings
-from nodeagent.commands.exits import EXITS_ALWAYS, OK, USAGE, Failure
+from nodeagent.commands.exits import EXITS_ALWAYS, OK, START_ANEW, USAGE, Failure
 from nodeagent.settings import MpsHostSettings
-
-if TYPE_CHECKING:
-    from nodeagent.mps.host import MpsHost
+from nodeagent.stopping import STOP_SECONDS, Signals
 
 logger = logging.getLogger(__name__)
 
@@ -56,11 +52,9 @@ signals:
 
 exit codes:
   0 after SIGTERM, 1 cannot start (unusable --mps-root, nothing can be mounted),
+  75 --mps-root or its lock was removed or replaced: start it anew,
   {EXITS_ALWAYS}
 """
-
-STOP_SECONDS: Final = 5.0
-"""Within this time of SIGTERM the process is gone, whatever hangs."""
 
 _CANNOT_START: Final = 1
 
@@ -83,14 +77,21 @@ def execute(arguments: argparse.Namespace) -> int:
 
         return init.run(_again(arguments))
     logs.set_up(chosen.log_format, chosen.log_level)
+    signals = Signals()
+    signals.listen()
     from nodeagent.errors import CannotStart
+    from nodeagent.mps.host import Superseded
 
     try:
-        asyncio.run(_serve(chosen, shm_size))
+        asyncio.run(_serve(chosen, shm_size, signals))
     except CannotStart as error:
         logger.critical("cannot start: %s", error)
-        return _CANNOT_START
-    return OK
+        return signals.leave(_CANNOT_START)
+    except Superseded as error:
+        logger.critical("%s: the daemons go on, and are to be looked after by a host that starts anew", error)
+        signals.begin_to_end(START_ANEW)
+        return signals.leave(START_ANEW)
+    return signals.leave(OK)
 
 
 def _size(text: str) -> int:
@@ -115,7 +116,7 @@ def _again(arguments: argparse.Namespace) -> list[str]:
     return [sys.executable, "-m", "nodeagent", "mps-host", *given]
 
 
-async def _serve(chosen: MpsHostSettings, shm_size: int) -> None:
+async def _serve(chosen: MpsHostSettings, shm_size: int, signals: Signals) -> None:
     from nodeagent.devices.driver import open_driver
     from nodeagent.errors import CannotStart
     from nodeagent.mps.host import MpsHost, Unusable
@@ -142,10 +143,18 @@ async def _serve(chosen: MpsHostSettings, shm_size: int) -> None:
         chosen.mps_root, gpus=driver, subscribe=watch.subscribe, program=chosen.mps_control, shm_size=shm_size
     )
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _stop, number, stop)
-    loop.add_signal_handler(signal.SIGHUP, _look_again, host)
+
+    def on_stop(number: signal.Signals) -> None:
+        logger.info("%s: stopping", number.name)
+        stop.set()
+
+    def on_hangup(number: signal.Signals) -> None:
+        logger.info("%s: looking again", number.name)
+        host.look_again()
+
+    signals.hand_to(
+        asyncio.get_running_loop(), {signal.SIGTERM: on_stop, signal.SIGINT: on_stop, signal.SIGHUP: on_hangup}
+    )
     try:
         await _run_until(stop, watch.run(), driver.run(), host.run())
     except Unusable as error:
@@ -165,20 +174,3 @@ async def _run_until(stop: asyncio.Event, *parts: Awaitable[None]) -> None:
         for task in (told, *tasks):
             task.cancel()
         await asyncio.wait((told, *tasks), timeout=STOP_SECONDS)
-
-
-def _stop(number: signal.Signals, stop: asyncio.Event) -> None:
-    logger.info("%s: stopping", number.name)
-    # A thread that hangs in a driver or on a disk is not waited for.
-    threading.Thread(target=_exit_late, daemon=True).start()
-    stop.set()
-
-
-def _look_again(host: MpsHost) -> None:
-    logger.info("SIGHUP: looking again")
-    host.look_again()
-
-
-def _exit_late() -> None:
-    time.sleep(STOP_SECONDS - 0.5)
-    os._exit(OK)

@@ -8,8 +8,9 @@ import logging
 from typing import Final
 
 from nodeagent import heap, logs, settings
-from nodeagent.commands.exits import EXITS_ALWAYS, OK, USAGE, Failure
+from nodeagent.commands.exits import EXITS_ALWAYS, OK, START_ANEW, USAGE, Failure
 from nodeagent.settings import Settings
+from nodeagent.stopping import Signals
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,8 @@ signals:
 
 exit codes:
   0 after SIGTERM, 1 cannot start (address in use, unusable path),
-  {EXITS_ALWAYS}
+  75 the state directory was deleted under its mount: a new container mounts
+  it anew, {EXITS_ALWAYS}
 """
 
 _CANNOT_START: Final = 1
@@ -55,20 +57,29 @@ def execute(arguments: argparse.Namespace) -> int:
         raise Failure(str(error), USAGE) from None
     logs.set_up(chosen.log_format, chosen.log_level)
     heap.be_frugal()
+    signals = Signals()
+    signals.listen()
+    return signals.leave(asyncio.run(_serve(chosen, signals)))
+
+
+async def _serve(chosen: Settings, signals: Signals) -> int:
+    """The exit code of the last of the agents that this process is, one after the other."""
+    from nodeagent.agent import Agent
     from nodeagent.errors import CannotStart
+    from nodeagent.ownership import Ending
 
     try:
-        asyncio.run(_serve(chosen))
+        while True:
+            agent = Agent(chosen)
+            signals.hand_to(asyncio.get_running_loop(), agent.signal_handlers)
+            ending = await agent.run()
+            if ending is not Ending.TAKEN:
+                break
     except CannotStart as error:
         # The log, not stderr as it comes: this line must be of the format that a pipeline reads.
         logger.critical("cannot start: %s", error)
         return _CANNOT_START
-    return OK
-
-
-async def _serve(chosen: Settings) -> None:
-    from nodeagent.agent import Agent
-
-    agent = Agent(chosen)
-    agent.handle_signals(asyncio.get_running_loop())
-    await agent.run()
+    code = OK if ending is Ending.TOLD else START_ANEW
+    # What is left, tasks that do not end or threads that hang, is not waited for.
+    signals.begin_to_end(code)
+    return code

@@ -35,6 +35,7 @@ class ByLabel:
         self._errand = Errand("config-selection", on_late=lambda: None)
         self._selection: Selection | None = None
         self._kept: Selection | None = None
+        self._lost = False
         self._changed = asyncio.Event()
 
     def recall(self, note: SelectionNote | None, *, identity: str, accepted: str | None) -> None:
@@ -60,6 +61,11 @@ class ByLabel:
         self._source.select(selection)
         self._changed.set()
 
+    def rewrite(self) -> None:
+        """What was kept is not on disk any more: keep it again. To be called on the loop."""
+        self._lost = True
+        self._changed.set()
+
     async def run(self) -> None:
         """Keep what is selected on disk, until cancelled."""
         while True:
@@ -68,14 +74,16 @@ class ByLabel:
             await self._keep()
 
     async def _keep(self) -> None:
-        selection = self._selection
-        if selection is None or selection == self._kept:
+        selection = self._selection or self._kept
+        if selection is None or (selection == self._kept and not self._lost):
             return
+        self._lost = False
         try:
             # A write that hangs holds up nobody but this task.
             await self._errand.run(lambda: self._save(selection), None)
         except OSError as error:
             _log.warning("cannot remember which config is this node's: %s", error)
+            self._lost = True
             asyncio.get_running_loop().call_later(self._again, self._changed.set)
         else:
             self._kept = selection

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -17,6 +18,13 @@ REVISION_NAME: Final = "revision"
 _LARGEST: Final = 16 << 20
 _LONGEST_REVISION: Final = 200
 _TRIES: Final = 5
+_KINDS: Final = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 def read_document(path: Path) -> Document | Unreadable:
@@ -55,9 +63,16 @@ def _read(file: Path) -> Document | Unreadable:
         return Unreadable(str(file), missing=False, message="cannot read config: it keeps changing while it is read")
     except FileNotFoundError:
         return Unreadable(str(file), missing=True, message="cannot read config: there is no such file")
-    except (OSError, RuntimeError) as error:  # Python 3.11 and 3.12 raise RuntimeError for a loop of links
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        return Unreadable(str(file), missing=False, message=f"cannot read config: {reason}")
+    except (OSError, RuntimeError, ValueError) as error:
+        return Unreadable(str(file), missing=False, message=f"cannot read config: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RuntimeError) or (isinstance(error, OSError) and error.errno == errno.ELOOP):
+        return "it is a loop of links"  # Python 3.11 and 3.12 raise RuntimeError for one
+    if isinstance(error, BlockingIOError):
+        return "it gives nothing without waiting"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def is_directory(path: Path) -> bool:
@@ -76,16 +91,28 @@ def _names(directory: Path) -> list[str]:
 
 
 def _read_file(path: Path) -> bytes:
-    # Without O_NONBLOCK, opening a pipe that nobody writes to would block for ever.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
-        about = os.fstat(descriptor)
-        if not stat.S_ISREG(about.st_mode):
-            raise OSError("it is not a regular file")
-        data = file.read(_LARGEST + 1)
-    if len(data) > _LARGEST:
+    """Raises OSError. What is no file is not even opened: that alone does something to many a device."""
+    _check_kind(path.stat())
+    # It may be another one by now. Without O_NONBLOCK, opening a pipe that nobody writes to would block for ever.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        _check_kind(os.fstat(descriptor))
+        parts: list[bytes] = []
+        left = _LARGEST + 1
+        while left > 0 and (part := os.read(descriptor, left)):
+            parts.append(part)
+            left -= len(part)
+    finally:
+        os.close(descriptor)
+    if left <= 0:
         raise OSError(f"it has more than {_LARGEST >> 20} MiB")
-    return data
+    return b"".join(parts)
+
+
+def _check_kind(about: os.stat_result) -> None:
+    kind = stat.S_IFMT(about.st_mode)
+    if kind != stat.S_IFREG:
+        raise OSError(f"it is {_KINDS.get(kind, 'not a regular file')}, not a regular file")
 
 
 def _read_revision(directory: Path) -> str | None:

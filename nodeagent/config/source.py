@@ -27,6 +27,10 @@ _log = logging.getLogger(__name__)
 EMPTY_GRACE: Final = 0.2
 """Seconds for which an empty file is taken for one that is being written."""
 
+REREAD: Final = 2.0
+"""Seconds between two looks without an event. Behind a link into another directory, on a network or on a disk that
+fails a file changes without one; a mount that hangs says nothing either. A look takes about 0.2 ms."""
+
 COMEBACK: Final = 2.0
 """Seconds after which a file that was away is looked at once more: a directory that was made anew and is gone again
 before anybody could watch it leaves no event."""
@@ -48,12 +52,15 @@ class Reading:
 
 @dataclass(slots=True)
 class _Judging:
-    """The document that was seen last, and what it means or is going to. `noticed`: when, None once that was told."""
+    """The document that was seen last, and what it means or is going to. `noticed`: when, None once that was told.
+    `again_at`: when a reader that failed is asked once more.
+    """
 
     document: Document
     verdict: asyncio.Task[Loaded | Unreadable]
     noticed: float | None
     patient_until: float
+    again_at: float | None = None
 
 
 class ConfigSource:
@@ -64,10 +71,11 @@ class ConfigSource:
     A selection stays until there is another one. A path that is not there counts as a directory unless its name has an
     ending.
 
-    `subscribe` is that of a DirectoryWatch. The file is looked at again every `reread` seconds in any case; one that is
-    missing for less than `missing_grace` seconds is being swapped; one that is not there after `deadline` seconds of
-    reading cannot be read. `judge` says what a document means; one that is not judged after `judged_within` seconds is
-    told as one that cannot be read until it is. Nothing of the file system is touched before `run`.
+    `subscribe` is that of a DirectoryWatch. The file is looked at again every `reread` seconds in any case, and a judge
+    that failed on it is asked again after `ask_again`. A file that is missing for less than `missing_grace` seconds is
+    being swapped; one that is not there after `deadline` seconds of reading cannot be read. `judge` says what a
+    document means; one that is not judged after `judged_within` seconds is told as one that cannot be read until it is.
+    Nothing of the file system is touched before `run`.
     """
 
     def __init__(
@@ -76,7 +84,8 @@ class ConfigSource:
         *,
         subscribe: Callable[[Path, Callable[[], None]], None],
         wake: Callable[[], None],
-        reread: float = 60.0,
+        reread: float = REREAD,
+        ask_again: float = 60.0,
         missing_grace: float = 1.0,
         deadline: float = 5.0,
         selects: bool = False,
@@ -88,6 +97,7 @@ class ConfigSource:
         self._path = path
         self._wake = wake
         self._reread = reread
+        self._ask_again = ask_again
         self._missing_grace = missing_grace
         self._deadline = deadline
         self._selects = selects
@@ -147,6 +157,8 @@ class ConfigSource:
         try:
             while True:
                 noticed = time.monotonic() if self._noticed is None else self._noticed
+                if self._noticed is not None and self._judging is not None and self._judging.again_at is not None:
+                    self._judging = None  # a judge that failed is asked again when somebody asks for a look
                 self._noticed = None
                 self._again.clear()
                 self._give_up_waiting()
@@ -189,15 +201,21 @@ class ConfigSource:
         """
         judging = self._judging
         if judging is None or judging.document != document:
-            if judging is not None:
+            patient_until = time.monotonic() + self._judged_within
+            if judging is not None and not judging.verdict.done():
+                # One that changes before it is judged, again and again, is not waited for longer than another.
                 judging.verdict.cancel()
+                patient_until = judging.patient_until
             verdict = asyncio.create_task(self._judge.judge(document))
             verdict.add_done_callback(lambda _: self._again.set())
-            judging = self._judging = _Judging(document, verdict, noticed, time.monotonic() + self._judged_within)
+            judging = self._judging = _Judging(document, verdict, noticed, patient_until)
         if judging.verdict.done():
             found = judging.verdict.result()
-            if isinstance(found, Unreadable):
-                self._judging = None  # this is no verdict: the next look asks again
+            if isinstance(found, Unreadable):  # this is no verdict
+                now = time.monotonic()
+                judging.again_at = now + self._ask_again if judging.again_at is None else judging.again_at
+                if now >= judging.again_at:
+                    self._judging = None
             noticed, judging.noticed = judging.noticed or noticed, None
             return self._take(found, noticed)
         self._away_since = None

@@ -54,6 +54,10 @@ class Unusable(Exception):
     """The host cannot start: its MPS root, or the shared memory below it, cannot be used."""
 
 
+class Superseded(Exception):
+    """The lock is not at its path any more: the next host starts from what is there now."""
+
+
 class MpsHost:
     """The host of the MPS root `root`.
 
@@ -104,7 +108,7 @@ class MpsHost:
         self._preparation.look_again()
 
     async def run(self) -> None:
-        """Host until cancelled. Raises Unusable, and an ExceptionGroup for a fault of its own."""
+        """Host until cancelled. Raises Unusable, Superseded, and an ExceptionGroup for a fault of its own."""
         await self._become_the_only_one()
         try:
             await self._prepare()
@@ -117,6 +121,10 @@ class MpsHost:
                 halves.create_task(self._keep_telling())
                 halves.create_task(self._keep_looking())
                 halves.create_task(self._preparation.run())
+        except ExceptionGroup as faults:
+            if (lost := faults.subgroup(Superseded)) is not None and len(lost.exceptions) == len(faults.exceptions):
+                raise Superseded(*lost.exceptions[0].args) from None
+            raise
         finally:
             await self._let_go()
             self._lock.release()
@@ -182,6 +190,7 @@ class MpsHost:
     async def _turn(self) -> None:
         """Read what is asked for, and hand each GPU its part."""
         self._wake.clear()
+        await self._check_lock()
         data = await self._read()
         found = await self._search()
         # From here on nothing is awaited: which wishes an answer is about is told together with the answer.
@@ -191,6 +200,12 @@ class MpsHost:
             self._ask(uuid)
         self._problem = self._find_problem()
         self._changed.set()
+
+    async def _check_lock(self) -> None:
+        """Raises Superseded when another host may have the root: it was removed or replaced, or the lock in it."""
+        with suppress(OSError):  # nothing is known: the next look will tell
+            if not await self._disk.do(lambda: self._lock.is_at_path):
+                raise Superseded(f"{self._layout.root} or its lock was removed or replaced")
 
     async def _read(self) -> bytes | None:
         """What desired.json holds. If it is gone or cannot be read, what was asked for last stays."""

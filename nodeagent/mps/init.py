@@ -18,6 +18,9 @@ from typing import Final
 
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 30.0
+HOST_ENDS: Final = 4.7
+"""Seconds after a signal to end within which the host must have ended; it sees to it itself a little sooner."""
+
 STABLE: Final = 60.0
 """Seconds. A host that ran this long is started again after the first pause, another after twice the last one."""
 
@@ -96,12 +99,23 @@ class _Init:
             os._exit(127)
 
     def _attend(self, host: int) -> int:
-        """Hand signals on to the host until it has ended; what it ended with."""
+        """Hand signals on to the host until it has ended; what it ended with. One that cannot end is killed, and not
+        waited for.
+        """
+        until: float | None = None
         while (code := _reap(host)) is None:
-            told = signal.sigwait(_WATCHED)
-            if told in _FORWARDED:
-                self._stopping = self._stopping or told in _ENDING
-                os.kill(host, told)  # it has not been reaped: the pid is its own
+            if until is None:
+                told = signal.sigwaitinfo(_WATCHED)
+            elif (next_one := signal.sigtimedwait(_WATCHED, max(0.0, until - time.monotonic()))) is not None:
+                told = next_one
+            else:
+                _say("the MPS host does not end: killing it")
+                os.kill(host, signal.SIGKILL)  # it has not been reaped: the pid is its own
+                return 0
+            if told.si_signo in _FORWARDED:
+                if told.si_signo in _ENDING and until is None:
+                    self._stopping, until = True, time.monotonic() + HOST_ENDS
+                os.kill(host, told.si_signo)
         return code
 
     def _told_to_end(self, within: float) -> bool:

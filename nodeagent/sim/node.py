@@ -22,6 +22,7 @@ from nodeagent.errors import CannotStart
 from nodeagent.model.inventory import ComputeMode
 from nodeagent.model.snapshot import Snapshot
 from nodeagent.mps.control import PROGRAM
+from nodeagent.ownership import Ending
 from nodeagent.settings import Settings
 from nodeagent.sim.kubelet import StandInKubelet
 from nodeagent.sim.mps import ControlProgram, Daemons, end_all
@@ -104,7 +105,7 @@ class Node:
         )
         self._any_port = any_port
         self._agent: Agent | None = None
-        self._running: asyncio.Task[None] | None = None
+        self._running: asyncio.Task[Ending] | None = None
         self.started_at = 0.0
         """When the agent was started, in monotonic seconds."""
 

@@ -15,9 +15,11 @@ were, and the file is copied to `<name>.corrupt-<n>`.
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from enum import Enum, auto
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,6 +37,21 @@ from nodeagent.model.shares import Applied
 from nodeagent.store import codec
 
 T = TypeVar("T")
+
+
+class Standing(Enum):
+    """How an owner stands with its directory: it is as it was left, or is ours anew and what was written is gone, or
+    another process has the lock that is there now.
+    """
+
+    OURS = auto()
+    ANEW = auto()
+    TAKEN = auto()
+
+
+class MountGone(OSError):
+    """What is mounted where the directory is was deleted: it has no name any more. Only another mount would help."""
+
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _APPLIED = "applied.json"
@@ -72,7 +89,8 @@ class StateDir:
 
     `identity` (pool and config name) keys the last known good; `boot_id` tells whether monotonic times on disk still
     mean something, and `clock` is asked how the wall clock shows them. Every method raises OSError, naming the file,
-    when the disk refuses; loading what was never saved is None. Saving needs the lock. Not for several threads at once.
+    when the disk refuses; loading what was never saved is None. Saving needs the lock, and that its file is the one at
+    the path. Not for several threads at once, but that `keep` may be called beside the others.
     """
 
     def __init__(
@@ -94,6 +112,8 @@ class StateDir:
         self._holds = path / "holds.json"
         self._last_known_good = path / "last-known-good"
         self._selection = path / "config-selection"
+        self._left: set[Path] = set()
+        self._trouble: OSError | None = None
         self.same_boot = False
         """After `load_applied`: whether what it found was written in this boot."""
         self.partial = False
@@ -103,12 +123,48 @@ class StateDir:
 
     def acquire(self) -> bool:
         """Make the directory if need be, close it to others, and take the lock if it is free. Never waits."""
+        self._make()
+        return self._lock.acquire()
+
+    @property
+    def another_may_come_back(self) -> bool:
+        """Whether the lock that another agent has is not at its path any more, which it may not have noticed yet."""
+        return self._lock.another_may_come_back
+
+    def keep(self) -> Standing:
+        """Have the directory stay ours: one that was deleted, replaced, unmounted or mounted over is made, and its lock
+        taken if that is free. Raises MountGone where that is in vain, OSError where it may not be.
+        """
+        try:
+            found, self._trouble = self._keep(), None
+        except OSError as error:
+            self._trouble = error
+            if _was_deleted(self._path):
+                self._trouble = MountGone(error.errno, "cannot use state directory: it was deleted", str(self._path))
+                raise self._trouble from error
+            raise
+        return found
+
+    def _keep(self) -> Standing:
+        if not self._lock.is_at_path:
+            self._make()
+            if not self._lock.retake():
+                return Standing.TAKEN
+        elif all(path.exists() for path in tuple(self._left)):
+            return Standing.OURS
+        self._left.clear()  # what is written from now on is looked for again
+        return Standing.ANEW
+
+    def leave(self, name: str) -> None:
+        """Count a file that somebody else has put here among those whose absence `keep` tells."""
+        self._left.add(self._path / name)
+
+    def _make(self) -> None:
         with naming(self._path, "use state directory"):
             self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
             # A hostPath of type DirectoryOrCreate comes as 0755.
             if self._path.stat().st_mode & 0o777 != 0o700:
                 self._path.chmod(0o700)
-        return self._lock.acquire()
 
     def release(self) -> None:
         """Free the lock; nothing happens when it is not held."""
@@ -210,17 +266,31 @@ class StateDir:
     def _save(self, path: Path, form: Format, facts: dict[str, str | None], body: bytes, *, sync: bool) -> None:
         if not self._lock.held:
             raise RuntimeError(f"cannot write {path}: the state directory is not locked")
+        self._check_lock()
         atomic.write(path, seal(form, facts, body), sync=sync)
+        self._check_lock()  # one that went meanwhile took the file with it
+        self._left.add(path)
+
+    def _check_lock(self) -> None:
+        """Raises OSError where another agent may be the owner of what is at the path."""
+        if not self._lock.is_at_path:
+            message = "cannot use state directory: it or its lock was removed or replaced"
+            found = self._trouble or OSError(errno.ESTALE, message, str(self._path))
+            raise OSError(found.errno, found.strerror, found.filename)
 
     def _load(self, path: Path, decode: Callable[[bytes], T]) -> T | None:
         try:
             data = atomic.read(path)
-            return None if data is None else decode(data)
+            if data is None:
+                return None
+            self._left.add(path)
+            return decode(data)
         except Untrusted as reason:
             self._set_aside(path, reason)
             return None
 
     def _set_aside(self, path: Path, reason: Untrusted) -> None:
+        self._left.discard(path)
         try:
             target = atomic.set_aside(path)
         except OSError as error:
@@ -237,3 +307,17 @@ class StateDir:
             self.notices.append(f"{what}; it could not be copied aside: {error.strerror}")
         else:
             self.notices.append(f"{what}; it was copied aside as {target.name}")
+
+
+def _was_deleted(path: Path) -> bool:
+    """Whether the directory, or the one that it would be made in, has no name any more but stays where it is mounted:
+    nothing can be made in it, now or ever.
+    """
+    for one in (path, *path.parents):
+        try:
+            return one.stat().st_nlink == 0
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return False
+    return False

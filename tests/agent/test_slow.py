@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from nodeagent.admin import AdminSocket
-from nodeagent.agent import STOP_SECONDS
 from nodeagent.config.by_label import ByLabel
 from nodeagent.config.judging import Judge
 from nodeagent.config.source import ConfigSource
@@ -24,6 +23,7 @@ from nodeagent.model.config import Document
 from nodeagent.mps.off import NoMps
 from nodeagent.node.off import NoNode
 from nodeagent.reconciler import Reconciler
+from nodeagent.stopping import STOP_SECONDS
 from nodeagent.store.state_dir import StateDir
 from tests.agent.documents import SHARED, shares
 from tests.agent.harness import Node

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.agent import STOP_SECONDS
 from nodeagent.durable.lock import FileLock
 from nodeagent.model.plan import WaitReason
+from nodeagent.stopping import STOP_SECONDS
 from tests.agent.documents import SHARED, shares
 from tests.agent.harness import Node, Process
 from tests.waiting import eventually, longer

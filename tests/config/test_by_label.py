@@ -183,3 +183,17 @@ async def test_a_full_disk_holds_up_nothing(directory: Path, caplog: pytest.LogC
         await one.reads("a.yaml")
         await eventually(lambda: one.disk.writes == [Selection(OURS, "a")])
     assert "cannot remember which config is this node's: cannot write file: no space left" in caplog.text
+
+
+async def test_what_is_lost_is_kept_again(directory: Path) -> None:
+    """When the state directory has gone the selection is written again, also the one that was only remembered."""
+    async with agent(directory, kept=Selection(OURS, "b"), patience=0.05) as one:
+        await one.reads("b.yaml")
+        one.labels.rewrite()
+        await eventually(lambda: one.disk.writes == [Selection(OURS, "b")])
+        one.labels.take({OURS: "a"})
+        await eventually(lambda: one.disk.writes[-1] == Selection(OURS, "a"))
+        one.disk.full = 1
+        one.labels.rewrite()
+        await eventually(lambda: len(one.disk.writes) == 3)
+        assert one.disk.writes[-1] == Selection(OURS, "a")

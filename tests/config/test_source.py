@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import shutil
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,7 +18,7 @@ import pytest
 
 from nodeagent.config.judging import MOST_LEFT, Judge
 from nodeagent.config.load import load
-from nodeagent.config.source import ConfigSource, Reading
+from nodeagent.config.source import REREAD, ConfigSource, Reading
 from nodeagent.model.config import Document, Loaded, Stage, Unreadable
 from nodeagent.model.node import Selection
 from nodeagent.watcher import DirectoryWatch
@@ -327,31 +328,167 @@ async def test_looking_when_asked(tmp_path: Path) -> None:
         await eventually(when_asked)  # the watch itself has asked for a look when it began, which may still be due
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda file: file.mkdir(), "Is a directory"),
-        (os.mkfifo, "it is not a regular file"),
-        (lambda file: os.truncate(file, 17 << 20) if file.touch() is None else None, "it has more than 16 MiB"),
-        (lambda file: file.symlink_to(file), "ymlink loop"),
-    ],
-)
-async def test_what_cannot_be_read(tmp_path: Path, make: Callable[[Path], None], message: str) -> None:
-    """Whatever else stands in the place of the file is told, and left again when a file is there."""
-    file = tmp_path / "sharing.yaml"
-    file.write_text(text(10))
-    async with following(tmp_path) as follower:
-        file.unlink()
-        make(file)
-        reading = await follower.until(lambda one: isinstance(one.loaded, Unreadable) and not one.loaded.missing)
+def a_socket(path: Path) -> None:
+    """Bound, and nobody listens."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bound:
+        here = os.open(path.parent, os.O_PATH)
+        bound.bind(f"/proc/self/fd/{here}/{path.name}")
+        os.close(here)
+
+
+def huge(path: Path) -> None:
+    """A file that is larger than any config."""
+    path.touch()
+    os.truncate(path, 1 << 40)
+
+
+Made = tuple[Callable[[Path], None], str]
+
+KMSG: dict[str, Made] = {"a file that blocks": (lambda path: path.symlink_to("/proc/kmsg"), "without waiting")}
+"""A regular file by its looks, which only root can open."""
+
+ODD: dict[str, Made] = {
+    "a directory": (Path.mkdir, "it is a directory, not a regular file"),
+    "a pipe": (os.mkfifo, "it is a pipe, not a regular file"),
+    "a socket": (a_socket, "it is a socket, not a regular file"),
+    "a device": (lambda path: path.symlink_to("/dev/zero"), "it is a device, not a regular file"),
+    "a huge file": (huge, "it has more than 16 MiB"),
+    "a loop": (lambda path: path.symlink_to(path.name), "it is a loop of links"),
+    "a loop of two": (lambda path: _links(path, "other", path.name), "it is a loop of links"),
+    "a long name": (lambda path: path.symlink_to("x" * 300), "File name too long"),
+    "a file below a file": (lambda path: path.symlink_to("/etc/hostname/x"), "Not a directory"),
+    "a file that cannot be read": (lambda path: path.symlink_to("/proc/self/mem"), "Input/output error"),
+    "no file": (lambda path: path.symlink_to("nowhere"), "there is no such file"),
+    **(
+        {"a file that blocks": (lambda path: path.symlink_to("/proc/kmsg"), "without waiting")}
+        if os.geteuid() == 0
+        else {}
+    ),
+}
+
+
+def _links(path: Path, *names: str) -> None:
+    for name in names:
+        path.symlink_to(name)
+        path = path.with_name(name)
+        path.unlink(missing_ok=True)
+    path.symlink_to(names[0])
+
+
+PLACES: dict[str, tuple[str, str]] = {
+    "a file": ("sharing.yaml", "sharing.yaml"),
+    "a file of a directory": (".", "sharing.yaml"),
+    "a ConfigMap": (".", "..data/sharing.yaml"),
+}
+"""What `--config` names, and where it is that something else comes to stand, in a mounted ConfigMap."""
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("what", ODD)
+async def test_what_cannot_be_read(mount: Mount, what: str, place: str) -> None:
+    """Whatever else stands in the place of the file is told at once, by what it is; a file is read again at once."""
+    make, message = ODD[what]
+    if what == "a directory" and place == "a file":
+        message = "there is no such file"  # in it: a directory may hold the config as well
+    config, odd = (mount.directory / name for name in PLACES[place])
+    mount.swap(sharing=text(10))
+    async with following(config) as follower:
+        await follower.until(says(10))
+        away = odd.with_name("away")
+        odd.rename(away)
+        make(odd)
+        if place == "a ConfigMap":
+            follower.source.look_again()  # the kubelet never changes a file in there, so nobody watches it
+        reading = await follower.until(lambda one: isinstance(one.loaded, Unreadable) and message in one.loaded.message)
         assert isinstance(reading.loaded, Unreadable)
-        assert message in reading.loaded.message
-        if file.is_dir():
-            file.rmdir()
-        else:
-            file.unlink()
-        file.write_text(text(4))
+        assert reading.loaded.missing is (message == "there is no such file")
+        if not odd.is_symlink() and odd.is_dir():
+            odd.rmdir()
+        away.replace(odd)
+        follower.source.look_again()
+        await follower.until(says(10))
+
+
+@pytest.mark.parametrize("what", ODD)
+async def test_what_stands_in_the_place_of_the_whole_mount(mount: Mount, what: str) -> None:
+    """Where the directory itself, or its `..data`, is something else, that is told, and left again."""
+    make, _ = ODD[what]
+    mount.swap(sharing=text(10))
+    for place in (mount.directory, mount.directory / "..data"):
+        async with following(mount.directory, missing_grace=0.1) as follower:
+            await follower.until(says(10))
+            away = place.with_name("away")
+            place.rename(away)
+            make(place)
+            reading = await follower.until(lambda one: isinstance(one.loaded, Unreadable))
+            assert isinstance(reading.loaded, Unreadable)
+            assert reading.loaded.message.startswith("cannot read config: ")
+            if not place.is_symlink() and place.is_dir():
+                place.rmdir()
+            else:
+                place.unlink()
+            away.rename(place)
+            await follower.until(says(10))
+
+
+@pytest.mark.parametrize("what", ODD)
+async def test_what_a_label_selects_cannot_be_read(mount: Mount, what: str) -> None:
+    """The file that a label selects is as good a place for anything."""
+    make, message = ODD[what]
+    mount.swap(**{"a.yaml": text(10)})
+    watch = DirectoryWatch(recheck=0.2)
+    source = ConfigSource(mount.directory, subscribe=watch.subscribe, wake=lambda: None, selects=True)
+    source.select(Selection("label", "a"))
+    tasks = [asyncio.create_task(watch.run()), asyncio.create_task(source.run())]
+    await eventually(lambda: source.newest is not None and isinstance(source.newest.loaded, Loaded))
+    (mount.directory / "a.yaml").rename(mount.directory / "away")
+    make(mount.directory / "a.yaml")
+
+    def told() -> bool:
+        found = source.newest.loaded if source.newest is not None else None
+        return isinstance(found, Unreadable) and (found.missing or message in found.message)
+
+    await eventually(told)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_what_changes_without_an_event(tmp_path: Path) -> None:
+    """Behind a link into a directory that nobody watches, a file is looked at every two seconds all the same."""
+    assert REREAD <= 2.0
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    hidden = tmp_path / "there" / "config"
+    hidden.write_text(text(10))
+    (tmp_path / "here" / "sharing.yaml").symlink_to(hidden)
+    async with following(tmp_path / "here", reread=REREAD) as follower:
+        await follower.until(says(10))
+        hidden.unlink()
+        hidden.symlink_to(hidden)
+        await follower.until(lambda one: isinstance(one.loaded, Unreadable) and "loop of links" in one.loaded.message)
+        hidden.unlink()
+        hidden.write_text(text(4))
         await follower.until(says(4))
+
+
+async def test_a_mount_that_begins_to_hang(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It makes no event, and is told within the time of a look and that of its answer."""
+    go = threading.Event()
+    really_open = os.open
+
+    def hanging(path: str | Path, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if Path(path).name == "sharing.yaml" and threading.current_thread().name == "config":
+            go.wait()
+        return really_open(path, flags, mode, dir_fd=dir_fd)
+
+    mount.swap(sharing=text(2))
+    async with following(mount.directory, reread=REREAD, deadline=0.1) as follower:
+        await follower.until(says(2))
+        monkeypatch.setattr(os, "open", hanging)
+        await follower.until(lambda one: isinstance(one.loaded, Unreadable) and "no answer" in one.loaded.message)
+        go.set()
+        await follower.until(says(2))
 
 
 async def test_a_mount_that_hangs(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -480,6 +617,22 @@ class TestSlow:
             assert before <= reading.event_at <= noticed
 
         assert readers.begun.count(SLOW.encode()) == 1
+
+    async def test_a_document_that_never_rests(self, mount: Mount, readers: Readers) -> None:
+        """One that is another whenever somebody looks, each too long to be judged before the next, is told as well."""
+        mount.swap(sharing=text(4))
+        async with following(mount.directory, judge=readers.judge, judged_within=0.5) as follower:
+            await follower.until(says(4))
+            numbers = itertools.count()
+
+            def grows() -> bool:
+                mount.swap(sharing=SLOW + f"# {next(numbers)}\n")
+                return isinstance(follower.newest.loaded, Unreadable)
+
+            await eventually(grows, every=0.1)
+            assert "no verdict within 0.5 s" in str(follower.newest.loaded)
+            mount.swap(sharing=text(7))
+            await follower.until(says(7))
 
     async def test_a_document_that_goes_and_comes_back(self, mount: Mount, readers: Readers) -> None:
         """A file that is missing is told though its document is being judged; back, it has its verdict."""

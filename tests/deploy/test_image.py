@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from nodeagent import __version__
-from nodeagent.agent import STOP_SECONDS
+from nodeagent.stopping import STOP_SECONDS
 from tests.agent.documents import MPS, SHARED, mps, shares, sharing
 from tests.agent.harness import GPUS, NODE_NAME, Node, free_port
 from tests.conftest import ROOT

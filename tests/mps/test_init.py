@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from nodeagent.mps.process import Process, mps_processes
+from nodeagent.stopping import STOP_SECONDS
 from tests.mps.support import UUID, Daemons
 from tests.waiting import eventually_sync, longer
 
@@ -132,6 +134,18 @@ def test_it_ends_as_the_host_does(tmp_path: Path, number: signal.Signals) -> Non
         assert story.init.wait(longer(10)) == 5
         assert story.told("told") == [number]
         assert len(story.told("host")) == 1
+
+
+def test_a_host_that_cannot_end(tmp_path: Path) -> None:
+    """One that hangs, here because it is stopped, is killed in time: the container ends as promised, with 0."""
+    with playing(tmp_path) as story:
+        host = story.host()
+        host.signal(signal.SIGSTOP)
+        begun = time.monotonic()
+        story.init.send_signal(signal.SIGTERM)
+        assert story.init.wait(longer(30)) == 0
+        assert time.monotonic() - begun < longer(STOP_SECONDS)
+        eventually_sync(lambda: not host.alive())
 
 
 def test_a_host_that_does_not_listen(tmp_path: Path) -> None:

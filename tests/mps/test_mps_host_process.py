@@ -10,14 +10,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
-from nodeagent.commands.mps_host import STOP_SECONDS
 from nodeagent.model.config import Contract
 from nodeagent.model.mps import DaemonState
+from nodeagent.stopping import STOP_SECONDS
 from tests.commands.conftest import nodeagent
 from tests.mps.hosting import OTHER, THIRD, UUID, UUIDS, Node, contract, needs_mounts
 from tests.waiting import eventually, longer
@@ -72,6 +72,62 @@ class TestSignals:
         await eventually(lambda: "SIGHUP: looking again" in host.log)
         node.want(BOTH)
         assert (await node.ready(BOTH))[UUID] == before[UUID]
+
+
+def rooted_out(node: Node) -> None:
+    """All that belongs to the host and the agent goes; the daemons' own directories stay."""
+    for path in node.layout.root.iterdir():
+        if path.is_file():
+            path.unlink()
+
+
+def unlocked(node: Node) -> None:
+    """The lock's file goes."""
+    node.layout.lock.unlink()
+
+
+class TestLock:
+    """The lock's file is taken from under it."""
+
+    @pytest.mark.parametrize("lost", [unlocked, rooted_out])
+    async def test_a_host_without_its_lock_gives_way(self, node: Node, lost: Callable[[Node], None]) -> None:
+        """It ends, its daemons go on, and the next host keeps them: there are never two that look after them."""
+        node.want(BOTH)
+        host = await node.process()
+        before = await node.ready(BOTH)
+        lost(node)
+        assert await host.ended() == 75
+        assert "the daemons go on" in host.log
+        assert "Traceback" not in host.log
+        assert node.running() == before
+        node.want(BOTH)
+        await node.process()
+        assert await node.ready(BOTH) == before
+
+    async def test_two_hosts(self, node: Node) -> None:
+        """One that gets the lock in the meantime is the only one at once."""
+        node.want(BOTH)
+        first = await node.process()
+        before = await node.ready(BOTH)
+        second = await node.process(second=True)
+        await eventually(lambda: "waiting until it is gone" in second.log)
+        node.layout.lock.unlink()
+        assert await first.ended() == 75
+        await eventually(lambda: "hosting MPS daemons" in second.log)
+        assert await node.ready(BOTH) == before
+
+    async def test_the_root_is_removed(self, node: Node) -> None:
+        """With everything in it: the next host makes it anew, and the daemons that are asked for."""
+        node.want(BOTH)
+        host = await node.process()
+        before = await node.ready(BOTH)
+        node.layout.root.rename(node.layout.root.with_name("gone"))
+        assert await host.ended() == 75
+        await node.process()
+        await eventually(node.layout.root.exists)
+        node.want(BOTH)
+        after = await node.ready(BOTH)
+        assert not {one.pid for one in after.values()} & {one.pid for one in before.values()}
 
 
 class TestPromises:
