@@ -15,6 +15,7 @@ Removing what was left follows no link and needs no more descriptors or stack th
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import uuid
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ from typing import Final
 from nodeagent.durable.atomic import naming
 from nodeagent.mps import mounts
 from nodeagent.mps.files import Layout
+
+logger = logging.getLogger(__name__)
 
 MODE = 0o755
 """Clients of any user pass through these; nothing in them is for others but the sockets."""
@@ -56,6 +59,8 @@ def prepare(layout: Layout, gpu: str, *, swap: bool) -> None:
         _take_back(pipe, start, kept)
         remove(_old(pipe))
         if not clear(pipe):
+            if os.path.lexists(pipe):
+                logger.warning("%s is made anew: containers that have it have to be started again", pipe)
             _make(start)
             _set_aside(pipe)
             start.rename(pipe)
@@ -129,14 +134,18 @@ def _old(pipe: Path) -> Path:
 
 
 def _set_aside(pipe: Path) -> None:
-    if not mounts.is_clear(pipe):
-        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(pipe))
+    _refuse_mounts(pipe)
     old = _old(pipe)
     remove(old)
     # Out of the way first: who still mounts it may go on filling it.
     with suppress(FileNotFoundError):
         pipe.rename(old)
     remove(old)
+
+
+def _refuse_mounts(path: Path) -> None:
+    if not mounts.is_clear(path):
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
 
 
 def _make(path: Path) -> None:
@@ -182,11 +191,12 @@ def _drop_attribute(directory: int, name: str) -> None:
 
 
 def remove(path: Path) -> None:
-    """Nothing is there any more; links are removed, never followed. Raises OSError.
+    """Nothing is there any more; links are removed, never followed. Raises OSError, also where something is mounted.
 
     What is in a directory below is moved up before that directory is removed.
     """
     with naming(path, "remove directory"):
+        _refuse_mounts(path)
         try:
             top = _open(path)
         except FileNotFoundError:

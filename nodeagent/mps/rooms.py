@@ -72,7 +72,12 @@ class Rooms:
         """Whether the room of before does for the next daemon."""
         there = mounts.mounted(path)
         if there is not None:
-            return there.ours and directory.clear(pipe) and _fits(path)
+            if not there.ours:
+                return False
+            if directory.clear(pipe) and _fits(path):
+                return True
+            logger.warning("%s is made anew: containers that have a directory of it have to be started again", path)
+            return False
         if not self._mounts:
             return True
         if not directory.clear(pipe):
@@ -112,7 +117,6 @@ def _fits(path: Path) -> bool:
         if (there.f_blocks * there.f_frsize, there.f_files, there.f_flag & _FLAGS) != (SIZE, FILES, _FLAGS):
             mounts.mount_tmpfs(path, _OPTIONS, remount=True)
             there = os.statvfs(path)
-    except OSError as error:
-        logger.warning("%s is made anew: %s", path, reason(error))
+    except OSError:
         return False
     return there.f_bavail * there.f_frsize >= SIZE // 2 and there.f_favail >= FILES // 2

@@ -143,8 +143,8 @@ async def test_a_host_that_takes_over_leaves_the_room_as_it_is(node: Node) -> No
 
 
 async def test_a_daemon_without_a_room_keeps_its_directory_until_it_is_started_anew(node: Node) -> None:
-    """One that a host without rooms has started: pods have its directory, which stays what it is. It gets a room when it
-    is started anew for another shared memory, since containers that run cannot be its clients then.
+    """One that a host without rooms has started: pods have its directory, which stays what it is. Started anew for
+    another shared memory it gets a room, since containers that run cannot be its clients.
     """
     node.want(ONE)
     host = await node.host()
