@@ -309,7 +309,8 @@ async def test_the_directory_of_the_first_version_is_kept(node: Node, size: int)
         after = (await node.ready(ONE))[UUID]
         assert made.peer() == after.pid
         kill_daemon(node)
-        assert made.peer() == (await next_daemon(node, after)).pid
+        following = await next_daemon(node, after)
+        assert made.peer() == following.pid
         assert made.identity() == has
         assert node.daemon().restarts == 4
         assert mounted(layout.directory(UUID)) is None
