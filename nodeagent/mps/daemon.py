@@ -163,8 +163,12 @@ class Daemon:
     async def _look(self) -> None:
         """Find what hosts before this one have left."""
         await self._record.load()
+        with suppress(OSError):  # then it is not found, and what was left is cleared when one is started
+            await self._disk.do(partial(directory.publish, self._layout, self._uuid))
         process = await self._hunt.find()
-        if process is not None:
+        record = self._record.known
+        unproven = record is not None and not record.verified
+        if process is not None and not (unproven and not self._launcher.has_begun(process, self._uuid)):
             self._keep(process)
             self._misplaced = not self._launcher.shares_memory(process)
         self._looked = True
@@ -210,11 +214,12 @@ class Daemon:
             self._tell(DaemonState.OCCUPIED, held)
             return self._timing.look_again
         await self._hunt.end(found.servers)
-        await self._logs.look()  # what the daemon before said last goes with its room
-        await self._disk.do(partial(self._rooms.renew, self._layout.directory(self._uuid)))
+        await self._logs.look()  # what the daemon before said last may go with its room
+        room, pipe = self._layout.directory(self._uuid), self._layout.pipe(self._uuid)
+        # With another shared memory the containers that run cannot be clients any more.
+        await self._disk.do(partial(self._rooms.prepare, room, pipe, anew=self._misplaced))
         await self._record.save(started_for(contract, self._record.known))
         await self._modes.take(self._uuid)
-        await self._disk.do(partial(directory.fresh_pipe, self._layout, self._uuid))
         try:
             await self._launch(contract)
         except (ControlError, CannotLaunch):
@@ -224,7 +229,12 @@ class Daemon:
 
     async def _launch(self, contract: Contract) -> None:
         """Start it, and see that it gives its clients their limits. What fails in that is ended."""
-        await self._launcher.start(self._uuid)
+        prepare = partial(directory.prepare, self._layout, self._uuid, swap=not self._launcher.apart)
+        try:
+            await self._disk.do(prepare)
+            await self._launcher.start(self._uuid)
+        finally:
+            await self._disk.do(partial(directory.publish, self._layout, self._uuid))
         process = await self._hunt.find()
         if process is None:
             await self._hunt.end((await self._hunt.seen()).daemons)

@@ -73,8 +73,12 @@ class Layout:
         return self.root / uuid
 
     def pipe(self, uuid: str) -> Path:
-        """The sockets of one daemon: what pods mount. The same path, and another directory, for every start."""
+        """The sockets of one daemon: what pods mount. The same directory for every start, until MPS leaves the GPU."""
         return self.root / uuid / "pipe"
+
+    def start(self, uuid: str) -> Path:
+        """Where a daemon makes its sockets while it starts: another directory each time, which no pod sees."""
+        return self.root / uuid / "pipe.new"
 
     def log(self, uuid: str) -> Path:
         return self.root / uuid / "log"

@@ -19,7 +19,11 @@ _DEV_SHM: Final = Path("/dev/shm")  # noqa: S108 - not a temporary file: where C
 
 # The daemon keeps the directory and the umask of its start: its sockets are for clients of any user.
 _PLAIN: Final = 'umask 022 && cd / && exec "$1" -d'
-_BOUND: Final = f'mount --bind "$2" {_DEV_SHM} && {_PLAIN}'
+# While it starts it has a new directory in the place of the one that clients have, and no longer than that: what it and
+# its servers make later is for clients.
+_APART: Final = (
+    f'mount --bind "$2" {_DEV_SHM} && mount --bind "$3" "$4" && umask 022 && cd / && "$1" -d && umount --lazy "$4"'
+)
 
 
 class CannotLaunch(Exception):
@@ -59,6 +63,11 @@ class Launcher:
             raise CannotLaunch(f"cannot find {self._program}: {where}")
         return str(Path(found).absolute())
 
+    @property
+    def apart(self) -> bool:
+        """Whether a daemon starts in the new directory by a mount that only it has; otherwise that has to be there."""
+        return self._shared_memory is not None
+
     async def try_out(self) -> None:
         """See that the control program runs here, by having it tell its usage. Raises CannotLaunch."""
         program = self.find()
@@ -76,8 +85,8 @@ class Launcher:
         program = self.find()
         command = ["sh", "-c", _PLAIN, "sh", program]
         if self._shared_memory is not None:
-            command = ["unshare", "--mount", "--propagation", "slave", "sh", "-c", _BOUND, "sh", program]
-            command.append(str(self._shared_memory))
+            command = ["unshare", "--mount", "--propagation", "slave", "sh", "-c", _APART, "sh", program]
+            command += map(str, (self._shared_memory, self._layout.start(uuid), self._layout.pipe(uuid)))
         try:
             ended = await finish(command, environment=self._environment(uuid, program), deadline=self._deadline)
         except TookTooLong:
@@ -97,12 +106,22 @@ class Launcher:
 
     def shares_memory(self, process: Process) -> bool:
         """Whether a daemon that a host before has started has the /dev/shm that clients get now."""
-        try:
-            seen = Path(f"/proc/{process.pid}/root{_DEV_SHM}").stat()
-            ours = Path(self.shared_memory).stat()
-        except OSError:
-            return True  # nobody can tell: it is left as it is
-        return (seen.st_dev, seen.st_ino) == (ours.st_dev, ours.st_ino)
+        return _sees(process, _DEV_SHM, Path(self.shared_memory))
+
+    def has_begun(self, process: Process, uuid: str) -> bool:
+        """Whether a daemon has its clients' directory under the path of that, as its servers need it: its start was not
+        cut short.
+        """
+        return _sees(process, self._layout.pipe(uuid), self._layout.pipe(uuid))
+
+
+def _sees(process: Process, path: Path, ours: Path) -> bool:
+    """Whether what a process has at a path is what we have there, or elsewhere."""
+    try:
+        seen, there = Path(f"/proc/{process.pid}/root{path}").stat(), ours.stat()
+    except OSError:
+        return True  # nobody can tell: it is left as it is
+    return (seen.st_dev, seen.st_ino) == (there.st_dev, there.st_ino)
 
 
 def _surroundings(program: str) -> dict[str, str]:

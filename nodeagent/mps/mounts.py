@@ -29,6 +29,12 @@ def mounted(path: Path) -> Mounted | None:
     return _all().get(str(path.absolute()))
 
 
+def is_clear(path: Path) -> bool:
+    """Whether nothing is mounted at `path`, nor anywhere below it. Raises OSError."""
+    top = str(path.absolute())
+    return not any(there == top or there.startswith(f"{top}/") for there in _all())
+
+
 def ours_in(directory: Path) -> frozenset[str]:
     """The names in `directory` at which a tmpfs of ours lies on top. Raises OSError."""
     found = {Path(path): there for path, there in _all().items() if there.ours}

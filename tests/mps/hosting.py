@@ -190,14 +190,16 @@ class Node:
         self.hosts.append(host)
         return host
 
-    async def process(self, *flags: str, shm_size: str = "0", second: bool = False) -> HostProcess:
-        """Start a host as a process, and wait for nothing."""
+    async def process(
+        self, *flags: str, shm_size: str = "0", second: bool = False, by: Sequence[str] = ()
+    ) -> HostProcess:
+        """Start a host as a process, by way of another program or not, and wait for nothing."""
         if not second:
             self.layout.observed.unlink(missing_ok=True)
         log = self.directory / f"host-{len(self.hosts)}.log"
         with log.open("wb") as output:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "nodeagent", "mps-host", "--mps-root", str(self.layout.root)),
+                *(*by, sys.executable, "-m", "nodeagent", "mps-host", "--mps-root", str(self.layout.root)),
                 *("--driver", f"simulated:{self.simulation}", "--node-name", "node", "--shm-size", shm_size),
                 *("--mps-control", str(self.program), *flags),
                 stdin=subprocess.DEVNULL,

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -42,7 +42,7 @@ agent = subprocess.Popen(
 )
 while pathlib.Path(f"/proc/{agent.pid}/ns/mnt").samefile("/proc/self/ns/mnt"):
     pass
-Rooms(bounded=True).renew(root / "room")
+Rooms(bounded=True).prepare(root / "room", root / "room" / "pipe")
 print(agent.communicate("\\n")[0], end="")
 """
 
@@ -100,7 +100,7 @@ async def test_a_pod_that_is_roots_makes_so_many_files_and_no_more(node: Node) -
     assert not node.layout.record(UUID).exists()
 
 
-async def test_a_daemon_that_is_started_anew_gets_a_room_of_its_own(node: Node) -> None:
+async def test_a_room_whose_space_is_held_is_replaced(node: Node) -> None:
     """Whoever has filled the one before holds nobody up, though they have files in it open; mounts do not pile up."""
     node.want(ONE)
     await node.host(shm_size=SHM)
@@ -143,7 +143,9 @@ async def test_a_host_that_takes_over_leaves_the_room_as_it_is(node: Node) -> No
 
 
 async def test_a_daemon_without_a_room_keeps_its_directory_until_it_is_started_anew(node: Node) -> None:
-    """One that a host of an older version has started: pods have its directory, which stays what it is."""
+    """One that a host without rooms has started: pods have its directory, which stays what it is. Started anew for
+    another shared memory it gets a room, since containers that run cannot be its clients.
+    """
     node.want(ONE)
     host = await node.host()
     (before,) = (await node.ready(ONE)).values()
@@ -163,7 +165,7 @@ async def test_a_room_that_outlives_its_record_is_closed(node: Node) -> None:
     """A host was killed when the record had gone and the room had not, or the room had come and the record had not."""
     room = node.layout.directory(UUID)
     room.parent.mkdir(exist_ok=True)
-    Rooms(bounded=True).renew(room)
+    Rooms(bounded=True).prepare(room, room / "pipe")
     node.want({})
     await node.host(shm_size=SHM)
     await eventually(lambda: mounted(room) is None)
@@ -171,7 +173,7 @@ async def test_a_room_that_outlives_its_record_is_closed(node: Node) -> None:
 
 
 async def test_a_host_that_does_not_mount_closes_the_rooms_of_one_that_did(node: Node) -> None:
-    """When their daemons go, or are started anew in directories."""
+    """When their daemons go, or are started anew for another shared memory."""
     node.want(BOTH)
     host = await node.host(shm_size=SHM)
     before = await node.ready(BOTH)
@@ -204,6 +206,107 @@ async def test_a_host_that_does_not_mount_says_so(node: Node, caplog: pytest.Log
     assert f"what pods can write to is in the file system of {node.layout.root}" in caplog.text
 
 
+def made(room: Path) -> tuple[Path, tuple[int, int]]:
+    """Have a room with a pipe directory in it; that, and which it is."""
+    pipe = room / "pipe"
+    Rooms(bounded=True).prepare(room, pipe)
+    pipe.mkdir()
+    return pipe, identity(pipe)
+
+
+def identity(path: Path) -> tuple[int, int]:
+    """Which file or directory this is."""
+    found = path.lstat()
+    return found.st_dev, found.st_ino
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Iterator[Path]:
+    """Where a room can be mounted; nothing is, afterwards."""
+    needs_mounts()
+    yield tmp_path / "room"
+    unmount_below(tmp_path)
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+def test_a_room_stays_with_the_directory_that_pods_have(room: Path, bounded: bool) -> None:
+    """Emptied, and also for a host that makes none itself; another one comes where that is asked for."""
+    pipe, before = made(room)
+    (pipe / "left").write_bytes(bytes(rooms.SIZE // 2 + 1))
+    Rooms(bounded=bounded).prepare(room, pipe)
+    assert identity(pipe) == before
+    assert list(pipe.iterdir()) == []
+    Rooms(bounded=bounded).prepare(room, pipe, anew=True)
+    assert not pipe.exists()
+    assert (mounted(room) is not None) is bounded
+
+
+@pytest.mark.parametrize("options", ["size=1M", "nr_inodes=20", "size=1G,nr_inodes=1000000", "exec,dev,suid", "ro"])
+def test_a_room_that_somebody_has_changed_is_set_right(room: Path, options: str) -> None:
+    """In place, so that pods keep what they have. One that nothing can be removed from is replaced."""
+    pipe, before = made(room)
+    subprocess.run(["mount", "-o", f"remount,{options}", room], check=True)
+    Rooms(bounded=True).prepare(room, pipe)
+    there = os.statvfs(room)
+    flags = os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC
+    found = there.f_blocks * there.f_frsize, there.f_files, there.f_flag & (flags | os.ST_RDONLY)
+    assert found == (rooms.SIZE, rooms.FILES, flags)
+    assert (pipe.exists() and identity(pipe) == before) is (options != "ro")
+
+
+@pytest.mark.parametrize("left", ["space", "files", "mount", "file", "link", "nothing"])
+def test_a_room_that_does_not_do_is_replaced(room: Path, left: str) -> None:
+    """Its space is held by somebody, it cannot be emptied, or what should be the directory is none."""
+    pipe, _ = made(room)
+    (room / "of before").touch()
+    held = []
+    if left == "space":
+        (pipe / "held").write_bytes(bytes(rooms.SIZE // 2 + 1))
+        held = [(pipe / "held").open("rb")]
+    elif left == "files":
+        touch(pipe, rooms.FILES // 2 + 1)
+        held = [path.open("rb") for path in pipe.iterdir()]
+    elif left == "mount":
+        (pipe / "below").mkdir()
+        foreign = room.with_name("foreign")
+        foreign.mkdir()
+        (foreign / "file").touch()
+        subprocess.run(["mount", "--bind", foreign, pipe / "below"], check=True)
+        held = [(foreign / "file").open("rb")]
+    else:
+        pipe.rmdir()
+    if left == "file":
+        pipe.touch()
+    elif left == "link":
+        pipe.symlink_to("/")
+    Rooms(bounded=True).prepare(room, pipe)
+    assert list(room.iterdir()) == []
+    assert mounts_at(room) == 1
+    for file in held:
+        assert os.fstat(file.fileno()).st_nlink == (1 if left == "mount" else 0)
+        file.close()
+
+
+def test_a_directory_that_pods_may_have_stays_without_a_bound(room: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One of a host that makes no rooms; that is said, once, and true until the next one is a room."""
+    pipe = room / "pipe"
+    pipe.mkdir(parents=True)
+    (pipe / "left").touch()
+    before = identity(pipe)
+    made = Rooms(bounded=True)
+    for _ in range(2):
+        made.prepare(room, pipe)
+        assert identity(pipe) == before
+        assert list(pipe.iterdir()) == []
+        assert not made.bounded
+    assert caplog.text.count(f"{room} has no bound") == 1
+    pipe.rmdir()
+    made.end(room)
+    made.prepare(room, pipe)
+    assert made.bounded
+    assert mounted(room) == Mounted("tmpfs", ours=True)
+
+
 @pytest.mark.parametrize(("propagation", "seen"), [("slave", "True"), ("private", "False")])
 def test_who_looked_at_the_root_before_sees_a_room_that_comes(tmp_path: Path, propagation: str, seen: str) -> None:
     """The agent's pod has the MPS root with `mountPropagation: HostToContainer`, which is that of a slave; without it
@@ -223,7 +326,7 @@ def test_without_a_bound_nothing_is_touched(tmp_path: Path) -> None:
     """Directories are made by whoever makes the pipe."""
     kept = tmp_path / "kept"
     atomic.write(kept, b"kept", sync=False)
-    Rooms(bounded=False).renew(tmp_path)
+    Rooms(bounded=False).prepare(tmp_path, tmp_path / "pipe")
     Rooms(bounded=False).end(tmp_path)
     assert kept.read_bytes() == b"kept"
 
@@ -239,7 +342,7 @@ def test_a_room_that_cannot_be_mounted_is_a_directory(
     monkeypatch.setattr(mounts, "mount_tmpfs", refuse)
     made = Rooms(bounded=True)
     try:
-        made.renew(tmp_path / "room")
+        made.prepare(tmp_path / "room", tmp_path / "room" / "pipe")
         assert not made.bounded
         assert (tmp_path / "room").is_dir()
         assert "pods can fill the file system of the MPS root: cannot mount a tmpfs" in caplog.text
