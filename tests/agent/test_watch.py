@@ -145,7 +145,7 @@ async def test_an_unreadable_config(node: Node, plain: Path) -> None:
 
     file.unlink()
     file.mkdir()
-    await eventually(lambda: "Is a directory" in agent.says("ConfigAccepted").message)
+    await eventually(lambda: "it is a directory" in agent.says("ConfigAccepted").message)
     file.rmdir()
     file.write_bytes(shares(5))
     await node.allocatable(5 * GPUS)

@@ -27,7 +27,7 @@ from tests.waiting import longer
 
 PAGE = ROOT / "docs" / "commands.md"
 IN_TABLES = (
-    *("--driver-root", "--nvml-library", "--mps-"),
+    *("--driver-root", "--nvml-library", "--cgroup-root", "--mps-"),
     *("--device-list-", "--device-id-", "--pass-device-specs", "--dev-root"),
     *("--gds-", "--mofed-", "--gdrcopy-", "--imex-", "--cdi-"),
     *("--labels", "--machine-type-", "--kube-api", "--kubeconfig", "--config-label", "--startup-"),
