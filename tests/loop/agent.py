@@ -43,6 +43,7 @@ from nodeagent.state import grants, holds
 from nodeagent.state.daemons import verified
 from nodeagent.state.desired import Desired
 from nodeagent.state.effect import perform
+from nodeagent.state.health import PLACED_WITHIN
 from nodeagent.state.observed import Observed, holdings
 from nodeagent.state.summarize import Identity
 from tests.loop.fakes import Clock, Died, Disk, Driver, HostDirectory, Looks, Mount, NodeObject, Streams, Tally
@@ -433,6 +434,15 @@ class Agent:
                 } - APPLICATION_XIDS - passing <= entry.xids.keys()
             assert not entry.xids.keys() & APPLICATION_XIDS
             self.news -= {one for one in self.news if one.uuid == uuid and one.xid in entry.xids}
+        # What is of a GPU that nobody knows is waited for, and no longer than that; what has passed by the policy of
+        # this turn may be done with.
+        ages = {one: self.clock.now - self.driver.xids.tallies[one].last for one in self.news}
+        self.news = {
+            one
+            for one, age in ages.items()
+            if (one.uuid in self.applied.gpus or age < PLACED_WITHIN)
+            and not (one.xid in passing and age >= (policy.recover_after or 0.0))
+        }
         if cut is None:
             self.news.clear()
             self.cleared.clear()
