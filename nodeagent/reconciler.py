@@ -14,6 +14,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from nodeagent import notices
@@ -514,6 +515,9 @@ class Reconciler:
         """A turn that fails leaves no summary: the last one stands, but for what it says of us."""
         if self.snapshot is not None:
             self.snapshot = failing(self.snapshot, f"cannot complete a turn: {error!r}", self._clock())
+            with suppress(Exception):  # what the Node says is no reason for another fault
+                if (wanted := report(self.snapshot)) is not None:
+                    self._node.want(wanted)
 
     def _converge(self) -> None:
         """Every GPU is as the config in force wants it."""

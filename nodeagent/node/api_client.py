@@ -155,9 +155,8 @@ class ApiClient:
         patched = self._client.patch(_Node, node.name, steps, patch_type=PatchType.JSON)
         return _node(await _asked(f"cannot remove the taint {key} of the node {node.name}", patched))
 
-    async def create_event(self, node: NodeObject, event: NodeEvent, seen: Seen) -> str:
-        """Tell one event of a Node; its name comes back, for `repeat_event`."""
-        name = f"{node.name}.{time.time_ns():x}"
+    async def create_event(self, name: str, node: NodeObject, event: NodeEvent, seen: Seen) -> None:
+        """Report one event of a Node under this name, of `event_name`. Where it is there already it is a CONFLICT."""
         told = Event(
             metadata=ObjectMeta(name=name, namespace=EVENT_NAMESPACE),
             involvedObject=ObjectReference(apiVersion="v1", kind="Node", name=node.name, uid=node.uid),
@@ -172,13 +171,17 @@ class ApiClient:
             count=seen.times,
         )
         await _asked(f"cannot tell the event {event.reason}", self._client.create(told))
-        return name
 
     async def repeat_event(self, name: str, seen: Seen) -> None:
-        """An event that has been told has happened again."""
+        """An event that has been reported has happened so often by now."""
         again = {"count": seen.times, "lastTimestamp": _time(seen.last)}
         patched = self._client.patch(Event, name, again, namespace=EVENT_NAMESPACE, patch_type=PatchType.MERGE)
         await _asked(f"cannot count the event {name}", patched)
+
+
+def event_name(node: NodeObject) -> str:
+    """A name for a new event of this Node, which no other has."""
+    return f"{node.name}.{time.time_ns():x}"
 
 
 def _config(kubeconfig: Path | None) -> SingleConfig:

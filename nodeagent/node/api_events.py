@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from nodeagent.model.node import NodeEvent, NodeObject
-from nodeagent.node.api_client import Seen
+from nodeagent.node.api_client import Seen, event_name
 from nodeagent.node.api_connection import Connection
 from nodeagent.node.api_problem import ApiProblem, Trouble
 from nodeagent.node.pace import Pace
@@ -32,6 +32,7 @@ class EventTeller:
         self._pace = pace
         self._waiting: dict[NodeEvent, Seen] = {}
         self._turn: tuple[NodeEvent, Seen] | None = None
+        self._name: str | None = None
         self._meanwhile: Seen | None = None
         self._told: dict[NodeEvent, tuple[str, Seen]] = {}
         self._some = asyncio.Event()
@@ -101,7 +102,7 @@ class EventTeller:
     def _done(self) -> None:
         if self._turn is not None and self._meanwhile is not None:
             self._wait(self._turn[0], self._meanwhile)
-        self._turn = self._meanwhile = None
+        self._turn = self._name = self._meanwhile = None
 
     async def _send(self, connection: Connection, node: NodeObject, event: NodeEvent, seen: Seen) -> None:
         if known := self._told.get(event):
@@ -118,12 +119,18 @@ class EventTeller:
                     self._told[event] = (name, total)
                     return
         await self._token()
+        # The same name at each try: the API server may have taken it in, and its answer been lost.
+        self._name = name = self._name or event_name(node)
         try:
             async with connection.use() as api:
-                self._told[event] = (await api.create_event(node, event, seen), seen)
+                await api.create_event(name, node, event, seen)
         except ApiProblem as problem:
-            self._tokens += problem.trouble in _LATER  # it has cost nobody anything
-            raise
+            if problem.trouble is not Trouble.CONFLICT:
+                self._tokens += problem.trouble in _LATER  # it has cost nobody anything
+                raise
+            async with connection.use() as api:
+                await api.repeat_event(name, seen)
+        self._told[event] = (name, seen)
         if len(self._told) > _MOST:
             del self._told[next(iter(self._told))]
 

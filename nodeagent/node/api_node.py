@@ -172,6 +172,8 @@ class ApiNode:
         self._failures += 1
         bounds = self._pace.backoff if self._known else self._pace.first
         pause = self._pace.after(self._failures, bounds, problem.retry_after if problem is not None else None)
+        if problem is None and pause > self._pace.silence:
+            problem = ApiProblem(f"cannot watch the node {self._name}: each watch ends at once", Trouble.BUSY)
         if problem is not None:
             silence = time.monotonic() + pause - self._heard_at
             if self._seen is None or self._failures >= _ANEW or silence > self._pace.silence:

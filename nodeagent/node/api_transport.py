@@ -18,7 +18,7 @@ from nodeagent.node.api_problem import OddAnswer
 DEADLINE: Final = 10.0
 """Seconds within which a request must be answered."""
 
-MOST_OBJECT: Final = 8 << 20
+MOST_OBJECT: Final = 3 << 20
 """Bytes of an answer that is one object, and of a line of a watch."""
 
 MOST_PAGE: Final = 64 << 20

@@ -53,6 +53,8 @@ class LabelFile:
         if report.labels != self._wanted:
             self._wanted = report.labels
             self._changed.set()
+            message = "the file of labels is about to be written"
+            self._tell(NodeStatus(SyncReason.PENDING, message, _owed(report.labels)))
 
     def tell(self, events: Sequence[NodeEvent]) -> None:
         """There is no place for events in a file."""
@@ -76,17 +78,23 @@ class LabelFile:
             self._failed(wanted, f"cannot write {path}: no answer within {DEADLINE:g} s")
         except OSError as error:
             self._failed(wanted, f"cannot write {path}: {os.strerror(error.errno or 0)}")
+        except Exception as error:
+            self._failed(wanted, f"cannot write {path}: {error!r}")
+            raise
         else:
             self._tell(NodeStatus(SyncReason.SYNCED))
 
     def _failed(self, wanted: Mapping[str, str], message: str) -> None:
-        differences = tuple(LabelDifference(key, value, None) for key, value in wanted.items())
-        self._tell(NodeStatus(SyncReason.WRITE_FAILED, message, differences))
+        self._tell(NodeStatus(SyncReason.WRITE_FAILED, message, _owed(wanted)))
 
     def _tell(self, status: NodeStatus) -> None:
         if status != self.status:
             self.status = status
             self._wake()
+
+
+def _owed(wanted: Mapping[str, str]) -> tuple[LabelDifference, ...]:
+    return tuple(LabelDifference(key, value, None) for key, value in wanted.items())
 
 
 def _keep(path: Path, labels: Mapping[str, str]) -> None:

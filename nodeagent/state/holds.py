@@ -38,7 +38,7 @@ How each way of life of a share is seen:
 | fails or ends before it has a name | grant, then its entry | its cgroup; the checkpoint that is written after the \
 next admission, or after one `List` (see `looks.rewrites`) |
 | is not admitted after our Allocate | grant, and its entry if there is one | one `List`, and that checkpoint |
-| has it in an init container alone | grant, then its entry | its cgroup; that checkpoint; else after an hour |
+| has it in an init container alone | grant, then its entry | its cgroup; that checkpoint; otherwise by time |
 | comes and goes between two looks | grant, then its entry | as one that ends before it has a name |
 | is deleted by force | its name | `Get`, at once, as by `List`: before its processes end |
 | is static | as any pod | its cgroup; `Get` by the name of the static pod |

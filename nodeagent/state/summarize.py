@@ -36,7 +36,7 @@ class Identity:
 @dataclass(frozen=True, slots=True)
 class Turn:
     """What a turn ended with, beside the facts from which conditions follow. `held_since`: of shares that count as held
-    though PodResources names nobody, since when (Unix seconds).
+    though PodResources names nobody, since when (monotonic seconds).
     """
 
     facts: Facts

@@ -44,7 +44,7 @@ class Fault:
     """What comes instead of an answer: a status (`code`, with `retry_after`, and a `message` of its own), other bytes
     (`raw`, of a `kind`, in an `encoding`), bytes without an end and without a newline (`endless`), the end of the
     connection (`cut`), or nothing at all until the server is closed (`hang`). With `hold` it is the right answer, as
-    soon as that is set.
+    soon as that is set. `done`: what was asked for has been done all the same.
     """
 
     code: int = 0
@@ -57,6 +57,7 @@ class Fault:
     hold: asyncio.Event | None = None
     cut: bool = False
     hang: bool = False
+    done: bool = False
     times: int = 1
 
 
@@ -210,6 +211,9 @@ class ApiServer:
         self.asked.append(request)
         if (fault := self.faults.get(what)) is not None and fault.times > 0:
             fault.times -= 1
+            if fault.done:
+                with suppress(Refused):
+                    self._answer(request, headers.get("content-type", ""))
             if fault.hold is None:
                 return await self._fail(writer, fault)
             await fault.hold.wait()

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +26,7 @@ from nodeagent.node.api_node import ApiNode
 from nodeagent.node.both import FileAndApi
 from nodeagent.node.label_file import LabelFile
 from nodeagent.node.pace import Pace
-from tests.fakes.api_server import ApiServer
+from tests.fakes.api_server import ApiServer, Fault
 from tests.waiting import WITHIN, eventually
 
 NODE = "gpu-node-1"
@@ -342,7 +343,7 @@ class TestFaults:
         async with speaking(server) as speaker:
             await eventually(lambda: server.watches == 1)
             for what in ("patch nodes", "create events"):
-                server.fail(what, code=400, message="no " * (1 << 20))
+                server.fail(what, code=400, message="no " * (1 << 19))
             speaker.node.want(APPLIED)
             speaker.node.tell([NodeEvent("Drained", "first")])
             await speaker.says(SyncReason.WRITE_FAILED)
@@ -590,9 +591,9 @@ class Faulty(ApiClient):
         self._stumble("apply")
         return await super().apply(name, labels, annotations)
 
-    async def create_event(self, node: NodeObject, event: NodeEvent, seen: Seen) -> str:
+    async def create_event(self, name: str, node: NodeObject, event: NodeEvent, seen: Seen) -> None:
         self._stumble("create_event")
-        return await super().create_event(node, event, seen)
+        await super().create_event(name, node, event, seen)
 
 
 FAULTS = [RuntimeError("no"), KeyError("x"), AssertionError(), OSError(5, "no"), asyncio.CancelledError(), EOFError()]
@@ -772,6 +773,19 @@ class TestEvents:
             speaker.node.tell([again])
             await eventually(lambda: len(server.objects.events) == 1)
         assert server.count("create events") == 2
+
+    @pytest.mark.parametrize("lost", [Fault(code=504, done=True, times=3), Fault(cut=True, done=True, times=3)])
+    async def test_an_answer_that_is_lost_makes_no_other_event(self, server: ApiServer, lost: Fault) -> None:
+        """What the API server has taken in is there once, with the number of times that it has happened."""
+        server.faults["create events"] = replace(lost)
+        event = NodeEvent("Drained", "GPU 1")
+        async with speaking(server, Pace(backoff=(0.01, 0.02))) as speaker:
+            speaker.node.tell([event])
+            await eventually(lambda: server.count("create events") >= 2)
+            speaker.node.tell([event])
+            await counted(server, 2)
+            await eventually(lambda: server.count("create events") == 4)
+        assert len(server.objects.events) == 1
 
     @pytest.mark.parametrize("step", [86_400.0, -86_400.0])
     async def test_a_clock_that_is_set_makes_no_other_event(

@@ -136,7 +136,7 @@ class TestLists:
             ("watch nodes", lambda api: anext(api.watch(NODE, 5, lambda: None))),
             ("patch nodes", lambda api: api.apply(NODE, {"x": "1"}, {})),
             ("patch nodes", lambda api: api.remove_taint(NodeObject(NODE, taints=("x",)), "x")),
-            ("create events", lambda api: api.create_event(NodeObject(NODE), NodeEvent("Drained", "x"), SEEN)),
+            ("create events", lambda api: api.create_event("e1", NodeObject(NODE), NodeEvent("Drained", "x"), SEEN)),
             ("patch events", lambda api: api.repeat_event("x", SEEN)),
         ],
         ids=["list", "watch", "apply", "taint", "event", "event again"],
