@@ -337,7 +337,7 @@ class Reconciler:
             decided_at=self._decided_at,
             decisions=self._decisions,
             cautious_until=self._cautious_until,
-            undecided=self._acceptance.newest is None and now < self._cautious_until,
+            undecided=self._undecided() and now < self._cautious_until,
             inherited=self._inherited,
             pressed=self._pressed,
             mentions=self._desk.mentions(lists.fenced(self._applied)),
@@ -351,6 +351,10 @@ class Reconciler:
             unwritten=self._keeper.problem is not None,
             partial=self._partial,
         )
+
+    def _undecided(self) -> bool:
+        """Whether no document has been judged yet, nor one from before come in force."""
+        return self._acceptance.accepted is None and not isinstance(self._acceptance.newest, Loaded)
 
     def _plan(self, view: Observed) -> Plan:
         return planning.plan(self._desired, view, self._wishes)

@@ -30,6 +30,12 @@ _DEPTH: Final = 3
 _AGAIN: Final = 10.0
 """Seconds between two searches for the kubelet's cgroups, where none were found."""
 
+_SELDOM: Final = 60.0
+"""The same where they were: a kubelet that restarts with another driver makes others."""
+
+_LEAVES: Final = (".service", ".scope", ".mount", ".socket", ".swap")
+"""What systemd calls cgroups in which no kubelet makes any."""
+
 
 class PodCgroups:
     """Looks below `root`, where the host's cgroups are mounted. Its methods may wait for the disk; for one thread."""
@@ -37,45 +43,44 @@ class PodCgroups:
     def __init__(self, root: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._root = root
         self._clock = clock
-        self._kubepods: Path | None = None
+        self._kubepods: list[Path] = []
         self._known: dict[str, Path] = {}
         self._searched_at = float("-inf")
 
     def uids(self) -> frozenset[str] | None:
-        """The UIDs of the pods that have a cgroup; None where no pod has one, which says nothing of any pod."""
-        found = self._pods(self._kubepods) if self._kubepods is not None else {}
-        if not found and self._clock() >= self._searched_at + _AGAIN:
-            self._searched_at = self._clock()
-            for kubepods in _search(self._root, _DEPTH):
-                if found := self._pods(kubepods):
-                    self._kubepods = kubepods
-                    break
-        if not found:
-            return None
+        """The UIDs of the pods that have a cgroup, in whichever hierarchy; None where no pod has one, which says
+        nothing of any pod.
+        """
+        now = self._clock()
+        found = self._pods()
+        if now >= self._searched_at + (_SELDOM if found else _AGAIN):
+            self._searched_at = now
+            self._kubepods = list(_search(self._root, _DEPTH))
+            found = self._pods()
         # A directory that changes while it is read may be shown without one that is there.
         found |= {uid: path for uid, path in self._known.items() if uid not in found and path.is_dir()}
         self._known = found
-        return frozenset(found)
+        return frozenset(found) or None
 
-    @staticmethod
-    def _pods(kubepods: Path) -> dict[str, Path]:
+    def _pods(self) -> dict[str, Path]:
         """Each pod's UID, and where its cgroup is."""
         found: dict[str, Path] = {}
-        classes = [path for path in _directories(kubepods) if _CLASS.fullmatch(path.name)]
-        for directory in (kubepods, *classes):
-            for path in _directories(directory):
-                if pod := _POD.fullmatch(path.name):
-                    found[pod[1].replace("_", "-") if pod[2] else pod[1]] = path
+        for kubepods in self._kubepods:
+            classes = [path for path in _directories(kubepods) if _CLASS.fullmatch(path.name)]
+            for directory in (kubepods, *classes):
+                for path in _directories(directory):
+                    if pod := _POD.fullmatch(path.name):
+                        found[pod[1].replace("_", "-") if pod[2] else pod[1]] = path
         return found
 
 
 def _search(directory: Path, depth: int) -> Iterator[Path]:
-    """The kubelet's directories below this one, the nearest ones first."""
+    """The kubelets' directories below this one."""
     level = [directory]
     for _ in range(depth):
         level = [path for parent in level for path in _directories(parent)]
         yield from (path for path in level if _KUBEPODS.fullmatch(path.name))
-        level = [path for path in level if not _KUBEPODS.fullmatch(path.name)]
+        level = [path for path in level if not _KUBEPODS.fullmatch(path.name) and path.suffix not in _LEAVES]
 
 
 def _directories(parent: Path) -> list[Path]:

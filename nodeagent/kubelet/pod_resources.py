@@ -273,7 +273,7 @@ class PodResources:
             entries,
             None if by_list else self._listed_at,
             asked,
-            None if cgroups is None else cgroups & uids,
+            None if cgroups is None or entries is None else cgroups & uids,
         )
 
     @staticmethod

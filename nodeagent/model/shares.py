@@ -145,8 +145,8 @@ class ShareIds(AbstractSet[str]):
             return False
         if (entry.contract.mode is Mode.EXCLUSIVE) is bool(separator):
             return False
-        number = int(text) if text.isdecimal() else 0
-        return (not separator or str(number) == text) and any(number in numbers for numbers in sets)
+        number = read_number(text) if separator else 0
+        return number is not None and any(number in numbers for numbers in sets)
 
     def __iter__(self) -> Iterator[str]:
         for uuid, sets in self._numbers.items():

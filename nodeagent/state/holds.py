@@ -84,7 +84,14 @@ def held(holds: Holds, now: float) -> frozenset[ShareKey]:
 
 def grant(holds: Holds, keys: Iterable[ShareKey], now: float) -> Holds:
     """Record what Allocate gives away, before it answers. Allocate may repeat: the newest counts."""
-    return replace(holds, granted={**holds.granted, **dict.fromkeys(keys, now)})
+    given = dict.fromkeys(keys, now)
+    # A static pod may begin anew under the UID that it had: its end of before says nothing of it.
+    before = {entry.pod_uid for entry in _entries(holds) if _key(entry) in given} if holds.cgroups else set()
+    return replace(
+        holds,
+        granted={**holds.granted, **given},
+        cgroups={uid: there for uid, there in holds.cgroups.items() if uid not in before},
+    )
 
 
 def observe(holds: Holds, listing: PodListing, uuids: AbstractSet[str], now: float) -> Holds:
@@ -101,34 +108,54 @@ def observe(holds: Holds, listing: PodListing, uuids: AbstractSet[str], now: flo
         # Without an earlier kubelet there was no restart: what was granted then is a fresh agent's caution, not a pod.
         before = held(holds, now) if holds.kubelet is not None else holds.listed
         holds = replace(holds, carried={**dict.fromkeys(before, now), **holds.carried})
-    carried = {key: since for key, since in holds.carried.items() if key not in listed}
-    if entries is not None:
-        kept = {_key(entry) for entry in entries}
-        carried = {key: since for key, since in carried.items() if key in kept}
-        holds = _by_cgroups(holds, entries, listing.cgroups)
-        if over := _over(holds, entries):
-            listed -= over
-            carried = {key: since for key, since in carried.items() if key not in over}
-    holds = replace(holds, kubelet=listing.kubelet, listed=listed, carried=carried)
+    if entries is None or listing.cgroups is None:
+        holds = _without_sight(holds, listing.begun_at)
+    else:
+        holds = _by_cgroups(holds, entries, listing.cgroups, listed)
+    over = _over(holds, entries) if entries is not None else frozenset[ShareKey]()
+    kept = {_key(entry) for entry in entries} if entries is not None else holds.carried.keys()
+    gone = listed | over
+    holds = replace(
+        holds,
+        kubelet=listing.kubelet,
+        listed=listed - over,
+        carried={key: at for key, at in holds.carried.items() if key in kept and key not in gone},
+    )
     holds = _by_list(holds, entries, listing.begun_at) if listing.by_list else _by_get(holds, entries, listing.begun_at)
     holds = _without_granted(holds, listing, read=entries is not None)
-    return holds if listing.cgroups is None else _without_cgroup(holds, listing.cgroups, listing.begun_at)
+    if entries is None or listing.cgroups is None:
+        return holds
+    return _without_cgroup(holds, listing.cgroups, listing.begun_at)
 
 
-def _by_cgroups(holds: Holds, entries: frozenset[CheckpointEntry], cgroups: frozenset[str] | None) -> Holds:
-    """What the pods' cgroups say of the checkpoint's entries: whose pod has ended, and whose has begun anew, as a
-    static one does under the UID that it had.
+def _by_cgroups(
+    holds: Holds, entries: frozenset[CheckpointEntry], cgroups: frozenset[str], listed: AbstractSet[ShareKey]
+) -> Holds:
+    """What the pods' cgroups say of the checkpoint's entries: whose pod has ended, and whose has begun after all. It
+    may have waited long for its network, or be a static one that begins anew under the UID that it had.
     """
     uids = {entry.pod_uid for entry in entries}
-    known = {uid: there for uid, there in holds.cgroups.items() if uid in uids}
-    if cgroups is None:
-        # Nothing is seen of those that run; those that have ended still have.
-        return replace(holds, cgroups={uid: False for uid, there in known.items() if not there})
-    found = {uid: uid in cgroups for uid in uids if uid in cgroups or uid in known}
-    again = {uid for uid, there in found.items() if there and not known.get(uid, True)}
-    ended = {entry for entry in holds.ended if entry.pod_uid not in again}
+    found = {uid: uid in cgroups for uid in uids if uid in cgroups or uid in holds.cgroups}
+    begun = {uid for uid, there in found.items() if there and not holds.cgroups.get(uid, False)}
+    ended = {entry for entry in holds.ended if entry.pod_uid not in begun or _key(entry) in listed}
     ended |= {entry for entry in entries if not found.get(entry.pod_uid, True)}
     return replace(holds, cgroups=found, ended=frozenset(ended))
+
+
+def _without_sight(holds: Holds, now: float) -> Holds:
+    """Nothing is seen of the pods that run: what they hold by their cgroups counts for a bounded time from now on.
+    Those that have ended still have.
+    """
+    if not any(holds.cgroups.values()):
+        return holds
+    runs = running(holds)
+    alive = {uid for uid, there in holds.cgroups.items() if there}
+    return replace(
+        holds,
+        cgroups=dict.fromkeys(holds.cgroups.keys() - alive, False),
+        carried={key: now if key in runs else since for key, since in holds.carried.items()},
+        unlisted={entry: now if entry.pod_uid in alive else since for entry, since in holds.unlisted.items()},
+    )
 
 
 def _over(holds: Holds, entries: frozenset[CheckpointEntry]) -> frozenset[ShareKey]:
@@ -190,10 +217,10 @@ def _without_granted(holds: Holds, listing: PodListing, *, read: bool) -> Holds:
     the entries are those of the checkpoint as it is now.
     """
     begun_at = listing.begun_at
-    # The kubelet replaces the file in one step: as long as it names the share for a pod without a name, it names this
-    # pod or will have done so when the other one leaves it.
-    written = {_key(entry) for entry in holds.unnamed} if read else set()
-    since = {_key(entry): at for entry, at in holds.unlisted.items()} if read else {}
+    # An entry from before the grant is of the pod before: its own witnesses may end it at any moment.
+    since: dict[ShareKey, float] = {}
+    for entry, first in (*holds.unnamed.items(), *holds.unlisted.items()) if read else ():
+        since[_key(entry)] = max(first, since.get(_key(entry), first))
     # What a pod of before had is shown until it is asked for again; a `List` begun after the grant knows better.
     asked = holds.listed & {
         (one.resource, share) for one in listing.holders if one.name in listing.asked for share in one.ids
@@ -203,7 +230,7 @@ def _without_granted(holds: Holds, listing: PodListing, *, read: bool) -> Holds:
         if begun_at < at + GRANT_SETTLED:
             return False
         listed = key in asked or (key in holds.listed and (read or listing.by_list) and listing.listed_at > at)
-        return listed or key in written or since.get(key, at) > at or (listing.by_list and begun_at >= at + GRANT_GRACE)
+        return listed or since.get(key, at) > at or (listing.by_list and begun_at >= at + GRANT_GRACE)
 
     return replace(holds, granted={key: at for key, at in holds.granted.items() if not over(key, at)})
 

@@ -9,9 +9,10 @@ thing, but cannot name a new pod. So `List` goes out
   only with a name can the holder's end be seen at once;
 - when the checkpoint names two pods for one share: both names are reported (`list_at`);
 - when something waits for a share that the checkpoint names and `List` does not, or that was held before a kubelet
-  restart (`list_at`, `LINGER_GAP` apart), unless its pod has a cgroup, whose end is seen;
-- when something waits for pods that `List` has shown (`list_at`, `LIST_SELDOM` apart), likewise: of pods that have
-  ended and are still in the API, `Get` does not say the same on all kubelets;
+  restart (`list_at`, `LINGER_GAP` apart; `LIST_SELDOM` if its pod has a cgroup: it mostly runs, but the kubelet keeps
+  the cgroup of one that has ended until its volumes are unmounted);
+- when something waits for pods that `List` has shown (`list_at`, `LIST_SELDOM` apart): of pods that have ended and are
+  still in the API, `Get` does not say the same on all kubelets;
 - when pods without a name are there and nothing waits for them: for reports alone, so in a quiet moment only, and
   seldom (`names_at`).
 
@@ -71,14 +72,18 @@ def looks(
     needed = [] if decision is None or listing is None or listed_at >= decision else [decision]
     needed += [max(since + GRANT_SETTLED, listed_at + LIST_GAP) for since in (*pressing, *twins)]
     welcome = [max(since + GRANT_SETTLED, listed_at + LIST_GAP) for _, since in nameless]
-    seen = running(holds) if silicon else frozenset[ShareKey]()
     if holds.carried:
-        awaited = any(physical(_uuid(key), applied) in silicon for key in holds.carried.keys() - seen)
-        (needed if awaited else welcome).append(listed_at + LINGER_GAP)
-    if any(physical(_uuid(key), applied) in silicon for key in holds.listed - seen):
+        runs = running(holds)
+        for key in holds.carried:
+            awaited = physical(_uuid(key), applied) in silicon
+            (needed if awaited else welcome).append(listed_at + (LIST_SELDOM if key in runs else LINGER_GAP))
+    if any(physical(_uuid(key), applied) in silicon for key in holds.listed):
         needed.append(listed_at + LIST_SELDOM)
-    if _lingering(listing, holds, applied, waits):
-        needed.append(listed_at + LINGER_GAP)
+    needed += [
+        listed_at + gap
+        for gap, run in ((LINGER_GAP, False), (LIST_SELDOM, True))
+        if _lingering(listing, holds, applied, waits, run=run)
+    ]
     return Looks(
         interval=interval,
         asks=_asks(listing, applied, silicon | {physical(uuid, applied) for uuid in shared}),
@@ -100,7 +105,9 @@ def rewrites(
     news = {_key(entry) for entry, since in holds.unlisted.items() if since + GRANT_SETTLED > rewritten_at}
     kept = frozenset[ShareKey]()
     if passed >= LINGER_GAP:
-        kept = frozenset(holds.carried.keys() - running(holds)) | _lingering(listing, holds, applied, waits)
+        kept = frozenset(holds.carried.keys() - running(holds)) | _lingering(listing, holds, applied, waits, run=False)
+    if passed >= LIST_SELDOM:
+        kept |= frozenset(holds.carried) | _lingering(listing, holds, applied, waits, run=True)
     return frozenset(resource for resource, _ in kept | news)
 
 
@@ -123,17 +130,17 @@ def _nameless(holds: Holds, listing: PodListing | None) -> list[tuple[ShareKey, 
 
 
 def _lingering(
-    listing: PodListing | None, holds: Holds, applied: Applied, waits: AbstractSet[str]
+    listing: PodListing | None, holds: Holds, applied: Applied, waits: AbstractSet[str], *, run: bool
 ) -> frozenset[ShareKey]:
-    """Shares of GPUs that wait for pods which count as held, since the checkpoint names them, and `List` does not. The
-    end of a pod that has a cgroup is seen without it.
+    """Shares of GPUs that wait for pods which count as held, since the checkpoint names them, and `List` does not:
+    those whose pods have a cgroup, if they are to `run`, or the others.
     """
     silicon = {physical(uuid, applied) for uuid in waits}
     now = listing.begun_at if listing is not None else float("-inf")
     keys = {
         _key(entry)
         for entry, since in holds.unlisted.items()
-        if now < since + UNLISTED_GRACE and not holds.cgroups.get(entry.pod_uid, False)
+        if holds.cgroups.get(entry.pod_uid, False) is run and (run or now < since + UNLISTED_GRACE)
     }
     return frozenset(key for key in keys if physical(_uuid(key), applied) in silicon)
 

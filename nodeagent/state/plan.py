@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from nodeagent.model.config import Contract
+from nodeagent.model.config import Contract, Mode
 from nodeagent.model.mps import MpsReason, MpsStatus
 from nodeagent.model.plan import (
     Adopt,
@@ -344,30 +344,30 @@ def _fit(applied: Applied, actions: list[ShareAction]) -> tuple[list[ShareAction
     """
     there = sum(len(entry.numbers) for entry in applied.gpus.values())
     coming = sum(len(action.numbers) for action in actions if isinstance(action, Advertise))
-    if there + coming <= min(MAX_SHARES, MAX_LIST_BYTES // device_bytes("x" * 63)):
+    if not coming or there + coming <= min(MAX_SHARES, MAX_LIST_BYTES // device_bytes("x" * 63)):
         return actions, []
-    size: dict[str, int] = {}
+    resources = {action.contract.resource for action in actions if isinstance(action, Advertise)}
+    size = dict.fromkeys(resources, 0)
     for entry in applied.gpus.values():
-        if entry.contract is not None:
-            size[entry.contract.resource] = size.get(entry.contract.resource, 0) + _bytes(
-                entry.gpu.uuid, entry.contract, entry.numbers
-            )
+        if entry.contract is not None and entry.contract.resource in resources:
+            size[entry.contract.resource] += _bytes(entry.gpu.uuid, entry.contract, entry.numbers)
     fitting: list[ShareAction] = []
     crowded = []
     for action in actions:
         if isinstance(action, Drop) and (contract := applied.gpus[action.uuid].contract) is not None:
             there -= len(action.numbers)
-            size[contract.resource] -= _bytes(action.uuid, contract, action.numbers)
+            if contract.resource in resources:
+                size[contract.resource] -= _bytes(action.uuid, contract, action.numbers)
         if not isinstance(action, Advertise):
             fitting.append(action)
             continue
         resource = action.contract.resource
-        room = MAX_LIST_BYTES - size.get(resource, 0)
+        room = MAX_LIST_BYTES - size[resource]
         numbers = _first_that_fit(action, room, MAX_SHARES - there)
         if numbers:
             fitting.append(replace(action, numbers=numbers))
             there += len(numbers)
-            size[resource] = size.get(resource, 0) + _bytes(action.uuid, action.contract, numbers)
+            size[resource] += _bytes(action.uuid, action.contract, numbers)
         if late := action.numbers - numbers:
             crowded.append(Wait(action.uuid, WaitReason.LIST_SIZE, late))
     return fitting, crowded
@@ -387,7 +387,10 @@ def _first_that_fit(action: Advertise, room: int, shares: int) -> frozenset[int]
 
 
 def _bytes(uuid: str, contract: Contract, numbers: frozenset[int]) -> int:
-    return sum(device_bytes(share_id(uuid, contract.mode, number)) for number in numbers)
+    first = device_bytes(share_id(uuid, contract.mode, 0))
+    if contract.mode is Mode.EXCLUSIVE:
+        return len(numbers) * first
+    return len(numbers) * (first - 1) + sum(map(len, map(str, numbers)))
 
 
 def registrations(desired: Desired | None, applied: Applied, observed: Observed) -> tuple[KubeletAction, ...]:

@@ -146,7 +146,8 @@ def unrelieved(
     found = set[ShareKey]()
     for uuid, keys in by_gpu(pressed & held).items():
         if (entry := applied.gpus.get(uuid)) is not None:
-            numbers = entry.numbers if uuid in alone else waits.get(uuid, frozenset())
+            left_alone = uuid in alone or entry.gpu.physical in alone
+            numbers = entry.numbers if left_alone else waits.get(uuid, frozenset())
             found |= _keys(entry, (entry.numbers & numbers) - entry.fences.keys()) & frozenset(keys)
     return frozenset(found)
 

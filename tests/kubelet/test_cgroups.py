@@ -114,3 +114,20 @@ def test_what_is_left_of_another_kubelet_is_no_witness(tmp_path: Path) -> None:
     """Directories without a pod beside the one that has pods, as of another cgroup driver."""
     cgroups(tmp_path, "kubepods/burstable", *LAYOUTS["systemd"])
     assert PodCgroups(tmp_path).uids() == PODS
+
+
+def test_pods_of_several_hierarchies_are_all_there(tmp_path: Path) -> None:
+    """What another driver of the kubelet has left, with a pod in it, hides none that runs."""
+    cgroups(tmp_path, "kubepods/burstable/podstale", *LAYOUTS["systemd"])
+    assert PodCgroups(tmp_path).uids() == PODS | {"stale"}
+
+
+def test_a_hierarchy_that_comes_later_is_found(tmp_path: Path) -> None:
+    """As after a restart of the kubelet with another driver."""
+    cgroups(tmp_path, "kubepods/burstable/podstale")
+    now = [0.0]
+    found = PodCgroups(tmp_path, clock=lambda: now[0])
+    assert found.uids() == frozenset({"stale"})
+    cgroups(tmp_path, *LAYOUTS["systemd"])
+    now[0] = 60.0
+    assert found.uids() == PODS | {"stale"}

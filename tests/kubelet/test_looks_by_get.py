@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -89,7 +90,9 @@ async def books(tmp_path: Path) -> AsyncIterator[PodBooks]:
 
 
 @asynccontextmanager
-async def looking(tmp_path: Path, *, deadline: float = 2.0) -> AsyncIterator[Looking]:
+async def looking(
+    tmp_path: Path, *, deadline: float = 2.0, cgroups: Callable[[], frozenset[str] | None] = lambda: None
+) -> AsyncIterator[Looking]:
     """PodResources that has looked once, until the end of the block."""
     socket, traffic, calls = tmp_path / names.KUBELET_SOCKET, Traffic(), Counter[tuple[str, str]]()
 
@@ -100,6 +103,7 @@ async def looking(tmp_path: Path, *, deadline: float = 2.0) -> AsyncIterator[Loo
         socket,
         socket.with_name(names.CHECKPOINT),
         wake=wake,
+        cgroups=cgroups,
         traffic=traffic,
         count=lambda call, result: calls.update([(call, result)]),
         count_without_window=lambda: world.without.append(time.monotonic()),
@@ -193,6 +197,25 @@ async def test_without_the_checkpoint_every_look_is_a_list(
         asked = len(books.gets)
         await eventually(lambda: len(books.gets) > asked + 2)
         assert world.looks.status.message == ""
+
+
+async def test_a_look_says_which_pods_of_the_checkpoint_have_a_cgroup(books: PodBooks, tmp_path: Path) -> None:
+    """Of others nobody asks. Without a checkpoint nothing is known of any, which is not that they have none."""
+    checkpoint = tmp_path / names.CHECKPOINT
+    entry = {"PodUID": "u1", "ContainerName": "c", "ResourceName": GPU, "DeviceIDs": {"-1": ["GPU-0"]}}
+    checkpoint.write_text(json.dumps({"Data": {"PodDeviceEntries": [entry]}}))
+    found: list[frozenset[str] | None] = [frozenset({"u1", "u2"})]
+    async with looking(tmp_path, cgroups=lambda: found[0]) as world:
+        world.looks.follow(OFTEN)
+        await eventually(lambda: world.listing.cgroups == frozenset({"u1"}))
+        found[0] = frozenset({"u2"})
+        await eventually(lambda: world.listing.cgroups == frozenset())
+        checkpoint.unlink()
+        await eventually(lambda: world.listing.cgroups is None)
+        checkpoint.write_text(EMPTY)
+        await eventually(lambda: world.listing.cgroups == frozenset())
+        found[0] = None
+        await eventually(lambda: world.listing.cgroups is None)
 
 
 async def test_a_look_says_whom_it_has_asked_for(books: PodBooks, tmp_path: Path) -> None:

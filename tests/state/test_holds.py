@@ -453,6 +453,45 @@ def test_a_pod_that_begins_anew_under_its_uid_holds_again() -> None:
     assert held(by_get(holds, 12, (), [ENTRY], ALIVE), 12) == SHARE
 
 
+def test_a_pod_that_begins_late_is_held_when_it_has_begun() -> None:
+    """Its network was not ready for long; or an agent that has just started never saw it before."""
+    late = 21 + CGROUP_GRACE
+    holds = by_list(by_get(grant(by_list(Holds(), 10), SHARE, 20), 21, (), [ENTRY], []), 23, (), [ENTRY], [])
+    holds = by_list(holds, late, (), [ENTRY], [])
+    assert held(holds, late) == frozenset()
+    assert held(by_get(holds, late + 1, (), [ENTRY], ALIVE), late + 1) == SHARE
+    restarted = Holds(kubelet="kubelet-1", ended=frozenset({ENTRY}))
+    assert held(by_get(restarted, 30, (), [ENTRY], ALIVE), 30) == SHARE
+
+
+def test_a_static_pod_that_begins_anew_is_held_before_it_has_a_cgroup() -> None:
+    """By what `List` shows: its end of before says nothing of it."""
+    holds = by_get(by_list(Holds(), 10, SHARE, [ENTRY], ALIVE), 11, SHARE, [ENTRY], [])
+    assert held(holds, 11) == frozenset()
+    holds = by_list(grant(holds, SHARE, 12), 30, SHARE, [ENTRY], [])
+    assert not holds.granted
+    assert held(holds, 30) == SHARE
+
+
+def test_the_entry_of_the_pod_before_ends_no_grant() -> None:
+    """It may be gone with its own pod before the next one is written down."""
+    holds = by_get(by_list(Holds(), 1, (), [], []), 2, (), [ENTRY], ALIVE)
+    holds = by_get(grant(holds, SHARE, 2.1), 2.3, (), [ENTRY], ALIVE)
+    assert held(by_get(holds, 2.6, (), [ENTRY], []), 2.6) == SHARE
+
+
+@pytest.mark.parametrize("blind", ["cgroups", "checkpoint"])
+def test_where_cgroups_are_not_seen_any_more_the_hour_begins(blind: str) -> None:
+    """What was held by them for long is not free in the moment in which they cannot be seen; nor held for ever."""
+    late = 20 + 2 * UNLISTED_GRACE
+    holds = by_get(grant(by_list(Holds(), 10), SHARE, 20), 21, (), [ENTRY], ALIVE)
+    holds = by_list(by_list(holds, 23, (), [ENTRY], ALIVE), late, (), [ENTRY], ALIVE)
+    holds = by_get(holds, late + 1, (), [ENTRY] if blind == "cgroups" else None, None)
+    assert held(holds, late + UNLISTED_GRACE) == SHARE
+    assert held(holds, late + 1 + UNLISTED_GRACE) == frozenset()
+    assert held(by_get(holds, late + 2, (), [ENTRY], ALIVE), late + 2 * UNLISTED_GRACE) == SHARE
+
+
 # --- what was held when the kubelet restarted -----------------------------------------------------------------------
 
 

@@ -90,6 +90,14 @@ def test_what_the_checkpoint_alone_keeps_is_asked_for_seldom_and_only_while_it_d
     assert needed(holds, waits=frozenset()) == Looks(0.5)
 
 
+def test_what_has_a_cgroup_is_asked_for_seldom() -> None:
+    """It mostly runs. But the kubelet keeps the cgroup of a pod that has ended until its volumes are unmounted."""
+    runs = {ENTRY.pod_uid: True}
+    assert needed(Holds(unlisted={ENTRY: 40.0}, cgroups=runs)).list_at == LISTED_AT + LIST_SELDOM
+    assert needed(Holds(unlisted={ENTRY: 40.0}, carried={FIRST: 40.0}, cgroups=runs)).list_at == LISTED_AT + LIST_SELDOM
+    assert rewritten(Holds(unlisted={ENTRY: 40.0}, cgroups=runs), since=LIST_SELDOM)
+
+
 def rewritten(holds: Holds, since: float, waits: frozenset[str] = DRAINS) -> bool:
     """Whether the kubelet is made to write its checkpoint, where it last was after a `List` begun so long before."""
     found = rewrites(by_get(100.0), holds, HAVE, waits=waits, rewritten_at=LISTED_AT - since)
