@@ -14,16 +14,19 @@ from nodeagent.keeper import Keeper
 from nodeagent.model.plan import (
     Action,
     Adopt,
+    Advertise,
     Diagnose,
     KubeletAction,
     Limit,
     Reconnect,
     Register,
+    Release,
     Remember,
     Resend,
     Restore,
     Retire,
     ShareAction,
+    Start,
     Verdict,
 )
 from nodeagent.model.shares import Applied
@@ -46,18 +49,26 @@ def kubelet_actions(actions: Iterable[Action]) -> list[KubeletAction]:
     return [action for action in actions if isinstance(action, Register | Retire | Resend | Reconnect)]
 
 
-def without_disk(actions: Iterable[ShareAction]) -> list[ShareAction]:
-    """Those of a plan's share actions that need no disk. Where one that does is left out, what follows it on the same
-    GPU was decided for a contract that does not come: a limit, and the word that its daemon is well again.
+def without_disk(applied: Applied, actions: Iterable[ShareAction]) -> list[ShareAction]:
+    """Those of a plan's share actions that need no disk. Where one that does, and gives a GPU another contract, is left
+    out, so is what was decided for that contract: a limit, and the word that its daemon is well again.
     """
     found: list[ShareAction] = []
     held_up = set[str]()
     for action in actions:
         if not isinstance(action, SAFE_UNWRITTEN):
-            held_up.add(action.uuid)
+            if _changes_contract(applied, action):
+                held_up.add(action.uuid)
         elif not (isinstance(action, Limit | Verdict) and action.uuid in held_up and not _is_fault(action)):
             found.append(action)
     return found
+
+
+def _changes_contract(applied: Applied, action: ShareAction) -> bool:
+    if isinstance(action, Advertise):
+        known = applied.gpus.get(action.uuid)
+        return known is None or known.contract != action.contract
+    return isinstance(action, Release | Start)
 
 
 def _is_fault(action: Limit | Verdict) -> bool:
@@ -86,7 +97,7 @@ class Executor:
         New fences are as old as the end of the write: nobody has been shown one before.
         """
         if not await self._keeper.keep_applied(perform(applied, actions, self._clock())):
-            actions = without_disk(actions)
+            actions = without_disk(applied, actions)
         return Performed(perform(applied, actions, self._clock()), tuple(actions))
 
     def register(self, actions: Sequence[KubeletAction]) -> None:

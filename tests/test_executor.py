@@ -151,12 +151,28 @@ async def test_what_was_decided_for_a_contract_that_does_not_come_is_not_done() 
     """
     disk = Disk()
     disk.full = True
-    change: list[ShareAction] = [Fence("GPU-0", frozenset({2})), Drop("GPU-0", frozenset({3}))]
+    change: list[ShareAction] = [Release("GPU-0"), Advertise("GPU-0", make.WHOLE, frozenset({0}))]
     other: list[ShareAction] = [Limit("GPU-1", 1), Verdict("GPU-1", "")]
-    done = await executor(disk).apply(HAVE, [*change, Limit("GPU-0", 1), Verdict("GPU-0", ""), *other])
+    have = make.applied(make.entry(0, make.SLICED, ()), HAVE.gpus["GPU-1"])
+    done = await executor(disk).apply(have, [*change, Limit("GPU-0", 1), Verdict("GPU-0", ""), *other])
     assert done.actions == tuple(other)
     ill = Verdict("GPU-0", "it has ended")
-    assert (await executor(disk).apply(HAVE, [*change, ill])).actions == (ill,)
+    assert (await executor(disk).apply(have, [*change, ill])).actions == (ill,)
+
+
+async def test_what_was_decided_for_the_contract_that_stays_is_done() -> None:
+    """A daemon that is back makes its shares Healthy, though those that are to leave cannot be fenced yet."""
+    disk = Disk()
+    disk.full = True
+    contract = HAVE.gpus["GPU-0"].contract
+    assert contract is not None
+    leaving: list[ShareAction] = [
+        Fence("GPU-0", frozenset({2}), leaving=True),
+        Drop("GPU-0", frozenset({3})),
+        Advertise("GPU-0", contract, frozenset({7})),
+    ]
+    rest: list[ShareAction] = [Verdict("GPU-0", ""), Limit("GPU-0", 1)]
+    assert (await executor(disk).apply(HAVE, [*leaving, *rest])).actions == tuple(rest)
 
 
 async def test_a_verdict_is_on_disk_like_everything_else() -> None:
