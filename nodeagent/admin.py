@@ -58,11 +58,17 @@ class AdminSocket:
     """
 
     def __init__(
-        self, directory: Path, handlers: Mapping[str, Handler], *, made: Callable[[], None] = lambda: None
+        self,
+        directory: Path,
+        handlers: Mapping[str, Handler],
+        *,
+        made: Callable[[], None] = lambda: None,
+        permit: Callable[[], None] = lambda: None,
     ) -> None:
         self._directory = directory
         self._handlers = handlers
         self._made = made
+        self._permit = permit
         self._room = asyncio.Semaphore(_AT_ONCE)
         self._anew = asyncio.Event()
         self._ours: tuple[int, int] | None = None
@@ -118,6 +124,7 @@ class AdminSocket:
                 path.chmod(0o600)
                 listener.listen(_AT_ONCE)
                 found = path.lstat()
+                self._permit()
                 # Whoever finds the socket under its name can connect.
                 path.replace(directory / SOCKET)
             self._ours = found.st_dev, found.st_ino

@@ -242,6 +242,7 @@ class Agent:
             self._settings.state_dir,
             {"clear-health": self._clear_health},
             made=lambda: self._store.leave(SOCKET),
+            permit=lambda: self._gate.during(self._store.demand_lock),
         )
         ownership = self._own(self._reconciler, admin)
         logger.info("nodeagent %s on %s, config %s", __version__, self._settings.node_name, self._settings.config)
@@ -286,7 +287,9 @@ class Agent:
         )
 
     def _end_as(self, ending: Ending) -> None:
-        self._ending = ending
+        """The first reason counts: who was told to stop does not go on because the directory has gone meanwhile."""
+        if not self._stop.is_set():
+            self._ending = ending
         self._stop.set()
 
     async def _clear_health(self, uuid: str) -> str:
@@ -433,6 +436,7 @@ class Agent:
             last_known_good=None,
             daemons=daemons,
             same_boot=self._store.same_boot or applied is None,
+            owed=self._store.owes_times,
             partial=self._store.partial,
             cautious=not (read_applied and read_holds and read_document) or len(self._store.notices) > told,
         )

@@ -57,7 +57,8 @@ class _Write:
 
 
 class Keeper:
-    """Writes what differs from what is on disk. `document` is the last known good one that is there.
+    """Writes what differs from what is on disk. `document` is the last known good one that is there. With `owed` the
+    applied contract and the holds are written though they do not differ.
 
     `wake` is called on the loop when a write returns that had been given up after `deadline` seconds.
     """
@@ -69,12 +70,14 @@ class Keeper:
         applied: Applied,
         holds: Holds,
         document: Document | None,
+        owed: bool = False,
         wake: Callable[[], None] = lambda: None,
         deadline: float = WRITE_SECONDS,
     ) -> None:
         self._store = store
         self._applied = _timeless(applied)
         self._holds = _durable(holds)
+        self._owed = {_APPLIED, _HOLDS} if owed else set[str]()
         self._wake = wake
         self._deadline = deadline
         self._errand = Errand("state-dir", on_late=self._take_late)
@@ -94,14 +97,19 @@ class Keeper:
         for file in (_APPLIED, _HOLDS, *([_DOCUMENT] if self.document is not None else [])):
             self._fail(file, why)
 
+    def _lacks(self, file: str) -> bool:
+        """Whether a file is to be written, whatever is in it."""
+        return file in self._failures or file in self._owed
+
     async def keep_applied(self, applied: Applied) -> bool:
         """Have the applied contract on disk, synced. False when it could not be written."""
         durable = _timeless(applied)
-        if durable == self._applied and _APPLIED not in self._failures:
+        if durable == self._applied and not self._lacks(_APPLIED):
             return True
 
         def kept() -> None:
             self._applied = durable
+            self._owed.discard(_APPLIED)
 
         return await self._write(_Write(_APPLIED, lambda: self._store.save_applied(applied), kept))
 
@@ -111,9 +119,10 @@ class Keeper:
 
         def kept() -> None:
             self._holds = durable
+            self._owed.discard(_HOLDS)
 
         # What failed is written though it is moot by now: only a write shows that the disk can be written.
-        if durable != self._holds or _HOLDS in self._failures:
+        if durable != self._holds or self._lacks(_HOLDS):
             await self._write(_Write(_HOLDS, lambda: self._store.save_holds(holds), kept))
 
     async def keep_document(self, document: Document) -> None:

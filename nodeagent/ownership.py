@@ -29,7 +29,7 @@ LOOK_EVERY: Final = 2.0
 OWNER_FIRST: Final = 3.0
 """Seconds that an owner has, whose lock has gone from its path, before one who waits takes the one that is there."""
 
-REMOUNT_AFTER: Final = 10.0
+REMOUNT_AFTER: Final = 4.0
 """Seconds after which it is believed that a directory was deleted under its mount."""
 
 ANEW: Final = "the state directory, its lock or a file in it was removed: everything is written anew"

@@ -88,8 +88,9 @@ GPUs that it is for."""
 @dataclass(frozen=True, slots=True)
 class Remembered:
     """What an earlier agent left on this node. `same_boot` is False when the node has been restarted since, `cautious`
-    True when not all that it left could be read. `partial`: GPUs are missing from the applied contract, since what it
-    left of them could not be read. `daemons` are the contracts of the MPS daemons that it asked for.
+    True when not all that it left could be read, `owed` True when what it left is to be written as it was read.
+    `partial`: GPUs are missing from the applied contract, since what it left of them could not be read. `daemons` are
+    the contracts of the MPS daemons that it asked for.
     """
 
     applied: Applied = field(default_factory=Applied)
@@ -98,6 +99,7 @@ class Remembered:
     daemons: Mapping[str, Contract] = field(default_factory=dict)
     same_boot: bool = True
     cautious: bool = False
+    owed: bool = False
     partial: bool = False
 
 
@@ -145,6 +147,7 @@ class Reconciler:
             applied=remembered.applied,
             holds=remembered.holds,
             document=stored.document if stored is not None else None,
+            owed=remembered.owed,
             wake=wake.set,
         )
         self._executor = Executor(self._keeper, plugins, clock=clock)

@@ -266,3 +266,13 @@ async def test_the_lock_outlives_a_write(lock: FileLock, full: bool) -> None:
     disk.go.set()
     await eventually(lambda: not lock.held)
     assert disk.files == ({} if full else {"applied.json": applied(2)})
+
+
+async def test_what_is_owed_is_written_once_though_it_is_the_same(world: World) -> None:
+    """As times that the wall clock has made of what was on disk."""
+    keeper = Keeper(world.disk, applied=applied(1), holds=NOBODY, document=GOOD, owed=True)
+    for _ in range(2):
+        assert await keeper.keep_applied(applied(1))
+        await keeper.keep_holds(NOBODY)
+    assert world.disk.files == {"applied.json": applied(1), "holds.json": NOBODY}
+    assert world.disk.begun == 2

@@ -55,6 +55,25 @@ class TestStateDir:
         store.save_selection(Selection(), ("a",))
         assert store.keep() is Standing.OURS
 
+    def test_a_slow_write_does_not_land_in_what_is_anothers_by_now(
+        self, store: StateDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The lock is looked at last, after all that may take long."""
+        other = state_dir(tmp_path)
+
+        def slow(_descriptor: int) -> None:
+            monkeypatch.undo()
+            (tmp_path / "state" / "lock").unlink()
+            assert other.acquire()
+            other.save_selection(Selection("the", "other"), ("a",))
+
+        monkeypatch.setattr("os.fsync", slow)
+        with pytest.raises(OSError, match="was removed or replaced"):
+            store.save_selection(Selection("too", "late"), ("a",))
+        found = other.load_selection()
+        assert found is not None
+        assert found.selection == Selection("the", "other")
+
     def test_what_comes_back_is_ours(self, store: StateDir, tmp_path: Path) -> None:
         """A directory that was away for a moment is the one that it was."""
         (tmp_path / "state").rename(tmp_path / "elsewhere")

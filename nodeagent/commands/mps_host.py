@@ -163,12 +163,12 @@ async def _serve(chosen: MpsHostSettings, shm_size: int, signals: Signals) -> No
 
 
 async def _run_until(stop: asyncio.Event, *parts: Awaitable[None]) -> None:
-    """Run all parts until told to stop, or one of them fails: what it raises, this raises."""
+    """Run all parts until told to stop, or one of them fails before that: what it raises, this raises."""
     tasks = [asyncio.ensure_future(part) for part in parts]
     told = asyncio.create_task(stop.wait())
     try:
         done, _ = await asyncio.wait((told, *tasks), return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
+        for task in done if told not in done else ():
             task.result()
     finally:
         for task in (told, *tasks):

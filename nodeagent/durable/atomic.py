@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -35,8 +35,10 @@ def naming(path: Path, task: str) -> Iterator[None]:
         raise OSError(error.errno, f"cannot {task}: {error.strerror}", str(path)) from error
 
 
-def write(path: Path, data: bytes, *, sync: bool, mode: int = 0o600) -> None:
-    """Replace the file by one with these bytes. With `sync` it is on the disk on return. Raises OSError."""
+def write(path: Path, data: bytes, *, sync: bool, mode: int = 0o600, permit: Callable[[], None] = lambda: None) -> None:
+    """Replace the file by one with these bytes. With `sync` it is on the disk on return. `permit` is called at the last
+    moment before that, and prevents it by an OSError. Raises OSError.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     with naming(path, "write file"):
         try:
@@ -50,6 +52,7 @@ def write(path: Path, data: bytes, *, sync: bool, mode: int = 0o600) -> None:
                     os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+            permit()
             temporary.replace(path)
         except OSError:
             with suppress(OSError):

@@ -13,12 +13,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import reprlib
 from collections.abc import Collection, Mapping
 from typing import NoReturn, TypeVar
 
 from nodeagent.durable.atomic import Untrusted
 from nodeagent.durable.formats import UNDECLARED, Format
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 MAX_SECONDS = 1e11
 """No clock here says so much: as Unix seconds it is the year 5138."""
@@ -138,3 +141,19 @@ def seconds(value: object, name: str) -> float:
     if not 0 <= found < MAX_SECONDS:
         raise Untrusted(f"{name}: expected a time, got {found!r}")
     return found
+
+
+def check_text(text: str, name: str) -> None:
+    """JSON can carry half of a pair of surrogates, which nothing else can. Raises Untrusted."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise Untrusted(f"{name}: expected text, got {reprlib.repr(text)}") from error
+
+
+def parse_text(data: bytes) -> object:
+    """`parse`, of something in which every text can be written as UTF-8. Raises Untrusted."""
+    value = parse(data)
+    if _SURROGATE.search(data):
+        check_text(json.dumps(value, ensure_ascii=False), "text")
+    return value

@@ -35,6 +35,7 @@ MODE = 0o755
 _SWEEPS: Final = 100
 _ACLS: Final = ("system.posix_acl_access", "system.posix_acl_default")
 _HAVE_NONE: Final = (errno.ENODATA, errno.ENOTSUP)
+_IN_THE_WAY: Final = (errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY, errno.EEXIST)
 _LAST: Final = "control"
 """Of what a daemon makes: whoever finds this one finds all."""
 
@@ -160,12 +161,14 @@ def _move(name: str, source: int, target: int) -> None:
     for _ in range(_SWEEPS):
         try:
             os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
-        except IsADirectoryError:
+        except OSError as error:
+            if error.errno not in _IN_THE_WAY:
+                raise
             with suppress(FileNotFoundError):
                 os.rename(name, uuid.uuid4().hex, src_dir_fd=target, dst_dir_fd=target)
         else:
             return
-    raise FileExistsError(errno.EEXIST, f"somebody else goes on making a directory {name}")
+    raise FileExistsError(errno.EEXIST, f"somebody else goes on making something called {name}")
 
 
 def _open(directory: Path) -> int:

@@ -25,7 +25,7 @@ from typing import Final
 
 from nodeagent.durable.atomic import Untrusted
 from nodeagent.durable.contracts import decode_contract, decode_enum, encode_contract
-from nodeagent.durable.envelope import expect, member, optional, parse, seal, unseal
+from nodeagent.durable.envelope import expect, member, optional, parse_text, seal, unseal
 from nodeagent.durable.formats import FORMATS, UNDECLARED, Format
 from nodeagent.model.config import Contract, Mode
 from nodeagent.model.inventory import ComputeMode
@@ -286,7 +286,7 @@ def decode_compute_modes(data: bytes) -> dict[str, ComputeMode]:
 
 def as_object(body: bytes) -> Mapping[str, object]:
     """What a body holds. Raises Untrusted."""
-    return expect(parse(body), "file", dict)
+    return expect(parse_text(body), "file", dict)
 
 
 def by_uuid(value: Mapping[str, object], key: str) -> Mapping[str, object]:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from nodeagent.report.endpoints import Answer
-from nodeagent.report.http_messages import Request, head
+from nodeagent.report.http_messages import MAX_REQUEST, Request, head
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,9 @@ WRITE_SECONDS = 10.0
 
 PATIENCE = 1.0
 """Seconds that a client may keep its worker waiting while others wait for one."""
+
+_LINGER: Final = 1.0
+"""Seconds for which a client that has sent too much may take to close, when it has its answer."""
 
 _PACE: Final = 1 << 20
 """Bytes that a client which is not too slow takes in a second, at least: it has so much more time."""
@@ -150,7 +153,7 @@ class Workers:
             connection.sendall(data)
             served.since, served.taken = None, served.taken + len(data)
             served.waited += time.monotonic() - begun
-        _shut(connection)
+        _finish(connection)
 
 
 def _pieces(answer: Answer, request: Request) -> Iterator[bytes]:
@@ -164,6 +167,22 @@ def _pieces(answer: Answer, request: Request) -> Iterator[bytes]:
             yield b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece
     if chunked:
         yield b"0\r\n\r\n"
+
+
+def _finish(connection: socket.socket) -> None:
+    """The answer is complete. What a client has sent beside its request, and nobody has read, would make the system
+    take the answer back: it is read until the client has closed, for a moment at most.
+    """
+    end = time.monotonic() + _LINGER
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_WR)
+        connection.settimeout(0.0)
+        if connection.recv(MAX_REQUEST):
+            while (left := end - time.monotonic()) > 0:
+                connection.settimeout(left)
+                if not connection.recv(MAX_REQUEST):
+                    break
+    _shut(connection)
 
 
 def _shut(connection: socket.socket) -> None:

@@ -17,7 +17,7 @@ from dataclasses import asdict, fields
 
 from nodeagent.durable.atomic import Untrusted
 from nodeagent.durable.contracts import decode_contract, decode_enum, encode_contract
-from nodeagent.durable.envelope import expect, member, optional, parse, seconds
+from nodeagent.durable.envelope import check_text, expect, member, optional, parse, seconds
 from nodeagent.model.config import Contract, Mode
 from nodeagent.model.holds import Holds, ShareKey
 from nodeagent.model.inventory import Gpu, GpuHealth, MigAttributes, MigDevice
@@ -166,6 +166,7 @@ def _decode_entry(uuid: str, item: Mapping[str, object], now: float, zero: float
 
 def _check(entry: AppliedGpu) -> None:
     """What is true of every `AppliedGpu` that the planner makes."""
+    _check_texts(entry)
     wrong = None
     if not entry.gpu.uuid or entry.gpu.index < 0 or entry.gpu.memory < 0:
         wrong = "its facts are impossible"
@@ -181,6 +182,17 @@ def _check(entry: AppliedGpu) -> None:
         wrong = "its limit per container is below 1"
     if wrong:
         raise Untrusted(wrong)
+
+
+def _check_texts(entry: AppliedGpu) -> None:
+    """JSON can carry text that UTF-8 cannot, and numbers that a list for the kubelet cannot."""
+    gpu, contract = entry.gpu, entry.contract
+    texts = (gpu.uuid, gpu.model, gpu.message, gpu.pci_bus_id, gpu.pci_class, entry.fault, entry.driver_load)
+    of_mig = (gpu.mig.parent, gpu.mig.profile) if gpu.mig is not None else ()
+    for text in (*texts, *of_mig, contract.resource if contract is not None else None):
+        check_text(text or "", "text")
+    if gpu.numa_node is not None and not -(2**63) <= gpu.numa_node < 2**63:
+        raise Untrusted(f"numaNode: expected a number of 64 bits, got {gpu.numa_node}")
 
 
 def _capability(value: list[object] | None) -> tuple[int, int] | None:
@@ -285,7 +297,7 @@ def decode_holds(body: bytes, now: float, *, same_boot: bool, zero: float = 0.0)
         *texts, at = _row(row, 5)
         entry = CheckpointEntry(*(expect(text, "entry", str) for text in texts))
         unlisted[entry] = _time(at, now) if same_boot else now
-    return Holds(
+    holds = Holds(
         kubelet=optional(value, "kubelet", str) if same_boot else None,
         listed=_unpack_keys(member(value, "listed", dict)),
         carried=_carried(value, now, same_boot=same_boot),
@@ -296,6 +308,10 @@ def decode_holds(body: bytes, now: float, *, same_boot: bool, zero: float = 0.0)
             member(value, "draining", dict), optional(value, "drainingAt", dict), now, zero, same_boot=same_boot
         ),
     )
+    keys = {*holds.listed, *holds.carried, *holds.granted}
+    for resource in {key[0] for key in keys} | {entry.resource for entry in (*holds.unlisted, *holds.ended)}:
+        check_text(resource, "resource")
+    return holds
 
 
 def _carried(value: Mapping[str, object], now: float, *, same_boot: bool) -> dict[ShareKey, float]:

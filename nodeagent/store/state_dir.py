@@ -18,7 +18,6 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from enum import Enum, auto
 from pathlib import Path
 from typing import TypeVar
@@ -118,6 +117,9 @@ class StateDir:
         """After `load_applied`: whether what it found was written in this boot."""
         self.partial = False
         """After `load_applied`: whether GPUs were left out of what it found."""
+        self.owes_times = False
+        """After loading: whether there are times in it that the wall clock may have made of Unix seconds. It shall make
+        them once: what was loaded is to be written, whatever that clock is set to until the next start."""
         self.notices: list[str] = []
         """What was set aside or left unused by loading, and why: for the log. The caller may clear it."""
 
@@ -184,8 +186,8 @@ class StateDir:
         if refused:
             self._copy_aside(self._applied, f"{self._applied.name} is not used as a whole: {refused}")
         # Not what is from before a reboot: until it has been taken in, the file must go on saying that it is.
-        elif applied is not None and self.same_boot and any(entry.xids for entry in applied.gpus.values()):
-            self._keep_times(lambda: self.save_applied(applied))
+        elif applied is not None and self.same_boot:
+            self.owes_times |= any(entry.xids for entry in applied.gpus.values())
         return applied
 
     def save_holds(self, holds: Holds) -> None:
@@ -202,17 +204,8 @@ class StateDir:
             return codec.decode_holds(body, now, same_boot=same_boot, zero=self._clock().zero)
 
         holds = self._load(self._holds, decode)
-        if holds is not None and holds.draining:
-            self._keep_times(lambda: self.save_holds(holds))
+        self.owes_times |= holds is not None and bool(holds.draining)
         return holds
-
-    def _keep_times(self, save: Callable[[], None]) -> None:
-        """What the wall clock has made of times that were known in Unix seconds only is written at once: they are made
-        from it once, whatever it is set to until the next start.
-        """
-        if self._lock.held:
-            with suppress(OSError):  # a disk that cannot be written is the next save's to tell of
-                save()
 
     def save_last_known_good(self, document: Document) -> None:
         """On disk, synced, when this returns; the old document is on disk when it raises OSError."""
@@ -266,12 +259,12 @@ class StateDir:
     def _save(self, path: Path, form: Format, facts: dict[str, str | None], body: bytes, *, sync: bool) -> None:
         if not self._lock.held:
             raise RuntimeError(f"cannot write {path}: the state directory is not locked")
-        self._check_lock()
-        atomic.write(path, seal(form, facts, body), sync=sync)
-        self._check_lock()  # one that went meanwhile took the file with it
+        self.demand_lock()
+        atomic.write(path, seal(form, facts, body), sync=sync, permit=self.demand_lock)
+        self.demand_lock()  # one that went meanwhile took the file with it
         self._left.add(path)
 
-    def _check_lock(self) -> None:
+    def demand_lock(self) -> None:
         """Raises OSError where another agent may be the owner of what is at the path."""
         if not self._lock.is_at_path:
             message = "cannot use state directory: it or its lock was removed or replaced"

@@ -110,3 +110,21 @@ def test_only_as_many_answers_as_workers_are_kept(made: Made) -> None:
     assert all(read(client) > PIECES * len(PIECE) for client in clients)
     assert made.begun == WORKERS + 10
     workers.close()
+
+
+def test_a_client_that_has_sent_too_much_gets_its_whole_answer(made: Made) -> None:
+    """Bytes that nobody reads would make the system take back what it has not delivered yet."""
+    workers = Workers(made.answer)
+    listener = socket.create_server(("127.0.0.1", 0))
+    client = socket.create_connection(listener.getsockname())
+    ours, _ = listener.accept()
+    listener.close()
+    client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+    made.go.set()
+    assert workers.take(ours, REQUEST)
+    got = client.recv(1 << 16)
+    eventually_sync(lambda: made.begun == 1)
+    rest = read(client)
+    assert got.startswith(b"HTTP/1.1 200")
+    assert len(got) + rest > PIECES * len(PIECE)
+    workers.close()

@@ -229,6 +229,10 @@ class TestApplied:
             ({"mig": {"parent": "GPU-0"}}, "profile: expected str"),
             ({"mig": {"parent": "GPU-0", "profile": "1g", "gpuInstance": 1, "computeInstance": 0}}, "at once"),
             ({"xids": {"79": "1"}}, "time: expected float"),
+            ({"uuid": "GPU-\ud800"}, "text: expected text"),
+            ({"message": "\udfff"}, "text: expected text"),
+            ({"contract": {"mode": "exclusive", "resource": "x/\ud800"}}, "text: expected text"),
+            ({"numaNode": 2**63}, "numaNode: expected a number of 64 bits"),
             ({"xids": {"-1": 1.0}}, "expected numbers"),
             ({"xids": {"9" * 5_000: 1.0}}, "expected numbers"),
             ({"xids": {"79": -1.0}}, "expected a time"),
@@ -410,6 +414,7 @@ class TestHolds:
             {"draining": {"GPU-0": 1e300}},
             {"ended": [["u", "c", "r", []]]},
             {"kubelet": 7},
+            {"listed": {"r\ud800": {"ids": ["GPU-0"], "shares": {}}}},
         ],
     )
     def test_damaged_ones_are_set_aside(self, state: StateDir, path: Path, change: dict[str, object]) -> None:
