@@ -99,6 +99,10 @@ class Story:
         for index, stay in enumerate(_STAY):
             while len(self._pods[index]) > stay:
                 await self._kubelet.end(self._pods[index].pop())
+        # What those that have ended had is known to be free when the kubelet has written its books anew.
+        await self._node.until(
+            "only pods that run hold shares", lambda: sum(strip.held for strip in self._node.strips()) == sum(_STAY)
+        )
         teller.show()
         teller.legend()
         teller.check(
