@@ -504,7 +504,7 @@ async def test_a_gpu_that_cannot_be_prepared_stays(node: MpsNode) -> None:
     await node.advertises({SHARED: 80})
     node.commit(time_sliced_but(mps(4, "9Gi", 25, at=TWO)))
     await eventually(lambda: agent.says("MpsReady").reason == "NotPrepared")
-    assert "GPU 2: cannot set the compute mode" in agent.says("MpsReady").message
+    await eventually(lambda: "GPU 2: cannot set the compute mode" in agent.says("MpsReady").message)
     assert node.kubelet.allocatable(SHARED) == 80
     blocked.rmdir()
     await node.advertises({SHARED: 60, MPS: 8}, within=20.0)
