@@ -101,7 +101,7 @@ class Story:
                 await self._kubelet.end(self._pods[index].pop())
         # What those that have ended had is known to be free when the kubelet has written its books anew.
         await self._node.until(
-            "only pods that run hold shares", lambda: sum(strip.held for strip in self._node.strips()) == sum(_STAY)
+            "only pods that run hold shares", lambda: [strip.held for strip in self._node.strips()] == [*_STAY]
         )
         teller.show()
         teller.legend()
