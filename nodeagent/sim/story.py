@@ -87,6 +87,10 @@ class Story:
         teller.count(SHARED, 80)
         await teller.pause(2)
 
+    def _held(self) -> list[int]:
+        """How many shares of each GPU the agent takes for held."""
+        return [sum(share.held for share in status.shares) for status in self._node.snapshot.gpus]
+
     async def _pods_come_and_go(self) -> None:
         teller = self._teller
         total = _PODS_PER_GPU * len(_STAY)
@@ -99,10 +103,7 @@ class Story:
         for index, stay in enumerate(_STAY):
             while len(self._pods[index]) > stay:
                 await self._kubelet.end(self._pods[index].pop())
-        # What those that have ended had is known to be free when the kubelet has written its books anew.
-        await self._node.until(
-            "only pods that run hold shares", lambda: [strip.held for strip in self._node.strips()] == [*_STAY]
-        )
+        await self._node.until("the agent knows who has ended", lambda: self._held() == [*_STAY])
         teller.show()
         teller.legend()
         teller.check(
