@@ -207,8 +207,9 @@ def _by_get(holds: Holds, entries: frozenset[CheckpointEntry] | None, begun_at: 
     if entries is None:
         return holds
     ended = holds.ended & entries
-    unlisted = {entry: at for entry, at in holds.unlisted.items() if entry in entries - ended}
-    unnamed = {entry: holds.unnamed.get(entry, begun_at) for entry in entries - ended if entry not in unlisted}
+    left = entries - ended
+    unlisted = {entry: at for entry, at in holds.unlisted.items() if entry in left}
+    unnamed = {entry: holds.unnamed.get(entry, begun_at) for entry in left if entry not in unlisted}
     return replace(holds, unnamed=unnamed, unlisted=unlisted, ended=ended)
 
 
