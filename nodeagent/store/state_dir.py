@@ -283,23 +283,21 @@ class StateDir:
             return None
 
     def _set_aside(self, path: Path, reason: Untrusted) -> None:
+        """The state is as lost with the file in place as without: the next save replaces it."""
         self._left.discard(path)
-        try:
-            target = atomic.set_aside(path)
-        except OSError as error:
-            # The state is as lost with the file in place as without: the next save replaces it.
-            self.notices.append(f"{path.name} is not used: {reason}; it could not be set aside: {error.strerror}")
-        else:
-            self.notices.append(f"{path.name} is not used: {reason}; it was set aside as {target.name}")
+        self._aside(path, atomic.set_aside, f"{path.name} is not used: {reason}", "set")
 
     def _copy_aside(self, path: Path, what: str) -> None:
         """Keep a file of which a part is used for whoever looks into it; the next save replaces it."""
+        self._aside(path, atomic.copy_aside, what, "copied")
+
+    def _aside(self, path: Path, put: Callable[[Path], Path], what: str, done: str) -> None:
         try:
-            target = atomic.copy_aside(path)
+            target = put(path)
         except OSError as error:
-            self.notices.append(f"{what}; it could not be copied aside: {error.strerror}")
+            self.notices.append(f"{what}; it could not be {done} aside: {error.strerror}")
         else:
-            self.notices.append(f"{what}; it was copied aside as {target.name}")
+            self.notices.append(f"{what}; it was {done} aside as {target.name}")
 
 
 def _was_deleted(path: Path) -> bool:
