@@ -1,4 +1,5 @@
-"""Which pods have a cgroup on this node. A pod has one from before its first container starts until its last has ended.
+"""Which pods have a cgroup on this node. A pod has one from before its first container starts until its last has ended,
+and for as long as its volumes take to be unmounted.
 
 The kubelet makes it when it first does something for an admitted pod, and removes it when nothing of the pod is left,
 whether the pod was deleted or not; `Kubelet.SyncPod` and `SyncTerminatedPod` in its source. A kubelet that runs with
@@ -84,9 +85,9 @@ def _search(directory: Path, depth: int) -> Iterator[Path]:
 
 
 def _directories(parent: Path) -> list[Path]:
-    """In order of name; none where they cannot be read."""
+    """None where they cannot be read."""
     try:
         with os.scandir(parent) as entries:
-            return sorted(Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
+            return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
     except OSError:
         return []
