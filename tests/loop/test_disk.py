@@ -29,6 +29,15 @@ def healthy(found: World, share: str, resource: str = make.SHARED) -> bool:
     return found.kubelet.told[resource][share]
 
 
+def draining() -> tuple[World, str]:
+    """A GPU that is to become a whole one and waits for the pod on its first share."""
+    found = node(make.sliced(4), gpus=1)
+    uid = pod(found, make.SHARED, FIRST)
+    change(found, whole())
+    found.works(4)
+    return found, uid
+
+
 def handed_out_again(found: World, uid: str, share: str = FIRST) -> str:
     """A draining share whose pod ends is given to another one, before anybody has looked."""
     ends(found, uid)
@@ -47,10 +56,7 @@ def restarts(found: World, *, reads: bool = True) -> None:
 @pytest.mark.parametrize("full_for", [1, 2, 5])
 def test_a_draining_share_that_is_handed_out_while_the_disk_is_full_is_fenced_when_it_has_room(full_for: int) -> None:
     """However many turns later: the fence was not performed, so what calls for it is not forgotten."""
-    found = node(make.sliced(4), gpus=1)
-    uid = pod(found, make.SHARED, FIRST)
-    change(found, whole())
-    found.works(4)
+    found, uid = draining()
     found.agent.disk.writable = False
     handed_out_again(found, uid)
     found.works(full_for)
@@ -92,10 +98,7 @@ def test_each_fence_is_ticked_off_by_itself(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_share_that_is_taken_back_costs_no_fence() -> None:
     """A GPU of which a share comes back to the list does nothing else in that turn, and then what it had to do."""
-    found = node(make.sliced(4), gpus=1)
-    uid = pod(found, make.SHARED, FIRST)
-    change(found, whole())
-    found.works(4)
+    found, uid = draining()
     handed_out_again(found, uid)
     found.kubelet.pods["other"] = Pod("other", make.SHARED, ("GPU-0::9",), init=False, since=0.0)
     found.kubelet.checkpoint.add(CheckpointEntry("other", "main", make.SHARED, "GPU-0::9"))
@@ -106,10 +109,7 @@ def test_a_share_that_is_taken_back_costs_no_fence() -> None:
 
 def test_a_turn_that_fails_before_anybody_is_shown_anything_loses_nothing() -> None:
     """What it has done to the disk and to its memory is shown by the next one."""
-    found = node(make.sliced(4), gpus=1)
-    uid = pod(found, make.SHARED, FIRST)
-    change(found, whole())
-    found.works(4)
+    found, uid = draining()
     handed_out_again(found, uid)
     found.agent.turn_and_die(shown=False)
     found.agent.turn()
@@ -118,10 +118,7 @@ def test_a_turn_that_fails_before_anybody_is_shown_anything_loses_nothing() -> N
 
 def test_a_write_that_hangs_and_returns_late_loses_nothing() -> None:
     """While it hangs the fence is not performed; when it has returned the fence is, whether or not the file has it."""
-    found = node(make.sliced(4), gpus=1)
-    uid = pod(found, make.SHARED, FIRST)
-    change(found, whole())
-    found.works(4)
+    found, uid = draining()
     go = threading.Event()
 
     def hangs(file: str) -> None:
