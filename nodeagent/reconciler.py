@@ -401,10 +401,10 @@ class Reconciler:
 
     def _dropped(self, actions: Sequence[ShareAction]) -> frozenset[ShareKey]:
         return frozenset(
-            (entry.contract.resource, share)
+            key
             for action in actions
-            if isinstance(action, Drop) and (entry := self._applied.gpus[action.uuid]).contract is not None
-            for share in entry.ids(action.numbers)
+            if isinstance(action, Drop)
+            for key in self._applied.gpus[action.uuid].keys(action.numbers)
         )
 
     def _publish(self, plan: Plan) -> None:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from nodeagent.model.config import Contract, Mode
 from nodeagent.model.health import describe_xids
+from nodeagent.model.holds import ShareKey
 from nodeagent.model.inventory import Gpu, GpuHealth
 
 MAX_ID_LENGTH = 63
@@ -112,6 +113,12 @@ class AppliedGpu:
         if self.contract is not None:
             for number in sorted(numbers):
                 yield share_id(self.gpu.uuid, self.contract.mode, number)
+
+    def keys(self, numbers: Iterable[int]) -> Iterator[ShareKey]:
+        """The same, each with its resource."""
+        if self.contract is not None:
+            for share in self.ids(numbers):
+                yield self.contract.resource, share
 
 
 @dataclass(frozen=True, slots=True)

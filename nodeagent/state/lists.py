@@ -27,12 +27,7 @@ def fenced(applied: Applied) -> ShareIds:
 
 def fenced_shares(applied: Applied) -> frozenset[ShareKey]:
     """All fenced shares, with their resources."""
-    return frozenset(
-        (entry.contract.resource, share)
-        for entry in applied.gpus.values()
-        if entry.contract is not None
-        for share in entry.ids(entry.fences)
-    )
+    return frozenset(key for entry in applied.gpus.values() for key in entry.keys(entry.fences))
 
 
 def _devices(entry: AppliedGpu) -> Iterable[Device]:

@@ -148,7 +148,7 @@ def unrelieved(
         if (entry := applied.gpus.get(uuid)) is not None:
             left_alone = uuid in alone or entry.gpu.physical in alone
             numbers = entry.numbers if left_alone else waits.get(uuid, frozenset())
-            found |= _keys(entry, (entry.numbers & numbers) - entry.fences.keys()) & frozenset(keys)
+            found |= frozenset(keys).intersection(entry.keys((entry.numbers & numbers) - entry.fences.keys()))
     return frozenset(found)
 
 
@@ -256,13 +256,7 @@ def _among(entry: AppliedGpu, numbers: AbstractSet[int], keys: AbstractSet[Share
     """Those of a GPU's shares that are among `keys`."""
     if not keys or entry.contract is None:
         return frozenset()
-    ids = zip(sorted(numbers), entry.ids(numbers), strict=True)
-    return frozenset(number for number, share in ids if (entry.contract.resource, share) in keys)
-
-
-def _keys(entry: AppliedGpu, numbers: AbstractSet[int]) -> frozenset[ShareKey]:
-    resource = entry.contract.resource if entry.contract is not None else ""
-    return frozenset((resource, share) for share in entry.ids(numbers))
+    return frozenset(number for number, key in zip(sorted(numbers), entry.keys(numbers), strict=True) if key in keys)
 
 
 def _first(count: int, numbers: Iterable[int]) -> list[int]:
