@@ -87,7 +87,9 @@ class Builder:
         self.at = _mark(event)
         self._values.setdefault(path, self.at)
         if isinstance(event, yaml.AliasEvent):
-            self._problem(event, path, f"expected a value, got the alias *{brief(event.anchor)}; write the value out")
+            self._problem(
+                event, path, f"expected a value, got the alias *{brief(event.anchor or '')}; write the value out"
+            )
             return UNUSABLE
         if not isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
             raise TypeError(f"not the start of a value: {event!r}")
@@ -195,8 +197,11 @@ def _mark(event: yaml.Event) -> Mark:
 
 def _odd(event: yaml.ScalarEvent) -> Odd | None:
     """A character in a scalar that nobody sees as what it is; a word of several lines has it where it begins."""
-    plain = not event.style and event.end_mark.line == event.start_mark.line
-    return None if event.value.isascii() else in_word(event.value, *_mark(event), plain=plain)
+    if event.value.isascii():
+        return None
+    line, column = _mark(event)
+    plain = not event.style and cast("yaml.Mark", event.end_mark).line + 1 == line
+    return in_word(event.value, line, column, plain=plain)
 
 
 def _short(tag: str | None) -> str:

@@ -1,4 +1,4 @@
-r"""Text of unknown origin as it may be printed: nothing of it acts on a terminal or hides in a log, and it has a length.
+r"""Text of unknown origin as it may be printed: nothing of it acts on a terminal, or hides in a log.
 
 What a person cannot see is written as an escape: a right-to-left override is `\u202e`, a no-break space `\u00a0`.
 """
