@@ -35,9 +35,11 @@ class Finding:
     context: tuple[Finding, ...] = ()
 
 
-def findings(value: object, schema: _Schema) -> Iterator[Finding]:
-    """Every way in which a value breaks a schema. Nothing is said of what could not be read."""
-    return _look(value, schema, (), schema)
+def findings(value: object, schema: _Schema, *, root: _Schema | None = None, path: Path = ()) -> Iterator[Finding]:
+    """Every way in which a value, at `path`, breaks a schema, or a part of the schema `root`. Nothing is said of what
+    could not be read.
+    """
+    return _look(value, schema, path, schema if root is None else root)
 
 
 def canonical(value: object) -> object:
