@@ -12,6 +12,7 @@ from typing import Final
 from nodeagent.config import health, nvidia_v1, v1alpha1
 from nodeagent.config.formats import Format, format_of, not_for_us
 from nodeagent.config.semantics import check_rules
+from nodeagent.documents.scalars import UNUSABLE
 from nodeagent.documents.schema import Schema, check, load_schema
 from nodeagent.documents.strict import Rejected, Tree, examine
 from nodeagent.model.config import Document, Loaded, SharingConfig, Violation
@@ -44,6 +45,8 @@ def load_tree(document: Document, tree: Tree) -> Loaded:
 def _read(tree: Tree) -> tuple[SharingConfig | None, tuple[Violation, ...]]:
     meant = format_of(tree.value)
     if meant is None:
+        if tree.value is UNUSABLE:
+            return None, tree.problems
         return None, (*tree.problems, not_for_us(tree))
     faults = (*tree.problems, *check(tree, _schema(meant)))
     if faults:
