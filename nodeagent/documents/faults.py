@@ -44,13 +44,16 @@ _LONGEST_GUESSED: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault. `suggestion` is the key that was probably meant, `missing` the keys whose absence this reports."""
+    """One fault. `suggestion` is the key that was probably meant, `missing` the keys whose absence this reports;
+    `again`: nothing is wrong but that it is there already.
+    """
 
     path: Path
     message: str
     at_key: bool = False
     suggestion: str | None = None
     missing: tuple[str, ...] = ()
+    again: bool = False
 
 
 def faults_of(error: ValidationError) -> Iterator[Fault]:
@@ -192,7 +195,7 @@ def _repeated(path: Path, value: list[object]) -> Iterator[Fault]:
     for position, item in enumerate(value):
         known = canonical(item)
         if item is not UNUSABLE and known in seen:
-            yield Fault((*path, position), f"expected each item once, got {show(item)} again")
+            yield Fault((*path, position), f"expected each item once, got {show(item)} again", again=True)
         seen.add(known)
 
 

@@ -15,7 +15,7 @@ _QUOTES: Final = {
     **dict.fromkeys("\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb", '"'),
 }
 _SIGNS: Final = {
-    **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63", "-"),
+    **dict.fromkeys("\u00b7\u2022\u2043\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63", "-"),
     **{chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},
     "\u2236": ":",
     "\ua789": ":",
@@ -46,12 +46,15 @@ _LONGEST: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Odd:
-    """Such a character. `alone` whether it is never meant where it stands, even if nothing else is wrong there."""
+    """Such a character. `alone`: it is never meant where it stands, even if nothing else is wrong there; `surely`: it
+    explains whatever else is said of its word.
+    """
 
     character: str
     line: int
     column: int
     alone: bool = False
+    surely: bool = True
 
     @property
     def message(self) -> str:
@@ -86,10 +89,12 @@ def in_word(word: str, line: int, column: int, *, plain: bool) -> Odd | None:
         return None
     if found[0] in _LATIN and not retyped(word).isascii():
         return None  # it is another language
-    hidden = _HIDDEN.search(word) if plain else None
-    quoted = plain and (word[0] in _QUOTES or word[-1] in _QUOTES)
-    found = hidden or found
-    return Odd(found[0], line, column + found.start() if plain else column, alone=hidden is not None or quoted)
+    if not plain:
+        return Odd(found[0], line, column, surely=found[0] in _LATIN)
+    found = _HIDDEN.search(word) or found
+    quoted = word[0] in _QUOTES or word[-1] in _QUOTES
+    alone = quoted or found[0] in _SIGNS or _HIDDEN.match(found[0]) is not None
+    return Odd(found[0], line, column + found.start(), alone)
 
 
 def in_lines(text: str, first: int, last: int) -> Odd | None:

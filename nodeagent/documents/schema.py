@@ -14,7 +14,7 @@ from itertools import chain, islice
 
 from nodeagent.documents.evaluate import findings
 from nodeagent.documents.faults import Fault, faults_of
-from nodeagent.documents.lookalikes import Odd
+from nodeagent.documents.lookalikes import Odd, named
 from nodeagent.documents.tree import MOST_KEPT, Path, Tree
 from nodeagent.model.config import Stage, Violation, Where
 
@@ -40,10 +40,12 @@ def check(tree: Tree, schema: Schema) -> tuple[Violation, ...]:
     found = list(islice(chain.from_iterable(map(faults_of, findings(tree.value, schema))), MOST_KEPT))
     # A mistyped key is one mistake, not also the absence of the key that was meant.
     meant = {(fault.path[:-1], fault.suggestion) for fault in found if fault.suggestion is not None}
+    wrong = {fault.path for fault in found if not fault.again}
     violations = {
         _violation(tree, fault)
         for fault in found
         if not any((fault.path, missing) in meant for missing in fault.missing)
+        and not (fault.again and fault.path in wrong)
     }
     violations.update(_odd(tree, path, odd) for path, odd in islice(tree.odd_values.items(), MOST_KEPT) if odd.alone)
     return tuple(sorted(violations, key=lambda one: (one.where.line, one.where.column, one.message)))
@@ -54,7 +56,9 @@ def _violation(tree: Tree, fault: Fault) -> Violation:
     if odd is None or fault.missing:
         return Violation(tree.file, tree.where(fault.path, key=fault.at_key), fault.message, Stage.SCHEMA)
     violation = _odd(tree, fault.path, odd)
-    return violation if odd.alone or fault.at_key else replace(violation, message=f"{fault.message}; {odd.message}")
+    if odd.surely or fault.at_key:
+        return violation
+    return replace(violation, message=f"{fault.message}; it holds {named(odd.character)}")
 
 
 def _odd(tree: Tree, path: Path, odd: Odd) -> Violation:

@@ -26,6 +26,11 @@ def printable(text: str) -> str:
     return "".join(_seen(character) for character in text)
 
 
+def legible(text: str) -> str:
+    """As `printable`, but with its lines."""
+    return text if text.isprintable() and text.isascii() else "\n".join(map(printable, text.split("\n")))
+
+
 def cut(text: str, most: int) -> str:
     """The text in at most so many characters; one that is longer says how long it is.
 
