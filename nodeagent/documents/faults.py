@@ -11,12 +11,15 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from nodeagent.documents.evaluate import Finding, canonical
+from nodeagent.documents.evaluate import canonical
 from nodeagent.documents.lookalikes import retyped
 from nodeagent.documents.scalars import UNUSABLE
 from nodeagent.documents.tree import Path, brief
+
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
 
 _TYPES: Final = {
     "object": "an object",
@@ -53,9 +56,10 @@ class Fault:
     again: bool = False
 
 
-def faults_of(error: Finding) -> Iterator[Fault]:
+def faults_of(error: ValidationError) -> Iterator[Fault]:
     """The faults behind one finding of the validator."""
-    path, schema = error.absolute_path, error.schema
+    path: Path = tuple(error.absolute_path)
+    schema: Mapping[str, Any] = error.schema if isinstance(error.schema, dict) else {}
     value: Any = error.instance
     rule = error.validator
     if rule == "additionalProperties":
