@@ -11,6 +11,7 @@ from typing import Final
 import yaml
 
 from nodeagent.documents.builder import Bounds, Builder, Rejected
+from nodeagent.documents.syntax import end, explain
 from nodeagent.documents.tree import Mark, Path, Tree, dotted
 from nodeagent.model.config import Stage, Violation, Where
 
@@ -21,7 +22,6 @@ _BUNDLE: Final = Bounds(size=16 << 20, nodes=500_000)
 
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _UNPRINTABLE: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
-_CONFLICT: Final = re.compile(r"^(?:<{7}|={7}|>{7})(?=[ \r\n]|\Z)", re.MULTILINE)
 
 
 def read(data: bytes, file: str) -> Tree:
@@ -60,7 +60,7 @@ def _documents(data: bytes, file: str, bounds: Bounds) -> list[tuple[Mark, Tree]
     try:
         return list(Builder(yaml.parse(text, Loader=_LOADER), file, bounds).documents())
     except yaml.MarkedYAMLError as error:
-        raise _syntax_error(file, text, error) from None
+        raise _rejected(file, *explain(text, error)) from None
     except yaml.YAMLError as error:
         raise _rejected(file, (1, 1), f"expected YAML, got something else: {error}") from None
 
@@ -75,34 +75,12 @@ def _text(data: bytes, file: str, bounds: Bounds) -> str:
     except UnicodeDecodeError as error:
         before = data[: error.start].decode("utf-8")
         message = f"expected UTF-8, got the byte 0x{data[error.start]:02x}; save the file as UTF-8"
-        raise _rejected(file, _end(before), message) from None
+        raise _rejected(file, end(before), message) from None
     found = _UNPRINTABLE.search(text)
     if found:
         name = "a byte order mark" if found[0] == "\ufeff" else f"the character U+{ord(found[0]):04X}"
-        raise _rejected(file, _end(text[: found.start()]), f"expected printable text, got {name}; remove it")
+        raise _rejected(file, end(text[: found.start()]), f"expected printable text, got {name}; remove it")
     return text
-
-
-def _syntax_error(file: str, text: str, error: yaml.MarkedYAMLError) -> Rejected:
-    mark = error.problem_mark or error.context_mark
-    if mark is None:
-        return _rejected(file, (1, 1), f"expected YAML, got something else: {error.problem}")
-    conflict = _CONFLICT.search(text)
-    if conflict:
-        before = text[: conflict.start()]
-        return _rejected(file, _end(before), f"expected YAML, got the merge conflict marker {conflict[0]}")
-    at = mark.line + 1, mark.column + 1
-    line = text.split("\n")[mark.line] if mark.line <= text.count("\n") else ""
-    if line[mark.column : mark.column + 1] == "\t":
-        return _rejected(file, at, "expected spaces as indentation, got a tab; use spaces")
-    context = f" {error.context}" if error.context else ""
-    if error.context_mark is not None and error.context_mark.line != mark.line:
-        context += f" that starts in line {error.context_mark.line + 1}"
-    return _rejected(file, at, f"expected YAML, got something else: {error.problem}{context}")
-
-
-def _end(before: str) -> Mark:
-    return before.count("\n") + 1, len(before) - before.rfind("\n")
 
 
 def _violation(file: str, mark: Mark, message: str) -> Violation:
