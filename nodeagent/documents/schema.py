@@ -15,6 +15,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, cast
 
 from nodeagent.documents.faults import Fault, faults_of
+from nodeagent.documents.hints import Guide
 from nodeagent.documents.scalars import UNUSABLE
 from nodeagent.documents.tree import Tree
 from nodeagent.model.config import Stage, Violation
@@ -46,18 +47,24 @@ def check(tree: Tree, schema: Schema) -> tuple[Violation, ...]:
 
     Nothing is said of a value that could not be read: that is among the problems of the tree.
     """
+    guide = _guide(tree, schema)
     found: list[Fault] = []
     for error in _validator(schema).iter_errors(cast("Any", tree.value)):
         if error.instance is not UNUSABLE:
-            found.extend(faults_of(error))
-    # A mistyped key is one mistake, not also the absence of the key that was meant.
-    meant = {(fault.path[:-1], fault.suggestion) for fault in found if fault.suggestion is not None}
+            found.extend(faults_of(error, guide))
+    # A mistyped key is one mistake, not also the absence of the key that was meant, or of what is around it.
+    meant = {path[:length] for fault in found for path in fault.meant for length in range(1, len(path) + 1)}
     violations = {
         Violation(tree.file, tree.where(fault.path, key=fault.at_key), fault.message, Stage.SCHEMA)
         for fault in found
-        if not any((fault.path, missing) in meant for missing in fault.missing)
+        if not any((*fault.path, missing) in meant for missing in fault.missing)
     }
     return tuple(sorted(violations, key=lambda one: (one.where.line, one.where.column, one.message)))
+
+
+def _guide(tree: Tree, schema: Schema) -> Guide:
+    validator = _validator(schema)
+    return Guide(schema, tree.value, lambda part, value: validator.evolve(schema=part).is_valid(cast("Any", value)))
 
 
 def _validator(schema: Schema) -> Validator:
