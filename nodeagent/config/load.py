@@ -12,7 +12,8 @@ from typing import Final
 from nodeagent.config import health, nvidia_v1, v1alpha1
 from nodeagent.config.formats import Format, format_of, not_for_us
 from nodeagent.config.semantics import check_rules
-from nodeagent.documents.schema import Schema, check, load_schema
+from nodeagent.documents.scalars import UNUSABLE
+from nodeagent.documents.schema import Schema, judge, load_schema
 from nodeagent.documents.strict import Rejected, Tree, examine
 from nodeagent.model.config import Document, Loaded, SharingConfig, Violation
 
@@ -44,10 +45,12 @@ def load_tree(document: Document, tree: Tree) -> Loaded:
 def _read(tree: Tree) -> tuple[SharingConfig | None, tuple[Violation, ...]]:
     meant = format_of(tree.value)
     if meant is None:
-        return None, (*tree.problems, not_for_us(tree))
-    faults = (*tree.problems, *check(tree, _schema(meant)))
+        # What a document is cannot be said of one that was not read.
+        unread = tree.problems and (tree.value is UNUSABLE or () in tree.incomplete)
+        return None, tree.problems if unread else (*tree.problems, not_for_us(tree))
+    faults = judge(tree, _schema(meant))
     if faults:
-        return None, _in_order(faults)
+        return None, faults
     if meant is Format.NVIDIA_V1:
         faults = nvidia_v1.check(tree)
         if faults:

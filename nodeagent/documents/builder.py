@@ -51,14 +51,32 @@ class Builder:
             if isinstance(event, yaml.DocumentStartEvent):
                 self._start_document()
                 value = self._node(next(self._events), (), 0)
-                problems = sorted(self._problems, key=lambda problem: (problem.where.line, problem.where.column))
-                yield (
-                    _mark(event),
-                    Tree(value, self._file, tuple(problems), frozenset(self._literals), self._values, self._keys),
-                )
+                yield _mark(event), self._tree(value)
+
+    def _tree(self, value: object) -> Tree:
+        problems = [problem for problem in self._problems if problem not in self._solved]
+        problems.sort(key=lambda problem: (problem.where.line, problem.where.column))
+        return Tree(
+            value,
+            self._file,
+            tuple(problems),
+            frozenset(self._literals),
+            self._values,
+            self._keys,
+            self._misread,
+            frozenset(self._incomplete),
+            frozenset(self._borrowed),
+        )
 
     def _start_document(self) -> None:
         self._problems: list[Violation] = []
+        self._misread: dict[Violation, tuple[Path, Misread | None]] = {}
+        self._anchors: dict[str, tuple[Path, Violation]] = {}
+        self._solved: set[Violation] = set()
+        self._incomplete: set[Path] = set()
+        self._borrowed: set[Path] = set()
+        self._used: list[str] = []
+        self._templates = 0
         self._literals: set[Path] = set()
         self._values: dict[Path, Mark] = {}
         self._keys: dict[Path, Mark] = {}
@@ -72,17 +90,18 @@ class Builder:
             raise self._out_of_bounds(event, f"at most {MAX_DEPTH} levels of nesting")
         self._values.setdefault(path, _mark(event))
         if isinstance(event, yaml.AliasEvent):
-            self._problem(event, path, f"expected a value, got the alias *{event.anchor}; write the value out")
+            self._alias(event, path)
             return UNUSABLE
         if not isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
             raise TypeError(f"not the start of a value: {event!r}")
         if event.anchor is not None:
-            self._problem(event, path, f"expected a value, got the anchor &{event.anchor}; remove it")
+            problem = self._problem(event, path, f"expected a value, got the anchor &{event.anchor}; remove it")
+            self._anchors[event.anchor] = path, problem
         tagged = event.tag is not None
         if tagged:
             self._problem(event, path, f"expected a value, got the tag {_short(event.tag)}; remove it")
         if isinstance(event, yaml.MappingStartEvent):
-            return self._mapping(path, depth)
+            return self._mapping(event, path, depth)
         if isinstance(event, yaml.ScalarEvent):
             return UNUSABLE if tagged else self._scalar(event, path)
         return self._sequence(path, depth)
@@ -95,8 +114,25 @@ class Builder:
         try:
             return resolve(event.value)
         except Misread as misread:
-            self._problem(event, path, str(misread))
+            self._misread[self._problem(event, path, str(misread))] = path, misread
             return UNUSABLE
+
+    def _alias(self, event: yaml.AliasEvent, path: Path) -> None:
+        if event.anchor in self._anchors:
+            self._used.append(event.anchor)
+            message = f"expected a value, got the alias *{event.anchor}; write the value out"
+            self._problem(event, path, message + self._without(event.anchor))
+            return
+        misread = Misread(f"*{event.anchor}", (f"*{event.anchor}",), "a reference to a value that is not there")
+        self._misread[self._problem(event, path, str(misread))] = path, misread
+
+    def _without(self, anchor: str) -> str:
+        """An anchor that is referred to goes with what refers to it, and is no mistake of its own."""
+        path, problem = self._anchors[anchor]
+        self._solved.add(problem)
+        self._borrowed.add(path)
+        alone = ", with its key if that is there for nothing else" if len(path) == 1 else ""
+        return f", and remove the anchor &{anchor} in line {problem.where.line}{alone}"
 
     def _sequence(self, path: Path, depth: int) -> list[object]:
         items: list[object] = []
@@ -106,11 +142,16 @@ class Builder:
             items.append(self._node(event, (*path, len(items)), depth + 1))
         return items
 
-    def _mapping(self, path: Path, depth: int) -> dict[str, object]:
+    def _mapping(self, start: yaml.MappingStartEvent, path: Path, depth: int) -> object:
         items: dict[str, object] = {}
+        template = False
         for event in self._events:
             if isinstance(event, yaml.MappingEndEvent):
                 break
+            if isinstance(event, yaml.ScalarEvent) and event.value == "<<" and not event.style:
+                self._merge(event, path, depth)
+                continue
+            template = template or _opens_template(start, event)
             key = self._key(event, path, depth)
             before = len(self._problems)
             value = self._node(next(self._events), path if key is None else (*path, key), depth + 1)
@@ -123,37 +164,55 @@ class Builder:
             else:
                 items[key] = value
                 self._keys[*path, key] = _mark(event)
-        return items
+        return UNUSABLE if template else items
 
     def _key(self, event: yaml.Event, path: Path, depth: int) -> str | None:
         """The key that starts with `event`, None when it cannot be one, which is reported."""
         if not isinstance(event, yaml.ScalarEvent):
-            before = len(self._problems)
-            self._node(event, path, depth + 1)
-            del self._problems[before:]
-            template = isinstance(event, yaml.MappingStartEvent) and event.flow_style
-            mend = "; was a template {{…}} left as it is?" if template else ""
-            self._problem(event, path, f"expected a string as key, got a list, an object or an alias{mend}")
+            self._no_key(event, path, depth)
             return None
         word: str = event.value
         if event.anchor is not None or event.tag is not None:
             self._problem(event, path, "expected a plain string as key, got one with an anchor or a tag; remove it")
         if event.style:
             return word
-        if word == "<<":
-            self._problem(event, path, "expected a key, got the merge key <<; write the values out")
-            return None
         try:
             value: object = resolve(word)
         except Misread:
             value = UNUSABLE
         if not isinstance(value, str):
-            self._problem(event, path, f'expected a string as key, got {word or "nothing"}; write "{word}"')
+            problem = self._problem(event, path, f'expected a string as key, got {word or "nothing"}; write "{word}"')
+            self._misread[problem] = (*path, word), None
             return None
         return word
 
-    def _problem(self, event: yaml.Event, path: Path, message: str) -> None:
+    def _no_key(self, event: yaml.Event, path: Path, depth: int) -> None:
+        before = len(self._problems)
+        template = isinstance(event, yaml.MappingStartEvent) and bool(event.flow_style)
+        self._node(event, path, depth + 1)
+        del self._problems[before:]
+        self._incomplete.add(path)
+        self._templates += template
+        if template and self._templates == 1:
+            # One is enough to say what is to be done with all of them.
+            self._problem(
+                event, path, "expected a value, got a template, {{…}}; render it first, such as with `helm template`"
+            )
+        elif not template:
+            self._problem(event, path, "expected a string as key, got a list, an object or an alias")
+
+    def _merge(self, event: yaml.Event, path: Path, depth: int) -> None:
+        """What is merged in is not known to us; its key is reported for all that is missing then."""
+        problems, used = len(self._problems), len(self._used)
+        self._node(next(self._events), path, depth + 1)
+        del self._problems[problems:]
+        self._incomplete.add(path)
+        without = "".join(self._without(anchor) for anchor in self._used[used:])
+        self._problem(event, path, f"expected a key, got the merge key <<; write the values out{without}")
+
+    def _problem(self, event: yaml.Event, path: Path, message: str) -> Violation:
         self._problems.append(self._violation(event, path, message))
+        return self._problems[-1]
 
     def _violation(self, event: yaml.Event, path: Path, message: str) -> Violation:
         return Violation(self._file, Where(dotted(path), *_mark(event)), message, Stage.PARSE)
@@ -161,6 +220,14 @@ class Builder:
     def _out_of_bounds(self, event: yaml.Event, expected: str) -> Rejected:
         # The path may be as deep as the nesting: line and column say enough.
         return Rejected((*self._problems, self._violation(event, (), f"expected {expected}, got more")))
+
+
+def _opens_template(outer: yaml.MappingStartEvent, inner: yaml.Event) -> bool:
+    """Whether these are the braces of `{{ … }}`, which is read as an object in an object."""
+    if not (outer.flow_style and isinstance(inner, yaml.MappingStartEvent) and inner.flow_style):
+        return False
+    (line, column), start = _mark(outer), _mark(inner)
+    return start == (line, column + 1)
 
 
 def _mark(event: yaml.Event) -> Mark:

@@ -63,7 +63,8 @@ def faults_of(error: ValidationError, guide: Guide) -> Iterator[Fault]:
         key = next(key for key in schema["required"] if error.message.startswith(f"{key!r} "))
         yield Fault(path, f"expected {_missing(key, schema)}, got none{_add(path, key, guide)}", missing=(key,))
     elif rule in ("oneOf", "anyOf") and (choice := _choice(schema[rule])):
-        yield from _wrong_choice(path, value, choice, exactly=rule == "oneOf")
+        if isinstance(value, dict):
+            yield from _wrong_choice(path, value, choice, exactly=rule == "oneOf")
     elif rule in ("oneOf", "anyOf") and "x-expected" not in schema:
         deepest = max(error.context or [], key=lambda one: len(one.absolute_path), default=None)
         yield from faults_of(deepest, guide) if deepest else [Fault(path, error.message)]
@@ -147,25 +148,36 @@ def unknown_key(place: Path, guide: Guide) -> Fault:
     expected = f'expected a known key, got "{name}"'
     if not guide.asked():
         return Fault(place, expected, at_key=True)
-    if (same := _same(name, known)) is not None and guide.given((*path, same)):
-        return Fault(place, f"{expected}; remove it, {same} is given already", at_key=True)
-    if same is None and (homes := guide.homes(name, path)):
+    if (same := _same(name, known)) is None and (homes := guide.homes(name, path)):
         return _misplaced(place, name, homes, guide)
-    if same is None and (instead := guide.word("x-instead", place)):
-        return Fault(place, f"{expected}; {instead}", at_key=True)
+    fix, synonym = guide.word("x-instead", place), guide.word("x-synonyms", place)
+    if (taken := same or synonym) in known and guide.given((*path, str(taken))):
+        fix = f"remove it, {taken} is given already"
+    if fix is not None:
+        return Fault(place, f"{expected}; {fix}", at_key=True, meant=_places(place, guide))
     if (found := _UNSPACED.fullmatch(name)) and (start := found[1] or found[2]) in known:
         sign = "colon" if found[1] else "dash"
         return Fault(place, f"{expected}; write a space after the {sign}", at_key=True, meant=((*path, start),))
     free = [option for option in known if not guide.given((*path, option))]
-    for meant in (same, guide.word("x-synonyms", place), _same(name, guide.names), nearest(name, free)):
+    for meant in (same, synonym, _same(name, guide.names), nearest(name, free)):
         if meant in free:
             return _did_you_mean(place, str(meant))
         if meant is not None and (homes := guide.homes(meant, path)):
             return _misplaced(place, meant, homes, guide)
     if not known:
         return Fault(place, f'expected an empty object: {{}}, got the key "{name}"', at_key=True)
-    options = f"one of the keys {one_of(known)}" if len(known) > 1 else f"only the key {one_of(known)}"
-    return Fault(place, f'expected {options}, got "{name}"', at_key=True)
+    which = "one of the keys" if len(known) > 1 else "only the key"
+    return Fault(place, f'expected {which} {one_of(known)}, got "{name}"', at_key=True)
+
+
+def _places(place: Path, guide: Guide) -> tuple[Path, ...]:
+    """Where the key stands that another tool has by the name that `place` ends with."""
+    meant = guide.word("x-synonyms", place)
+    if meant is None:
+        return ()
+    if meant in guide.keys(place[:-1]):
+        return ((*place[:-1], meant),)
+    return tuple((*home.path, meant) for home in guide.homes(meant, place[:-1])[:1])
 
 
 def _same(word: str, options: Iterable[str]) -> str | None:

@@ -78,8 +78,8 @@ def _guesses(path: Path, value: object, guide: Guide) -> Iterator[list[object]]:
     """Groups of guesses, the likeliest first; those of one group are as likely."""
     if isinstance(value, str):
         yield from _for_text(value)
-    if isinstance(value, int) and value in (0, 1):
-        yield [bool(value)]
+    if isinstance(value, int) and (truth := _truth(value)) is not None:
+        yield [truth]
     if isinstance(value, float):
         if value.is_integer():
             yield [int(value)]
@@ -89,7 +89,7 @@ def _guesses(path: Path, value: object, guide: Guide) -> Iterator[list[object]]:
         yield [str(value)]
     if isinstance(value, list) and len(value) == 1:
         yield [value[0]]
-    if value is None or isinstance(value, bool) or (isinstance(value, str) and value.lower() in _EVERYTHING):
+    if value is None or value == [] or _truth(value) or (isinstance(value, str) and value.lower() in _EVERYTHING):
         yield [{}]
     if isinstance(value, _SIMPLE):
         yield [[value]]
@@ -97,10 +97,15 @@ def _guesses(path: Path, value: object, guide: Guide) -> Iterator[list[object]]:
         yield from _as_only_key(path, value, guide)
 
 
+def _truth(value: object) -> bool | None:
+    """What a value says where people write yes and no."""
+    return _TRUTHS.get(str(value).strip().lower()) if isinstance(value, str | int) else None
+
+
 def _for_text(text: str) -> Iterator[list[object]]:
     word = text.strip()
-    if word.lower() in _TRUTHS:
-        yield [_TRUTHS[word.lower()]]
+    if (truth := _truth(word)) is not None:
+        yield [truth]
     if re.fullmatch(r"-?[0-9]{1,9}", word):
         yield [int(word), f"{word}%"]
         yield [[int(word)]]
@@ -149,6 +154,8 @@ def _as_only_key(path: Path, value: object, guide: Guide) -> Iterator[list[objec
 
 
 def _in_words(path: Path, value: object, guide: Guide) -> str:
+    if _truth(value) is False and guide.accepts(path, {}) and path[-1] not in guide.required(path[:-1]):
+        return f"; remove {path[-1]}"
     lists = any("items" in schema for schema in guide.at(path))
     if isinstance(value, str):
         if lists and value.lower() in _EVERYTHING and path[-1] not in guide.required(path[:-1]):

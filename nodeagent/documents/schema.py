@@ -10,14 +10,15 @@ import json
 import re
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, cast
 
-from nodeagent.documents.faults import Fault, faults_of
+from nodeagent.documents.faults import Fault, faults_of, unknown_key
 from nodeagent.documents.hints import Guide
-from nodeagent.documents.scalars import UNUSABLE
-from nodeagent.documents.tree import Tree
+from nodeagent.documents.scalars import UNUSABLE, Misread
+from nodeagent.documents.tree import Path, Tree
 from nodeagent.model.config import Stage, Violation
 
 if TYPE_CHECKING:
@@ -42,10 +43,12 @@ def load_schema(name: str) -> Schema:
     return schema
 
 
-def check(tree: Tree, schema: Schema) -> tuple[Violation, ...]:
-    """Every way in which `tree` breaks `schema` (stage schema), in the order of the file.
+def judge(tree: Tree, schema: Schema) -> tuple[Violation, ...]:
+    """Everything that is wrong with a document: its YAML, and every way in which it breaks `schema` (stage schema), in
+    the order of the file.
 
-    Nothing is said of a value that could not be read: that is among the problems of the tree.
+    A value that could not be read is among the problems of the tree; of that nothing more is said than how to write
+    what its place takes. What is missing where something could not be read is not missed.
     """
     guide = _guide(tree, schema)
     found: list[Fault] = []
@@ -58,8 +61,54 @@ def check(tree: Tree, schema: Schema) -> tuple[Violation, ...]:
         Violation(tree.file, tree.where(fault.path, key=fault.at_key), fault.message, Stage.SCHEMA)
         for fault in found
         if not any((*fault.path, missing) in meant for missing in fault.missing)
+        and not (fault.missing and fault.path in tree.incomplete)
+        and not (fault.at_key and fault.path in tree.borrowed)
     }
-    return tuple(sorted(violations, key=lambda one: (one.where.line, one.where.column, one.message)))
+    unread = _unread(tree, schema, guide, {fault.path: fault for fault in found if fault.at_key})
+    return tuple(sorted((*unread, *violations), key=lambda one: (one.where.line, one.where.column, one.message)))
+
+
+def _unread(tree: Tree, schema: Schema, guide: Guide, unknown: Mapping[Path, Fault]) -> Iterator[Violation]:
+    """The problems of the tree, with what is accepted in their places."""
+    for problem in tree.problems:
+        if problem not in tree.misread or not guide.asked():
+            yield problem
+            continue
+        path, misread = tree.misread[problem]
+        if misread is None:
+            yield replace(problem, message=_of_key(path, guide) or problem.message)
+            continue
+        outer = next((path[:length] for length in range(1, len(path)) if path[:length] in unknown), None)
+        if outer is None and path in unknown:
+            outer = path
+        if outer is not None:
+            if not unknown[outer].meant:
+                # Where a key means nothing, its value is not worth a report of its own.
+                continue
+            path = (*unknown[outer].meant[0], *path[len(outer) :])
+        yield replace(problem, message=_of_word(path, misread, schema, guide))
+
+
+def _of_key(path: Path, guide: Guide) -> str | None:
+    """What to say of a word that is no key: the keys that there are, where they are known."""
+    word = str(path[-1])
+    if not guide.at(path[:-1]) or path[-1] in guide.keys(path[:-1]):
+        return None
+    return unknown_key(path, guide).message.replace(f'"{word}"', word or "nothing", 1)
+
+
+def _of_word(path: Path, misread: Misread, schema: Schema, guide: Guide) -> str:
+    """What to say of a word that may mean several things: only what its place takes."""
+    schemas = guide.at(path)
+    good = [choice for choice in misread.choices if guide.accepts(path, choice)]
+    if good or not schemas:
+        return misread.among(good or misread.choices)
+    for part in schemas:
+        for error in _validator(schema).evolve(schema=part).iter_errors(misread.word):
+            error.relative_path.extendleft(reversed(path))
+            (fault, *_) = faults_of(error, guide)
+            return fault.message.replace(json.dumps(misread.word), misread.word, 1)
+    return misread.among(misread.choices)
 
 
 def _guide(tree: Tree, schema: Schema) -> Guide:

@@ -6,6 +6,7 @@ Bounds on size, depth and nodes are checked while the parser's events come, so t
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Final
 
 import yaml
@@ -40,10 +41,23 @@ def examine(data: bytes, file: str) -> Tree:
     trees = _documents(data, file, _ONE_DOCUMENT)
     if not trees:
         raise _rejected(file, (1, 1), "expected a document, got nothing but white space and comments")
-    (_, tree), *others = trees
-    message = "expected one document, got another one; remove the `---` and what follows it"
-    extra = [_violation(file, mark, message) for mark, _ in others]
-    return Tree(tree.value, file, (*tree.problems, *extra), tree.literals, tree.values, tree.keys)
+    (mark, tree), *others = trees
+    if not others:
+        return tree
+    if tree.value is None:
+        tree, extra = others[0][1], "expected one document, got an empty one before it; remove its `---`"
+    else:
+        mark, other = others[0]
+        rest = "" if _are_parts(tree.value, other.value) else " and what follows it"
+        extra = f"expected one document, got another one; remove the `---`{rest}"
+    # What is missing in one may stand in another.
+    problems = (*tree.problems, _violation(file, mark, extra))
+    return replace(tree, problems=problems, incomplete=tree.incomplete | {()})
+
+
+def _are_parts(one: object, other: object) -> bool:
+    """Whether two documents look like one that was cut in two."""
+    return isinstance(one, dict) and isinstance(other, dict) and not one.keys() & other.keys()
 
 
 def read_all(data: bytes, file: str) -> list[Tree]:

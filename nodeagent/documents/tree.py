@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from nodeagent.documents.scalars import Misread
 from nodeagent.model.config import Violation, Where
 
 Path = tuple[str | int, ...]
@@ -36,7 +37,9 @@ class Tree:
     """One document: plain dicts, lists, strings, integers, floats, booleans and None, and where each of them stands.
 
     `problems` is what is wrong with its YAML; a value that could not be read is `scalars.UNUSABLE` in `value`.
-    `literals` are the paths of `|` block scalars, whose lines are lines of the file.
+    `literals` are the paths of `|` block scalars, whose lines are lines of the file. `misread` are those problems whose
+    fix depends on what the place takes: words that may mean several things, with their paths, and keys. `incomplete`
+    are objects of which not every key could be read, `borrowed` are values that another place wanted to refer to.
     """
 
     value: object
@@ -45,6 +48,9 @@ class Tree:
     literals: frozenset[Path] = frozenset()
     values: Mapping[Path, Mark] = field(default_factory=dict, repr=False)
     keys: Mapping[Path, Mark] = field(default_factory=dict, repr=False)
+    misread: Mapping[Violation, tuple[Path, Misread | None]] = field(default_factory=dict, repr=False)
+    incomplete: frozenset[Path] = frozenset()
+    borrowed: frozenset[Path] = frozenset()
 
     def where(self, path: Path, *, key: bool = False) -> Where:
         """The place of the value at `path`, or of its key; of the nearest thing around it where there is none."""

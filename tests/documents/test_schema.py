@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from nodeagent.documents.schema import check, load_schema
+from nodeagent.documents.schema import judge, load_schema
 from nodeagent.documents.strict import examine, read
 from nodeagent.model.config import Stage
 from tests.waiting import longer
@@ -69,23 +69,27 @@ SCHEMA = {
 )
 def test_words(text: str, expected: list[str]) -> None:
     """Each fault says where, what was expected, what is there, and the mend where it is plain."""
-    found = check(read(text.encode(), "f"), SCHEMA)
+    found = judge(read(text.encode(), "f"), SCHEMA)
 
     assert [str(one).removeprefix("f:") for one in found] == expected
     assert all(one.stage is Stage.SCHEMA for one in found)
 
 
 def test_unreadable_values_are_not_judged() -> None:
-    """A value that the YAML already got wrong is reported once, by its own error."""
+    """A value that the YAML already got wrong is reported once, by its own error, and with what its place takes."""
     tree = examine(b"name: no\ncount: 012\nlist: [1, *x]", "f")
 
     assert len(tree.problems) == 3
-    assert check(tree, SCHEMA) == ()
+    assert [one.message for one in judge(tree, SCHEMA)] == [
+        'expected a quoted string, got no, which some readers take for false; write "no"',
+        "expected a plain decimal number, got 012; write 12",
+        "expected a whole number, got *x",
+    ]
 
 
 def test_long_values_are_cut() -> None:
     """A long value is shown shortened, with its length."""
-    (fault,) = check(read(b"name: " + b"A" * 500, "f"), SCHEMA)
+    (fault,) = judge(read(b"name: " + b"A" * 500, "f"), SCHEMA)
 
     assert re.search(r'got "A{59}… \(502 characters\)$', fault.message)
 
