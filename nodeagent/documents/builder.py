@@ -94,6 +94,9 @@ class Builder:
             return UNUSABLE
         if not isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
             raise TypeError(f"not the start of a value: {event!r}")
+        if isinstance(event, yaml.ScalarEvent) and not (event.value or event.style) and (event.anchor or event.tag):
+            self._misreads(event, path, f"&{event.anchor}" if event.anchor else f"{_short(event.tag)}", "no text")
+            return UNUSABLE
         if event.anchor is not None:
             problem = self._problem(event, path, f"expected a value, got the anchor &{event.anchor}; remove it")
             self._anchors[event.anchor] = path, problem
@@ -123,7 +126,11 @@ class Builder:
             message = f"expected a value, got the alias *{event.anchor}; write the value out"
             self._problem(event, path, message + self._without(event.anchor))
             return
-        misread = Misread(f"*{event.anchor}", (f"*{event.anchor}",), "a reference to a value that is not there")
+        self._misreads(event, path, f"*{event.anchor}", "a reference to a value that is not there")
+
+    def _misreads(self, event: yaml.Event, path: Path, word: str, taken: str) -> None:
+        """A word that begins with a sign of YAML's, and was probably meant as text."""
+        misread = Misread(word, (word,), taken)
         self._misread[self._problem(event, path, str(misread))] = path, misread
 
     def _without(self, anchor: str) -> str:
@@ -144,6 +151,7 @@ class Builder:
 
     def _mapping(self, start: yaml.MappingStartEvent, path: Path, depth: int) -> object:
         items: dict[str, object] = {}
+        into = items
         template = False
         for event in self._events:
             if isinstance(event, yaml.MappingEndEvent):
@@ -158,9 +166,16 @@ class Builder:
             if key is None:
                 # The value of a key that means nothing is not worth a report of its own.
                 del self._problems[before:]
+            elif into is not items:
+                # These belong to the item whose dash is missing.
+                del self._problems[before:]
             elif key in items:
                 first = self._keys[*path, key][0]
-                self._problem(event, (*path, key), f'expected each key once, got "{key}" again (first in line {first})')
+                message = f'expected each key once, got "{key}" again (first in line {first})'
+                if path and isinstance(path[-1], int) and key == next(iter(items)) and first < _mark(event)[0]:
+                    message += f'; write "- {key}: …" where another item begins'
+                    into = {}
+                self._problem(event, (*path, key), message)
             else:
                 items[key] = value
                 self._keys[*path, key] = _mark(event)

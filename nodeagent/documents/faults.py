@@ -36,7 +36,7 @@ _RANGES: Final = (
 )
 _LONGEST_SHOWN: Final = 60
 _LEVELS: Final = {1: "one level", 2: "two levels", 3: "three levels"}
-_UNSPACED: Final = re.compile(r"([A-Za-z][A-Za-z0-9_]*):.+|-([A-Za-z][A-Za-z0-9_]*)")
+_UNSPACED: Final = re.compile(r"([A-Za-z][A-Za-z0-9_]*)[:=](.+)|-([A-Za-z][A-Za-z0-9_]*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +155,9 @@ def unknown_key(place: Path, guide: Guide) -> Fault:
         fix = f"remove it, {taken} is given already"
     if fix is not None:
         return Fault(place, f"{expected}; {fix}", at_key=True, meant=_places(place, guide))
-    if (found := _UNSPACED.fullmatch(name)) and (start := found[1] or found[2]) in known:
-        sign = "colon" if found[1] else "dash"
-        return Fault(place, f"{expected}; write a space after the {sign}", at_key=True, meant=((*path, start),))
+    if (found := _UNSPACED.fullmatch(name)) and (start := found[1] or found[3]) in known:
+        fix = f'write "{start}: {found[2]}"' if found[1] else "write a space after the dash"
+        return Fault(place, f"{expected}; {fix}", at_key=True, meant=((*path, start),))
     free = [option for option in known if not guide.given((*path, option))]
     for meant in (same, synonym, _same(name, guide.names), nearest(name, free)):
         if meant in free:

@@ -74,7 +74,7 @@ def _documents(data: bytes, file: str, bounds: Bounds) -> list[tuple[Mark, Tree]
     try:
         return list(Builder(yaml.parse(text, Loader=_LOADER), file, bounds).documents())
     except yaml.MarkedYAMLError as error:
-        raise _rejected(file, *explain(text, error)) from None
+        raise _rejected(file, *explain(text, error, yaml.scan(text, Loader=_LOADER))) from None
     except yaml.YAMLError as error:
         raise _rejected(file, (1, 1), f"expected YAML, got something else: {error}") from None
 

@@ -1,37 +1,55 @@
 """Says what is wrong with a text that is no YAML in its author's words, and where it begins.
 
-A parser reports where it gave up, which is often a line after the mistake, and in the words of YAML's grammar.
+A parser reports where it gave up, which is often a line after the mistake, and in the words of YAML's grammar. What is
+not recognised as one of the usual mistakes is reported in the parser's words.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from nodeagent.documents.tree import Mark
+from nodeagent.documents.syntax_block import block
+from nodeagent.documents.syntax_marks import marks
+from nodeagent.documents.syntax_pasted import pasted
+from nodeagent.documents.syntax_scene import Cause, Scene, scene
 
 if TYPE_CHECKING:
     import yaml
 
-_CONFLICT: Final = re.compile(r"^(?:<{7}|={7}|>{7})(?=[ \r\n]|\Z)", re.MULTILINE)
+    from nodeagent.documents.tree import Mark
+
+_CONFLICT: Final = re.compile(r"^(?:<{7}|={7}|>{7}|\|{7})(?=[ \r\n]|\Z)", re.MULTILINE)
+_CAUSES: Final[tuple[Callable[[Scene], Cause | None], ...]] = (pasted, marks, block)
 
 
-def explain(text: str, error: yaml.MarkedYAMLError) -> tuple[Mark, str]:
-    """The place of the mistake, and what it is."""
-    mark = error.problem_mark or error.context_mark
-    if mark is None:
-        return (1, 1), f"expected YAML, got something else: {error.problem}"
+def explain(text: str, error: yaml.MarkedYAMLError, tokens: Iterator[yaml.Token]) -> Cause:
+    """The place of the mistake, and what it is. `tokens` are those of the text; they may raise yaml.YAMLError."""
     conflict = _CONFLICT.search(text)
     if conflict:
-        return end(text[: conflict.start()]), f"expected YAML, got the merge conflict marker {conflict[0]}"
-    at = mark.line + 1, mark.column + 1
-    line = text.split("\n")[mark.line] if mark.line <= text.count("\n") else ""
-    if line[mark.column : mark.column + 1] == "\t":
-        return at, "expected spaces as indentation, got a tab; use spaces"
-    context = f" {error.context}" if error.context else ""
-    if error.context_mark is not None and error.context_mark.line != mark.line:
-        context += f" that starts in line {error.context_mark.line + 1}"
-    return at, f"expected YAML, got something else: {error.problem}{context}"
+        message = f"expected YAML, got the merge conflict marker {conflict[0]}; keep one of the two sides"
+        return end(text[: conflict.start()]), message
+    found = scene(text, error, _until_error(tokens))
+    if found is None:
+        return (1, 1), f"expected YAML, got something else: {error.problem}"
+    for cause in _CAUSES:
+        known = cause(found)
+        if known is not None:
+            return known
+    context = f" {found.context}" if found.context else ""
+    if found.context_line != found.line:
+        context += f" that starts in line {found.context_line + 1}"
+    return found.at, f"expected YAML, got something else: {found.problem}{context}"
+
+
+def _until_error(tokens: Iterator[yaml.Token]) -> Iterator[yaml.Token]:
+    import yaml
+
+    try:
+        yield from tokens
+    except yaml.YAMLError:
+        return
 
 
 def end(before: str) -> Mark:

@@ -49,8 +49,8 @@ def _edits(path: Path, message: str) -> Iterator[Edit]:
         yield _put((*path, found[1]), _read(found[2].replace("…", "x")))
     elif (found := re.fullmatch(r"write ([0-9]+(?:, [0-9]+)+)", fix)) and isinstance(path[-1], int):
         yield _splice(path, _read(f"[{found[1]}]"))
-    elif fix == "write a space after the colon":
-        name, _, word = key.partition(":")
+    elif about.startswith(_KEY) and (found := re.fullmatch(r'write "(\w+): (.*)"', fix)):
+        name, word = found[1], found[2]
         yield lambda value: (_drop(path)(value), _put((*path[:-1], name), _read(word))(value))[0]
     elif found := re.fullmatch(r"write (?!a space|it |the )(.+)", fix):
         for word in found[1].split(" or "):
