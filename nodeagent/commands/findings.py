@@ -10,20 +10,21 @@ from typing import Final
 
 from nodeagent.commands.checking import STDIN_NAME, Checked
 from nodeagent.model.config import Loaded, Violation
+from nodeagent.model.printable import printable
 
 
 def text(found: Sequence[Checked]) -> Iterator[str]:
     """A line per thing that is wrong, valid or passed over, and the summary."""
     for checked in found:
         if checked.problem is not None:
-            yield checked.problem
+            yield printable(checked.problem)
         elif checked.skipped is not None:
-            yield f"{checked.file}: skipped: {checked.skipped}"
+            yield printable(f"{checked.file}: skipped: {checked.skipped}")
         else:
             yield from map(str, checked.violations)
             if checked.valid:
-                yield from (f"{checked.file}: {what}" for what in _what(checked))
-        yield from (f"{checked.file}: note: {note}" for note in checked.notes)
+                yield from (printable(f"{checked.file}: {what}") for what in _what(checked))
+        yield from (printable(f"{checked.file}: note: {note}") for note in checked.notes)
     yield summary(found)
 
 
@@ -140,7 +141,7 @@ def _in_workspace(file: str) -> str:
 
 
 def _escape(text_: str, *, property_: bool = False) -> str:
-    text_ = text_.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    text_ = printable(text_).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
     return text_.replace(":", "%3A").replace(",", "%2C") if property_ else text_
 
 

@@ -9,17 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Final
 
 from nodeagent.config.formats import not_for_us
 from nodeagent.config.load import load, load_tree
-from nodeagent.config.reading import REVISION_NAME
+from nodeagent.config.reading import REVISION_NAME, revision_in
 from nodeagent.config.selection import FILE_NAME
 from nodeagent.config.v1alpha1 import KIND
-from nodeagent.documents.faults import nearest, one_of
+from nodeagent.documents.faults import nearest, one_of, show
 from nodeagent.documents.strict import Path, Rejected, Tree, dotted, examine, read_all
+from nodeagent.documents.tree import brief, shifted
 from nodeagent.model.config import Document, Loaded, Stage, Violation, Where
 
+_MOST_KINDS: Final = 20
 _SAYS_IT_IS_ONE: Final = re.compile(rf"^kind:\s*[\"']?{KIND}\b", re.MULTILINE)
 
 
@@ -101,8 +104,9 @@ def _in_config_map(tree: Tree, path: Path, manifest: dict[str, object], data: by
     revision = entries.get(REVISION_NAME)
     for key, text in entries.items():
         if isinstance(text, str) and (key == FILE_NAME or _holds_config(text)):
-            label = f"{tree.file} (ConfigMap {name or 'without name'}, {key})"
-            document = Document(label, text.encode(), revision.strip() if isinstance(revision, str) else None)
+            of = brief(name) if isinstance(name, str) and name else "without name"
+            label = f"{tree.file} (ConfigMap {of}, {brief(key)})"
+            document = Document(label, text.encode(), revision_in(revision) if isinstance(revision, str) else None)
             loaded = load(document)
             place = _Place(tree, (*path, "data", key), text, data)
             yield replace(loaded, violations=tuple(place.outside(one) for one in loaded.violations))
@@ -129,7 +133,8 @@ class _Place:
         start, inner = self.tree.where(self.path), violation.where
         if self.path in self.tree.literals:
             where = Where(inner.path, start.line + inner.line, inner.column + self._indent(start.line))
-            return replace(violation, file=self.tree.file, where=where)
+            message = shifted(violation.message, start.line)
+            return replace(violation, file=self.tree.file, where=where, message=message)
         path = f"{inner.path}: " if inner.path else ""
         message = f"in its line {inner.line}, column {inner.column}: {path}{violation.message}"
         return replace(violation, file=self.tree.file, where=start, message=message)
@@ -141,14 +146,20 @@ class _Place:
         return next((_spaces(line) - _spaces(inner) for inner, line in pairs if inner.strip()), 0)
 
 
+def _kind(manifest: dict[str, object]) -> str:
+    kind = manifest["kind"]
+    return brief(kind) if isinstance(kind, str) else show(kind)
+
+
 def _spaces(line: str) -> int:
     return len(line) - len(line.lstrip(" "))
 
 
 def _nothing_in(trees: list[Tree], file: str) -> Violation:
     manifests = [tree.value for tree in trees if isinstance(tree.value, dict)]
-    kinds = dict.fromkeys(str(manifest["kind"]) for manifest in manifests if "kind" in manifest)
+    kinds = dict.fromkeys(_kind(manifest) for manifest in manifests if "kind" in manifest)
     if not kinds:
         return not_for_us(trees[0])
-    message = f"expected a sharing config, bare or in a ConfigMap, got {one_of(kinds, 'and')} without one"
+    shown = [*islice(kinds, _MOST_KINDS), *(["others"] if len(kinds) > _MOST_KINDS else [])]
+    message = f"expected a sharing config, bare or in a ConfigMap, got {one_of(shown, 'and')} without one"
     return Violation(file, Where(), message, Stage.SCHEMA)

@@ -45,9 +45,7 @@ def load_tree(document: Document, tree: Tree) -> Loaded:
 def _read(tree: Tree) -> tuple[SharingConfig | None, tuple[Violation, ...]]:
     meant = format_of(tree.value)
     if meant is None:
-        # What a document is cannot be said of one that was not read.
-        unread = tree.problems and (tree.value is UNUSABLE or () in tree.incomplete)
-        return None, tree.problems if unread else (*tree.problems, not_for_us(tree))
+        return None, _of_another_kind(tree)
     faults = judge(tree, _schema(meant))
     if faults:
         return None, faults
@@ -61,6 +59,16 @@ def _read(tree: Tree) -> tuple[SharingConfig | None, tuple[Violation, ...]]:
         config, sited = v1alpha1.parse(tree)
         faults = _in_order((*check_rules(sited), *health.check(tree)))
     return (None, faults) if faults else (config, ())
+
+
+def _of_another_kind(tree: Tree) -> tuple[Violation, ...]:
+    """What a document is cannot be said of one that was not read; one word is no document, however it is read."""
+    words = [misread.word for _, misread in tree.misread.values() if misread is not None]
+    if tree.value is UNUSABLE and words:
+        return (not_for_us(replace(tree, value=words[0])),)
+    if tree.problems and (tree.value is UNUSABLE or () in tree.incomplete):
+        return tree.problems
+    return (*tree.problems, not_for_us(tree))
 
 
 @cache

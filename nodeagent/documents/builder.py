@@ -12,9 +12,11 @@ from typing import Final, cast
 
 import yaml
 
+from nodeagent.documents.lookalikes import Odd, in_word
+from nodeagent.documents.problems import Problems
 from nodeagent.documents.scalars import UNUSABLE, Misread, resolve
-from nodeagent.documents.tree import Mark, Path, Tree, dotted
-from nodeagent.model.config import Stage, Violation, Where
+from nodeagent.documents.tree import Mark, Path, Tree, brief
+from nodeagent.model.config import Violation
 
 MAX_DEPTH: Final = 32
 
@@ -43,6 +45,7 @@ class Builder:
         self._file = file
         self._bounds = bounds
         self._nodes = 0
+        self.at: Mark = (1, 1)
         self._start_document()
 
     def documents(self) -> Iterator[tuple[Mark, Tree]]:
@@ -54,32 +57,28 @@ class Builder:
                 yield _mark(event), self._tree(value)
 
     def _tree(self, value: object) -> Tree:
-        problems = [problem for problem in self._problems if problem not in self._solved]
-        problems.sort(key=lambda problem: (problem.where.line, problem.where.column))
+        found = self._problems
         return Tree(
             value,
             self._file,
-            tuple(problems),
+            found.all(),
             frozenset(self._literals),
             self._values,
             self._keys,
-            self._misread,
-            frozenset(self._incomplete),
-            frozenset(self._borrowed),
+            self._odd_keys,
+            self._odd_values,
+            found.misread,
+            frozenset(found.incomplete),
+            frozenset(found.borrowed),
         )
 
     def _start_document(self) -> None:
-        self._problems: list[Violation] = []
-        self._misread: dict[Violation, tuple[Path, Misread | None]] = {}
-        self._anchors: dict[str, tuple[Path, Violation]] = {}
-        self._solved: set[Violation] = set()
-        self._incomplete: set[Path] = set()
-        self._borrowed: set[Path] = set()
-        self._used: list[str] = []
-        self._templates = 0
+        self._problems = Problems(self._file)
         self._literals: set[Path] = set()
         self._values: dict[Path, Mark] = {}
         self._keys: dict[Path, Mark] = {}
+        self._odd_keys: dict[Path, Odd] = {}
+        self._odd_values: dict[Path, Odd] = {}
 
     def _node(self, event: yaml.Event, path: Path, depth: int) -> object:
         """The value that starts with `event`; takes all of its events."""
@@ -88,58 +87,50 @@ class Builder:
             raise self._out_of_bounds(event, f"at most {self._bounds.nodes:,} values")
         if depth > MAX_DEPTH:
             raise self._out_of_bounds(event, f"at most {MAX_DEPTH} levels of nesting")
-        self._values.setdefault(path, _mark(event))
+        self.at = _mark(event)
+        self._values.setdefault(path, self.at)
         if isinstance(event, yaml.AliasEvent):
-            self._alias(event, path)
+            self._problems.alias(event.anchor or "", self.at, path)
             return UNUSABLE
         if not isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
             raise TypeError(f"not the start of a value: {event!r}")
-        if isinstance(event, yaml.ScalarEvent) and not (event.value or event.style) and (event.anchor or event.tag):
-            self._misreads(event, path, f"&{event.anchor}" if event.anchor else f"{_short(event.tag)}", "no text")
+        if event.anchor is not None or event.tag is not None:
+            return self._adorned(event, path, depth)
+        return self._plain(event, path, depth)
+
+    def _adorned(self, event: yaml.ScalarEvent | yaml.CollectionStartEvent, path: Path, depth: int) -> object:
+        """A value with an anchor or a tag, or, where it seems to have nothing else, a word that begins like one."""
+        if isinstance(event, yaml.ScalarEvent) and not event.value and not event.style:
+            word = f"&{event.anchor}" if event.anchor else _short(event.tag)
+            self._problems.word(self.at, path, Misread(word, (word,), "no text"))
             return UNUSABLE
         if event.anchor is not None:
-            problem = self._problem(event, path, f"expected a value, got the anchor &{event.anchor}; remove it")
-            self._anchors[event.anchor] = path, problem
-        tagged = event.tag is not None
-        if tagged:
-            self._problem(event, path, f"expected a value, got the tag {_short(event.tag)}; remove it")
+            self._problems.anchor(event.anchor, self.at, path)
+        if event.tag is not None:
+            self._problems.add(self.at, path, f"expected a value, got the tag {brief(_short(event.tag))}; remove it")
+            if isinstance(event, yaml.ScalarEvent):
+                return UNUSABLE
+        return self._plain(event, path, depth)
+
+    def _plain(self, event: yaml.ScalarEvent | yaml.CollectionStartEvent, path: Path, depth: int) -> object:
         if isinstance(event, yaml.MappingStartEvent):
             return self._mapping(event, path, depth)
         if isinstance(event, yaml.ScalarEvent):
-            return UNUSABLE if tagged else self._scalar(event, path)
+            return self._scalar(event, path)
         return self._sequence(path, depth)
 
     def _scalar(self, event: yaml.ScalarEvent, path: Path) -> object:
         if event.style == "|":
             self._literals.add(path)
+        if self._problems.heard and (odd := _odd(event)) is not None:
+            self._odd_values[path] = odd
         if event.style:
             return event.value
         try:
             return resolve(event.value)
         except Misread as misread:
-            self._misread[self._problem(event, path, str(misread))] = path, misread
+            self._problems.word(self.at, path, misread)
             return UNUSABLE
-
-    def _alias(self, event: yaml.AliasEvent, path: Path) -> None:
-        if event.anchor in self._anchors:
-            self._used.append(event.anchor)
-            message = f"expected a value, got the alias *{event.anchor}; write the value out"
-            self._problem(event, path, message + self._without(event.anchor))
-            return
-        self._misreads(event, path, f"*{event.anchor}", "a reference to a value that is not there")
-
-    def _misreads(self, event: yaml.Event, path: Path, word: str, taken: str) -> None:
-        """A word that begins with a sign of YAML's, and was probably meant as text."""
-        misread = Misread(word, (word,), taken)
-        self._misread[self._problem(event, path, str(misread))] = path, misread
-
-    def _without(self, anchor: str) -> str:
-        """An anchor that is referred to goes with what refers to it, and is no mistake of its own."""
-        path, problem = self._anchors[anchor]
-        self._solved.add(problem)
-        self._borrowed.add(path)
-        alone = ", with its key if that is there for nothing else" if len(path) == 1 else ""
-        return f", and remove the anchor &{anchor} in line {problem.where.line}{alone}"
 
     def _sequence(self, path: Path, depth: int) -> list[object]:
         items: list[object] = []
@@ -151,44 +142,54 @@ class Builder:
 
     def _mapping(self, start: yaml.MappingStartEvent, path: Path, depth: int) -> object:
         items: dict[str, object] = {}
-        into = items
-        template = False
+        run_together = template = False
         for event in self._events:
             if isinstance(event, yaml.MappingEndEvent):
                 break
             if isinstance(event, yaml.ScalarEvent) and event.value == "<<" and not event.style:
-                self._merge(event, path, depth)
+                with self._problems.merge(_mark(event), path):
+                    self._node(next(self._events), path, depth + 1)
                 continue
             template = template or _opens_template(start, event)
             key = self._key(event, path, depth)
-            before = len(self._problems)
-            value = self._node(next(self._events), path if key is None else (*path, key), depth + 1)
-            if key is None:
-                # The value of a key that means nothing is not worth a report of its own.
-                del self._problems[before:]
-            elif into is not items:
-                # These belong to the item whose dash is missing.
-                del self._problems[before:]
-            elif key in items:
-                first = self._keys[*path, key][0]
-                message = f'expected each key once, got "{key}" again (first in line {first})'
-                if path and isinstance(path[-1], int) and key == next(iter(items)) and first < _mark(event)[0]:
-                    message += f'; write "- {key}: …" where another item begins'
-                    into = {}
-                self._problem(event, (*path, key), message)
+            if key is None or run_together:
+                self._pass_over(next(self._events), path, depth)
+                continue
+            value = self._node(next(self._events), (*path, key), depth + 1)
+            if key in items:
+                run_together = self._again(event, key, path, next(iter(items)))
             else:
                 items[key] = value
                 self._keys[*path, key] = _mark(event)
         return UNUSABLE if template else items
 
+    def _again(self, event: yaml.Event, key: str, path: Path, first_key: str) -> bool:
+        """A key that is there already; whether from here on it is another item of a list, whose dash is missing."""
+        mark, first = _mark(event), self._keys[*path, key][0]
+        message = f'expected each key once, got "{brief(key)}" again (first in line {first})'
+        run_together = bool(path) and isinstance(path[-1], int) and key == first_key and first < mark[0]
+        if run_together:
+            message += f'; write "- {brief(key)}: …" where another item begins'
+        self._problems.add(mark, (*path, key), message)
+        return run_together
+
     def _key(self, event: yaml.Event, path: Path, depth: int) -> str | None:
         """The key that starts with `event`, None when it cannot be one, which is reported."""
+        mark = _mark(event)
         if not isinstance(event, yaml.ScalarEvent):
-            self._no_key(event, path, depth)
+            self._pass_over(event, path, depth)
+            if isinstance(event, yaml.MappingStartEvent) and event.flow_style:
+                self._problems.template(mark, path)
+            else:
+                self._problems.incomplete.add(path)
+                self._problems.add(mark, path, "expected a string as key, got a list, an object or an alias")
             return None
         word: str = event.value
+        if self._problems.heard and (odd := _odd(event)) is not None:
+            self._odd_keys[*path, word] = odd
         if event.anchor is not None or event.tag is not None:
-            self._problem(event, path, "expected a plain string as key, got one with an anchor or a tag; remove it")
+            message = "expected a plain string as key, got one with an anchor or a tag; remove it"
+            self._problems.add(mark, path, message)
         if event.style:
             return word
         try:
@@ -196,45 +197,19 @@ class Builder:
         except Misread:
             value = UNUSABLE
         if not isinstance(value, str):
-            problem = self._problem(event, path, f'expected a string as key, got {word or "nothing"}; write "{word}"')
-            self._misread[problem] = (*path, word), None
+            self._problems.no_key(mark, path, word)
             return None
         return word
 
-    def _no_key(self, event: yaml.Event, path: Path, depth: int) -> None:
-        before = len(self._problems)
-        template = isinstance(event, yaml.MappingStartEvent) and bool(event.flow_style)
-        self._node(event, path, depth + 1)
-        del self._problems[before:]
-        self._incomplete.add(path)
-        self._templates += template
-        if template and self._templates == 1:
-            # One is enough to say what is to be done with all of them.
-            self._problem(
-                event, path, "expected a value, got a template, {{…}}; render it first, such as with `helm template`"
-            )
-        elif not template:
-            self._problem(event, path, "expected a string as key, got a list, an object or an alias")
-
-    def _merge(self, event: yaml.Event, path: Path, depth: int) -> None:
-        """What is merged in is not known to us; its key is reported for all that is missing then."""
-        problems, used = len(self._problems), len(self._used)
-        self._node(next(self._events), path, depth + 1)
-        del self._problems[problems:]
-        self._incomplete.add(path)
-        without = "".join(self._without(anchor) for anchor in self._used[used:])
-        self._problem(event, path, f"expected a key, got the merge key <<; write the values out{without}")
-
-    def _problem(self, event: yaml.Event, path: Path, message: str) -> Violation:
-        self._problems.append(self._violation(event, path, message))
-        return self._problems[-1]
-
-    def _violation(self, event: yaml.Event, path: Path, message: str) -> Violation:
-        return Violation(self._file, Where(dotted(path), *_mark(event)), message, Stage.PARSE)
+    def _pass_over(self, event: yaml.Event, path: Path, depth: int) -> None:
+        """Take the events of what means nothing, and is not worth a report of its own."""
+        with self._problems.unheard():
+            self._node(event, path, depth + 1)
 
     def _out_of_bounds(self, event: yaml.Event, expected: str) -> Rejected:
         # The path may be as deep as the nesting: line and column say enough.
-        return Rejected((*self._problems, self._violation(event, (), f"expected {expected}, got more")))
+        here = self._problems.violation(_mark(event), (), f"expected {expected}, got more")
+        return Rejected((*self._problems.all(), here))
 
 
 def _opens_template(outer: yaml.MappingStartEvent, inner: yaml.Event) -> bool:
@@ -248,6 +223,15 @@ def _opens_template(outer: yaml.MappingStartEvent, inner: yaml.Event) -> bool:
 def _mark(event: yaml.Event) -> Mark:
     mark = cast("yaml.Mark", event.start_mark)
     return mark.line + 1, mark.column + 1
+
+
+def _odd(event: yaml.ScalarEvent) -> Odd | None:
+    """A character in a scalar that nobody sees as what it is; a word of several lines has it where it begins."""
+    if event.value.isascii():
+        return None
+    line, column = _mark(event)
+    plain = not event.style and cast("yaml.Mark", event.end_mark).line + 1 == line
+    return in_word(event.value, line, column, plain=plain)
 
 
 def _short(tag: str | None) -> str:

@@ -8,16 +8,17 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from itertools import islice
+from typing import Any, Final
 
+from nodeagent.documents.evaluate import Finding, canonical
 from nodeagent.documents.hints import EACH, Guide, Home
+from nodeagent.documents.lookalikes import retyped
 from nodeagent.documents.mends import mend, written
-from nodeagent.documents.tree import Path, dotted
-
-if TYPE_CHECKING:
-    from jsonschema.exceptions import ValidationError
+from nodeagent.documents.scalars import UNUSABLE
+from nodeagent.documents.tree import Path, brief, dotted
 
 _TYPES: Final = {
     "object": "an object",
@@ -37,23 +38,28 @@ _RANGES: Final = (
 _LONGEST_SHOWN: Final = 60
 _LEVELS: Final = {1: "one level", 2: "two levels", 3: "three levels"}
 _UNSPACED: Final = re.compile(r"([A-Za-z][A-Za-z0-9_]*)[:=](.+)|-([A-Za-z][A-Za-z0-9_]*)")
+_MOST_SHOWN: Final = 8
+_LONGEST_GUESSED: Final = 100
+"""No key of ours is half as long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault. `meant` leads to what was probably meant, `missing` are the keys whose absence it reports."""
+    """One fault. `meant` leads to what was probably meant, `missing` are the keys whose absence it reports; `again`:
+    nothing is wrong but that it is there already.
+    """
 
     path: Path
     message: str
     at_key: bool = False
     meant: tuple[Path, ...] = ()
     missing: tuple[str, ...] = ()
+    again: bool = False
 
 
-def faults_of(error: ValidationError, guide: Guide) -> Iterator[Fault]:
+def faults_of(error: Finding, guide: Guide) -> Iterator[Fault]:
     """The faults behind one finding of the validator."""
-    path: Path = tuple(error.absolute_path)
-    schema: Mapping[str, Any] = error.schema if isinstance(error.schema, dict) else {}
+    path, schema = error.absolute_path, error.schema
     value: Any = error.instance
     rule = error.validator
     if rule == "additionalProperties":
@@ -107,11 +113,18 @@ def show(value: object) -> str:
     if value is None:
         return "nothing"
     if isinstance(value, dict):
-        return f"an object with {one_of(map(str, value), 'and')}" if value else "an empty object"
+        return f"an object with {_some(value)}" if value else "an empty object"
     if isinstance(value, list):
         return f"a list of {len(value)}" if value else "an empty list"
+    if value is UNUSABLE:
+        return "something that cannot be read"
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}… ({len(text)} characters)"
+
+
+def _some(keys: Collection[str]) -> str:
+    names = [brief(key) for key in islice(keys, _MOST_SHOWN)]
+    return one_of(names if len(keys) == len(names) else [*names, f"{len(keys) - len(names)} others"], "and")
 
 
 def one_of(options: Iterable[str], word: str = "or") -> str:
@@ -122,6 +135,8 @@ def one_of(options: Iterable[str], word: str = "or") -> str:
 
 def nearest(word: str, options: Iterable[str]) -> str | None:
     """The option that was probably meant: the same but for case and punctuation, else one that looks alike."""
+    if len(word) > _LONGEST_GUESSED:
+        return None
     known = list(options)
     folded = {_fold(option): option for option in known}
     if _fold(word) in folded:
@@ -131,7 +146,7 @@ def nearest(word: str, options: Iterable[str]) -> str | None:
 
 
 def _fold(word: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", word.lower())
+    return re.sub(r"[^a-z0-9]", "", retyped(word).lower())
 
 
 def _missing(key: str, schema: Mapping[str, Any]) -> str:
@@ -142,10 +157,9 @@ def unknown_key(place: Path, guide: Guide) -> Fault:
     """An unknown key, with the one that was meant: one that differs in case alone, the same one elsewhere, one that
     goes by this name in another tool, one that looks alike.
     """
-    *around, key = place
-    path, name = tuple(around), str(key)
+    path, name = place[:-1], str(place[-1])
     known = guide.keys(path)
-    expected = f'expected a known key, got "{name}"'
+    expected = _unknown(name)
     if not guide.asked():
         return Fault(place, expected, at_key=True)
     if (same := _same(name, known)) is None and (homes := guide.homes(name, path)):
@@ -155,8 +169,12 @@ def unknown_key(place: Path, guide: Guide) -> Fault:
         fix = f"remove it, {taken} is given already"
     if fix is not None:
         return Fault(place, f"{expected}; {fix}", at_key=True, meant=_places(place, guide))
-    if (found := _UNSPACED.fullmatch(name)) and (start := found[1] or found[3]) in known:
-        fix = f'write "{start}: {found[2]}"' if found[1] else "write a space after the dash"
+    if (
+        (found := _UNSPACED.fullmatch(name))
+        and len(name) <= _LONGEST_GUESSED
+        and (start := found[1] or found[3]) in known
+    ):
+        fix = f'write "{start}: {found[2].strip()}"' if found[1] else "write a space after the dash"
         return Fault(place, f"{expected}; {fix}", at_key=True, meant=((*path, start),))
     free = [option for option in known if not guide.given((*path, option))]
     for meant in (same, synonym, _same(name, guide.names), nearest(name, free)):
@@ -165,9 +183,13 @@ def unknown_key(place: Path, guide: Guide) -> Fault:
         if meant is not None and (homes := guide.homes(meant, path)):
             return _misplaced(place, meant, homes, guide)
     if not known:
-        return Fault(place, f'expected an empty object: {{}}, got the key "{name}"', at_key=True)
+        return Fault(place, f'expected an empty object: {{}}, got the key "{brief(name)}"', at_key=True)
     which = "one of the keys" if len(known) > 1 else "only the key"
-    return Fault(place, f'expected {which} {one_of(known)}, got "{name}"', at_key=True)
+    return Fault(place, f'expected {which} {one_of(known)}, got "{brief(name)}"', at_key=True)
+
+
+def _unknown(key: str | int) -> str:
+    return f'expected a known key, got "{brief(str(key))}"'
 
 
 def _places(place: Path, guide: Guide) -> tuple[Path, ...]:
@@ -182,11 +204,12 @@ def _places(place: Path, guide: Guide) -> tuple[Path, ...]:
 
 def _same(word: str, options: Iterable[str]) -> str | None:
     """The option that is the same word but for case and punctuation."""
-    return next((option for option in options if _fold(option) == _fold(word)), None)
+    folded = _fold(word[:_LONGEST_GUESSED])
+    return next((option for option in options if _fold(option) == folded), None)
 
 
 def _did_you_mean(place: Path, meant: str) -> Fault:
-    message = f'expected a known key, got "{place[-1]}"; did you mean "{meant}"?'
+    message = f'{_unknown(place[-1])}; did you mean "{meant}"?'
     return Fault(place, message, at_key=True, meant=((*place[:-1], meant),))
 
 
@@ -195,7 +218,7 @@ def _misplaced(place: Path, meant: str, homes: Sequence[Home], guide: Guide) -> 
     first = homes[0]
     near = [home.path for home in homes if (home.distance, home.there) == (first.distance, first.there)]
     free = [path for path in near if not guide.given((*path, meant))]
-    expected = f'expected a known key, got "{place[-1]}"'
+    expected = _unknown(place[-1])
     if not free:
         return Fault(place, f"{expected}; remove it, {_spelt((*first.path, meant))} is given already", at_key=True)
     outer = place[:-1]
@@ -242,9 +265,12 @@ def _wrong_choice(
 
 
 def _repeated(path: Path, value: list[object]) -> Iterator[Fault]:
+    seen: set[object] = set()
     for position, item in enumerate(value):
-        if item in value[:position]:
-            yield Fault((*path, position), f"expected each item once, got {show(item)} again")
+        known = canonical(item)
+        if item is not UNUSABLE and known in seen:
+            yield Fault((*path, position), f"expected each item once, got {show(item)} again", again=True)
+        seen.add(known)
 
 
 def _mend(path: Path, value: object, schema: Mapping[str, Any], guide: Guide) -> str:

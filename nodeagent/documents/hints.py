@@ -4,10 +4,11 @@ take a key that stands elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from nodeagent.documents.evaluate import Finding, findings
 from nodeagent.documents.tree import Path
 
 Schema = Mapping[str, Any]
@@ -32,15 +33,14 @@ class Home:
 
 
 class Guide:
-    """A schema beside the document that it judges. `fits` says whether a value fits a part of the schema.
+    """A schema beside the document that it judges.
 
     So many questions are answered as are worth it for one report; then nothing is accepted, and nothing has a home.
     """
 
-    def __init__(self, schema: Schema, value: object, fits: Callable[[Schema, object], bool]) -> None:
+    def __init__(self, schema: Schema, value: object) -> None:
         self._schema = schema
         self._value = value
-        self._fits = fits
         self._left = MOST_QUESTIONS
         self._objects: Sequence[tuple[Path, Sequence[str]]] | None = None
 
@@ -61,7 +61,15 @@ class Guide:
     def accepts(self, path: Path, value: object) -> bool:
         """Whether a value would be accepted at `path`, as far as the schema says."""
         schemas = self.at(path) if self.asked() else ()
-        return bool(schemas) and all(self._fits(schema, value) for schema in schemas)
+        return bool(schemas) and not any(self._findings(path, value, schemas))
+
+    def finding(self, path: Path, value: object) -> Finding | None:
+        """What would be wrong with a value at `path`."""
+        return next(self._findings(path, value, self.at(path)), None)
+
+    def _findings(self, path: Path, value: object, schemas: Iterable[Schema]) -> Iterator[Finding]:
+        for schema in schemas:
+            yield from findings(value, schema, root=self._schema, path=path)
 
     def keys(self, path: Path) -> Mapping[str, Schema]:
         """What an object at `path` may hold."""
@@ -75,7 +83,7 @@ class Guide:
         """What describes an object at `path`, where a list or a word may stand instead also the part for objects."""
         schemas = self.at(path)
         flat = tuple(self._flat(schemas))
-        if any("properties" in schema or schema.get("type") == "object" for schema in flat):
+        if any("properties" in schema or "object" in schema.get("type", ()) for schema in flat):
             return flat
         return tuple(self._flat(self._branches(schemas)))
 

@@ -107,6 +107,8 @@ def _sign(scene: Scene) -> Cause | None:
         return None
     if scene.text(line)[: column + 2].strip() == "*":
         return (line + 1, column + 1), f'expected a list item, got "{short(word)}"; write "- {short(word[1:])}"'
+    if sign == "!" and " " in word:
+        return (line + 1, column + 1), f"expected a value, got the tag {short(word.split()[0])}; remove it"
     why = _SIGNS.get(sign, "cannot begin a plain text")
     message = (
         f"expected a value, got {short(word)}, and {sign} {why}; write {json.dumps(short(word), ensure_ascii=False)}"

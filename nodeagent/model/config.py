@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from nodeagent.model.handover import HandOverTerms
 from nodeagent.model.health import HealthPolicy
 from nodeagent.model.inventory import Gpu
+from nodeagent.model.printable import cut, printable
 
 DEFAULT_RESOURCE = "nvidia.com/gpu"
 MIG_RESOURCES = "nvidia.com/mig-*"
@@ -22,6 +23,8 @@ MIG_UUID = "MIG-"
 """How the uuids of MIG devices begin."""
 MIB = 1024 * 1024
 DEFAULT_TRANSITION_TIMEOUT = 4 * 3600.0
+LONGEST_MESSAGE = 1000
+"""Characters that are said of one mistake: the longest that we write ourselves have half as many."""
 
 
 class Mode(Enum):
@@ -89,16 +92,21 @@ class Stage(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One thing that is wrong with a document, where, and how to mend it."""
+    """One thing that is wrong with a document, where, and how to mend it. Whatever the document holds, the message is
+    of one line, not long, and can be printed.
+    """
 
     file: str
     where: Where
     message: str
     stage: Stage
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", cut(printable(cut(self.message, LONGEST_MESSAGE)), LONGEST_MESSAGE))
+
     def __str__(self) -> str:
         path = f"{self.where.path}: " if self.where.path else ""
-        return f"{self.file}:{self.where.line}:{self.where.column}: {path}{self.message}"
+        return f"{printable(self.file)}:{self.where.line}:{self.where.column}: {path}{self.message}"
 
 
 @dataclass(frozen=True, slots=True)
