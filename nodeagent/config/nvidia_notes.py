@@ -16,6 +16,7 @@ def notes(file: NvidiaFile) -> Iterator[str]:
             f"{file.place('flags', 'failOnInitError')}: NVIDIA's plugin would exit without a driver; this agent"
             " stays up, is not ready and says why, and picks the GPUs up when they appear"
         )
+    yield from _read_otherwise(file)
     yield from _handing_over(file)
     sharing = file.sharing
     if sharing is None:
@@ -34,6 +35,30 @@ def notes(file: NvidiaFile) -> Iterator[str]:
                 f"{file.place(*resource.path, 'rename')}: the shares are called {name}; NVIDIA's"
                 f" plugin would ignore this and call them {sharing.would_be(resource)}"
             )
+
+
+def _read_otherwise(file: NvidiaFile) -> Iterator[str]:
+    """What is not there, or has no effect."""
+    if not file.root.get("version"):
+        yield 'line 1: no version, which is read as v1, as NVIDIA\'s plugin does; write "version: v1"'
+    if file.flags.get("mpsRoot"):
+        yield (
+            f"{file.place('flags', 'mpsRoot')}: has no effect: the option --mps-root says where the MPS daemons have"
+            " their directories"
+        )
+    if file.flags.get("useNodeFeatureAPI"):
+        yield (
+            f"{file.place('flags', 'useNodeFeatureAPI')}: has no effect: the option --labels says where labels go, and"
+            " the agent makes no NodeFeature"
+        )
+    if any(file.root.get("resources", {}).values()):
+        yield f"{file.place('resources')}: has no effect, as with NVIDIA's plugin, which adds them itself"
+    sharing = file.tree.value.get("sharing") if isinstance(file.tree.value, dict) else None
+    if isinstance(sharing, dict) and not sharing.get("timeSlicing", True):
+        yield (
+            f"{file.place('sharing', 'timeSlicing')}: nothing is shared by it; NVIDIA's plugin logs it so, and would"
+            " refuse to read it; remove it"
+        )
 
 
 def _handing_over(file: NvidiaFile) -> Iterator[str]:

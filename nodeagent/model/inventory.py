@@ -103,6 +103,13 @@ class Gpu:
         return self.uuid if self.mig is None else self.mig.parent
 
     @property
+    def older_name(self) -> str:
+        """What drivers before R470 call a MIG device, `MIG-GPU-…/7/0`, and files still do; its uuid for a GPU."""
+        if self.mig is None:
+            return self.uuid
+        return f"MIG-{self.mig.parent}/{self.mig.gpu_instance}/{self.mig.compute_instance}"
+
+    @property
     def label(self) -> str:
         """`3` for a GPU, `3:7` for its GPU instance 7, `3:7:1` for a compute instance of it but the first."""
         if self.mig is None:
