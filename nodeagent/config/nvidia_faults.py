@@ -99,7 +99,8 @@ def _named(resources: Mapping[str, Any]) -> Iterator[Fault]:
                 yield Fault(
                     ("resources", key, position),
                     "expected no other resources than NVIDIA's plugin adds itself, got"
-                    f" {show(name)} for {show(pattern)}, which it would ignore; remove it, `rename` under sharing gives shares another name",
+                    f" {show(name)} for {show(pattern)}, which it would ignore; remove it,"
+                    " `rename` under sharing gives shares another name",
                 )
 
 
