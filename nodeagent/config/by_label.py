@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
-from nodeagent.config.selection import describe, file_name, select, unusable
+from nodeagent.config.selection import describe, file_names, select, unusable
 from nodeagent.config.source import ConfigSource
 from nodeagent.errand import Errand
 from nodeagent.model.node import Selection, SelectionNote
@@ -70,7 +70,7 @@ class ByLabel:
         self._changed.set()
 
     def _named(self, selection: Selection) -> str:
-        return file_name(selection, self._default) or "none"
+        return " or ".join(file_names(selection, self._default)) or "none"
 
     def rewrite(self) -> None:
         """What was kept is not on disk any more: keep it again. To be called on the loop."""
