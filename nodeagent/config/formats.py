@@ -13,6 +13,8 @@ from nodeagent.model.config import Stage, Violation
 
 _OURS: Final = ("apiVersion", "kind", "metadata", "spec")
 _NVIDIAS: Final = ("version", "flags", "sharing")
+_NVIDIAS_BESIDE: Final = ("imex",)
+"""Seldom alone, and only as it is written: what is like it may be anything."""
 
 
 class Format(Enum):
@@ -29,7 +31,7 @@ def format_of(value: object) -> Format | None:
     kind = value.get("kind")
     if isinstance(kind, str) and nearest(kind, [KIND]) is None:
         return None
-    if not _any_of(_OURS, value) and any(key in value for key in _NVIDIAS):
+    if not _any_of(_OURS, value) and _any_of((*_NVIDIAS, *_NVIDIAS_BESIDE), value):
         return Format.NVIDIA_V1
     meant = {nearest(str(key), (*_OURS, *_NVIDIAS)) for key in value}
     if meant & set(_OURS):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from nodeagent.config.nvidia_file import MigStrategy, NvidiaFile, Sharing
 from nodeagent.model.config import Mode
-from nodeagent.model.handover import ListStrategy
+from nodeagent.model.handover import HandOver, ListStrategy
+
+
+_PREFIX: Final = HandOver().annotation_prefix
 
 
 def notes(file: NvidiaFile) -> Iterator[str]:
@@ -83,7 +87,9 @@ def _handing_over(file: NvidiaFile) -> Iterator[str]:
                 f"{file.place('flags', key)}: has an effect only where device nodes are passed: plugin.passDeviceSpecs,"
                 " or --pass-device-specs; the driver's library is found by --driver-root"
             )
-    if "cdiAnnotationPrefix" in plugin and ListStrategy.CDI_ANNOTATIONS not in (file.list_strategies or ()):
+    if plugin.get("cdiAnnotationPrefix", _PREFIX) != _PREFIX and ListStrategy.CDI_ANNOTATIONS not in (
+        file.list_strategies or ()
+    ):
         yield (
             f"{file.place('flags', 'plugin', 'cdiAnnotationPrefix')}: has an effect only with the strategy"
             " cdi-annotations: deviceListStrategy, or --device-list-strategy"
