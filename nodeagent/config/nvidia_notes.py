@@ -9,7 +9,6 @@ from nodeagent.config.nvidia_file import MigStrategy, NvidiaFile, Sharing
 from nodeagent.model.config import Mode
 from nodeagent.model.handover import HandOver, ListStrategy
 
-
 _PREFIX: Final = HandOver().annotation_prefix
 
 
