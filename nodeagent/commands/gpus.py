@@ -126,7 +126,7 @@ def idle_rules(config: SharingConfig, gpus: Sequence[Gpu]) -> tuple[str, ...]:
     parts = sum(gpu.mig is not None for gpu in gpus)
     these = _count(len(gpus) - parts, "GPU") + (f" and {_count(parts, 'MIG device')}" if parts else "")
     return tuple(
-        f'rule "{rule.name}" decides for none of these {these}'
+        f"{rule.called} decides for none of these {these}"
         for rule in config.rules
         if rule.name not in deciding and not rule.match.takes_all
     )
