@@ -58,10 +58,10 @@ def github(found: Sequence[Checked]) -> Iterator[str]:
             yield _command("error", checked.problem, **file, title=_TITLE)
         for violation in checked.violations:
             where = violation.where
-            path = f"{where.path}: " if where.path else ""
             if file:
                 place = {**file, "line": str(where.line), "col": str(where.column)}
-                yield _command("error", f"{path}{violation.message}", **place, title=_TITLE)
+                told = ": ".join(part for part in (violation.inside, where.path, violation.message) if part)
+                yield _command("error", told, **place, title=_TITLE)
             else:
                 yield _command("error", str(violation), title=_TITLE)
         for note in checked.notes:
@@ -111,7 +111,8 @@ def _what(checked: Checked) -> Iterator[str]:
             inside = loaded.document.path.removeprefix(checked.file).strip()
             place = f" {inside}" if inside else ""
             rules = _count(len(loaded.config.rules), "rule")
-            yield f"valid: sharing config{name}{place}, {rules}, blob {loaded.document.git_blob[:12]}"
+            blob = f", blob {loaded.document.git_blob[:12]}" if loaded.document.data else ""
+            yield f"valid: sharing config{name}{place}, {rules}{blob}"
 
 
 def _config(loaded: Loaded) -> dict[str, object]:
@@ -126,9 +127,10 @@ def _config(loaded: Loaded) -> dict[str, object]:
 
 
 def violation_as_json(violation: Violation) -> dict[str, object]:
-    """One violation with the keys that `/status` uses."""
+    """One violation with the keys that `/status` uses, and in which of several documents of its file it is."""
     return {
         "file": violation.file,
+        "inside": violation.inside,
         "line": violation.where.line,
         "column": violation.where.column,
         "path": violation.where.path,

@@ -26,6 +26,7 @@ from nodeagent.report.status_reader import (
     moment_from_status,
     mps_from_status,
 )
+from nodeagent.state import unmatched
 from nodeagent.state.desired import check, resolve
 from nodeagent.state.health import Symptoms
 from nodeagent.state.nodegpus import node_gpus
@@ -95,7 +96,10 @@ def execute(arguments: argparse.Namespace) -> int:
         loaded,
         found,
         readable=asked.node.readable,
-        notes=mps_notes.notes(loaded.config, asked.node.gpus) if arguments.driver else (),
+        notes=(
+            *(str(remark) for remark in unmatched.remarks(loaded.config, asked.node.gpus) if remark.rule),
+            *(mps_notes.notes(loaded.config, asked.node.gpus) if arguments.driver else ()),
+        ),
     )
     if arguments.output == "json":
         print(plan_json.as_json(report))

@@ -31,14 +31,14 @@ def load(document: Document) -> Loaded:
     try:
         tree = examine(document.data, document.path)
     except Rejected as rejected:
-        return Loaded(document, None, _bounded(rejected.violations))
+        return Loaded(document, None, bounded(rejected.violations))
     return load_tree(document, tree)
 
 
 def load_tree(document: Document, tree: Tree) -> Loaded:
     """As `load`, of a document that has been read already: positions are those of the tree."""
     config, violations = _read(tree)
-    return Loaded(document, config, _bounded(violations))
+    return Loaded(document, config, bounded(violations))
 
 
 def _read(tree: Tree) -> tuple[SharingConfig | None, tuple[Violation, ...]]:
@@ -69,7 +69,7 @@ def _in_order(violations: tuple[Violation, ...]) -> tuple[Violation, ...]:
     return tuple(sorted(violations, key=lambda one: (one.where.line, one.where.column)))
 
 
-def _bounded(violations: tuple[Violation, ...]) -> tuple[Violation, ...]:
+def bounded(violations: tuple[Violation, ...]) -> tuple[Violation, ...]:
     """All of them, up to a number that nobody reads and that status and log can still carry."""
     if len(violations) <= MOST_VIOLATIONS + 1:
         return violations

@@ -91,7 +91,8 @@ class Stage(Enum):
 @dataclass(frozen=True, slots=True)
 class Violation:
     """One thing that is wrong with a document, where, and how to mend it. `stands_for` is how many there are where one
-    stands for all that are not listed.
+    stands for all that are not listed. `inside` is the document and the place in it, where the file has several:
+    `ConfigMap gpu/sharing, t4.yaml:4:7`.
     """
 
     file: str
@@ -99,10 +100,11 @@ class Violation:
     message: str
     stage: Stage
     stands_for: int = 1
+    inside: str = ""
 
     def __str__(self) -> str:
-        path = f"{self.where.path}: " if self.where.path else ""
-        return f"{self.file}:{self.where.line}:{self.where.column}: {path}{self.message}"
+        told = ": ".join(part for part in (self.inside, self.where.path, self.message) if part)
+        return f"{self.file}:{self.where.line}:{self.where.column}: {told}"
 
 
 def mistakes(violations: Iterable[Violation]) -> int:

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from nodeagent.cli import main
-from nodeagent.commands.gpus import idle_rules, plausible
+from nodeagent.commands.gpus import plausible
 from nodeagent.config.load import load
 from nodeagent.model.config import Document
 from nodeagent.state.desired import resolve
 from tests.commands.conftest import EXAMPLES, H100X8, NVIDIAS, SHARED_BY_TEN, WRONG_TWICE, config_map, nodeagent
-from tests.state import make
 
 KUSTOMIZATION = "resources: [sharing.yaml]\n"
 SERVICE = "apiVersion: v1\nkind: Service\nmetadata: {name: metrics}\n"
@@ -280,7 +279,8 @@ def test_a_driver_brings_its_own_gpus(tmp_path: Path, capsys: pytest.CaptureFixt
     path = tmp_path / "sharing.yaml"
     path.write_text(SHARED_BY_TEN.replace("      resource", "      match: {indices: [9]}\n      resource"), "utf-8")
     assert main(["validate", "--driver", f"simulated:{H100X8}", str(path)]) == 0
-    assert 'note: rule "small-inference" decides for none of these 8 GPUs' in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert 'note: rule "small-inference": no GPU of this node has the index 9; there are GPUs 0-7' in told
     assert main(["validate", "--driver", "simulated:absent.yaml", str(path)]) == 2
     assert "cannot read absent.yaml: no such file or directory" in capsys.readouterr().err
 
@@ -355,27 +355,6 @@ def test_plausible_mig_devices_are_such_as_the_rules_ask_for() -> None:
     assert deciding >= {rule.name for rule in config.rules}
     assert all(len({gpu.uuid for gpu in gpus}) == len(gpus) for gpus in nodes)
     assert {gpu.mig_enabled for gpu in nodes[0]} == {False}
-
-
-def test_rules_that_decide_for_no_mig_device() -> None:
-    """GPUs and MIG devices are counted apart; a rule for GPUs that are all used through MIG decides nothing."""
-    text = mig_rules(
-        "name: first, match: {indices: [0]}, exclusive: {}",
-        "name: small, match: {mig: ['1g.*']}, exclusive: {}",
-        "name: large, match: {mig: ['7g.*']}, exclusive: {}",
-        "name: rest-of-mig, match: {mig: ['*']}, withheld: {}",
-    )
-    config = load(Document("x", text.encode())).config
-    assert config is not None
-    parts = [make.mig(0, instance, "1g.10gb") for instance in (7, 8)]
-    assert idle_rules(config, [make.with_mig(0), *parts]) == (
-        'rule "first" decides for none of these 1 GPU and 2 MIG devices',
-        'rule "large" decides for none of these 1 GPU and 2 MIG devices',
-    )
-    assert idle_rules(config, [make.gpu(0)]) == (
-        'rule "small" decides for none of these 1 GPU',
-        'rule "large" decides for none of these 1 GPU',
-    )
 
 
 def test_plausible_gpus_are_such_as_the_rules_ask_for() -> None:
