@@ -13,6 +13,7 @@ from nodeagent.config.bundle import Bundle, bundle_of
 from nodeagent.config.formats import format_of
 from nodeagent.config.load import bounded, load
 from nodeagent.config.search import Found
+from nodeagent.config.selection import FILE_NAME
 from nodeagent.devices import simulation_file
 from nodeagent.documents.faults import nearest
 from nodeagent.documents.strict import Rejected, Tree, read_all
@@ -72,7 +73,7 @@ def check_bytes(data: bytes, file: str, *, named: bool = True) -> Checked:
         return _check_simulation(data, file)
     if not named and not trees:
         return Checked(file, skipped="empty")
-    bundle = bundle_of(trees, data, file)
+    bundle = bundle_of(trees, data, file, named=named)
     if bundle.nothing and not named:
         return Checked(file, skipped=_nothing_for_us(trees))
     violations = (*bundle.all_violations, *_not_alone(trees))
@@ -118,7 +119,7 @@ def _check_directory(directory: Path) -> Iterator[Checked]:
     closed = [Checked(file, problem=problem) for file, problem in place.closed]
     skipped = [Checked(file, skipped=why) for file, why in place.skipped]
     checked += [(path, _check_file(path, named=path in place.read)) for path in place.files]
-    beside = {path.parent for path, one in checked if one.bundle.found}
+    beside = {path.parent for path, one in checked if one.bundle.found or one.violations}
     yield from closed
     for path, one in checked:
         yield _emptied(path) if one.skipped == "empty" and folder.may_be_read(path, beside) else one
@@ -141,7 +142,11 @@ def _check_file(path: Path, *, named: bool = True) -> Checked:
         data = path.read_bytes()
     except OSError as error:
         return Checked(str(path), problem=folder.unreadable(path, error))
-    return check_bytes(data, str(path), named=named)
+    checked = check_bytes(data, str(path), named=named)
+    if checked.bundle.found and folder.is_misspelt(path):
+        note = f"agents read {FILE_NAME}: in a ConfigMap of this file the key has to be that ({FILE_NAME}={path.name})"
+        return replace(checked, notes=(*checked.notes, note))
+    return checked
 
 
 def _is_simulation(tree: Tree) -> bool:

@@ -58,7 +58,10 @@ def look(directory: Path) -> Folder:
             if path.name == FILE_NAME or (mounted and path.suffix == Path(FILE_NAME).suffix and readable(path.name)):
                 read.add(path)
             if mounted or path.suffix in SUFFIXES:
-                _sort(path, files, skipped, mounted=mounted)
+                if path.name == FILE_NAME and path.exists() and not path.is_file():
+                    closed.append((str(path), f"cannot read {path}: not a regular file"))
+                else:
+                    _sort(path, files, skipped, mounted=mounted)
             elif path.stem.lower() == Path(FILE_NAME).stem:
                 skipped.append((str(path), f"agents read {FILE_NAME}, and only *.yaml and *.yml are looked at"))
     there = dict.fromkeys(sorted([*files, *(path for path in read if path.is_file())]))
@@ -94,6 +97,12 @@ def _sort(path: Path, files: list[Path], skipped: list[tuple[str, str]], *, moun
 def may_be_read(path: Path, beside: Collection[Path]) -> bool:
     """Whether an agent could come to read an empty file: it stands `beside` configs, and its name is no other's."""
     return path.parent in beside and readable(path.name) and path.name not in _OTHERS
+
+
+def is_misspelt(path: Path) -> bool:
+    """Whether a file has nearly the name that agents read."""
+    same = path.stem.lower() == Path(FILE_NAME).stem and path.suffix.lower() in SUFFIXES
+    return same and path.name != FILE_NAME
 
 
 def unreadable(path: Path, error: OSError) -> str:

@@ -12,7 +12,7 @@ from typing import Final
 from nodeagent.config import meant, rendered, workloads
 from nodeagent.config.formats import not_for_us
 from nodeagent.config.load import bounded, load, load_tree
-from nodeagent.config.search import RENDERED_BY, Found, Search, objects
+from nodeagent.config.search import RENDERED_BY, Found, Search, is_config_map, objects
 from nodeagent.config.selection import FILE_NAME
 from nodeagent.documents.faults import one_of
 from nodeagent.documents.strict import Rejected, Tree, read_all
@@ -73,10 +73,10 @@ def load_bundle(data: bytes, file: str) -> Bundle:
     return bundle_of(trees, data, file)
 
 
-def bundle_of(trees: Sequence[Tree], data: bytes, file: str) -> Bundle:
-    """The same where the documents of `data` have been read already."""
+def bundle_of(trees: Sequence[Tree], data: bytes, file: str, *, named: bool = True) -> Bundle:
+    """The same where the documents of `data` have been read already. A file that nobody has `named` may be anything."""
     alone = len(trees) == 1 and not _is_manifest(trees[0])
-    if alone and meant.nearly(trees[0]) and not meant.foreign(trees[0].value):
+    if alone and (_is_bare(trees[0]) if named else meant.likely(trees[0])):
         return Bundle((Found(_bare(data, file, trees[0])),))
     manifests = tuple(manifest for tree in trees for _, manifest in objects(tree))
     search = Search(file, workloads.mounted(manifests))
@@ -88,6 +88,10 @@ def bundle_of(trees: Sequence[Tree], data: bytes, file: str) -> Bundle:
     if alone or not trees:
         return Bundle(nothing=load(Document(file, data)).violations)
     return Bundle(nothing=(_nothing_in(trees, file),), manifests=manifests)
+
+
+def _is_bare(tree: Tree) -> bool:
+    return meant.nearly(tree) and not meant.foreign(tree.value) and not is_config_map(tree.value)
 
 
 def _bare(data: bytes, file: str, tree: Tree) -> Loaded:

@@ -25,6 +25,7 @@ KINDS: Final = ("ConfigMap", "Secret")
 _KEY: Final = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 _SUFFIX: Final = ".yaml"
 _LISTED: Final = 6
+_LONGEST: Final = 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,8 +222,8 @@ def _notes(
     name: str, keys: set[str], judged: Sequence[str], passed: Sequence[str], mounts: Sequence[Mount]
 ) -> Iterator[str]:
     """What is read of a ConfigMap, and what is not."""
-    others = [key for key in judged if key != FILE_NAME]
-    if not mounts and FILE_NAME not in keys and others:
+    others = [key for key in judged if _meant_key(key) != FILE_NAME]
+    if not mounts and others and FILE_NAME not in map(_meant_key, keys):
         values = one_of([show(key.removesuffix(_SUFFIX)) for key in others[:_LISTED]])
         yield (
             f"{name} has no key {FILE_NAME}, which is what an agent reads; {_listed(others)} {_is(others)} read only"
@@ -232,8 +233,8 @@ def _notes(
         unread = [key for key in judged if key != mount.key]
         if unread and not mount.by_label:
             yield (
-                f"{mount.agent} reads {mount.key} of {name} and not {_listed(unread)}: it does not speak to the Kubernetes"
-                " API (components/kube-api), by which labels of the node would choose a key"
+                f"{mount.agent} reads {mount.key} of {name} and not {_listed(unread)}: it does not speak to the"
+                " Kubernetes API (components/kube-api), by which labels of the node would choose a key"
             )
         elif mount.by_label and mount.key not in keys:
             yield f"{name} has no key {mount.key}: a node without a label that chooses another key has no config"
@@ -242,7 +243,7 @@ def _notes(
 
 
 def _listed(keys: Sequence[str]) -> str:
-    shown = [show(key)[1:-1] for key in keys[:_LISTED]]
+    shown = [key if len(key) <= _LONGEST else f"{key[:_LONGEST]}…" for key in keys[:_LISTED]]
     more = len(keys) - len(shown)
     return one_of([*shown, f"{more} more"] if more else shown, "and")
 

@@ -65,6 +65,21 @@ def nearly(tree: Tree) -> bool:
     return format_of(tree.value) is not None
 
 
+def likely(tree: Tree) -> bool:
+    """Whether a file that nobody has named is one: others have files with a `version` too, or patches with a `spec`."""
+    value = tree.value
+    if is_meant(value):
+        return True
+    if not isinstance(value, dict) or not nearly(tree) or foreign(value):
+        return False
+    if "apiVersion" in value or "kind" in value:
+        return True
+    spec = value.get("spec")
+    if isinstance(spec, dict):
+        return any(nearest(str(key), ["rules"]) for key in spec)
+    return value.get("version") == "v1" or any(key in value for key in _NVIDIAS[:2])
+
+
 def foreign(value: object) -> bool:
     """Whether a document says that it is of another API."""
     version = value.get("apiVersion") if isinstance(value, dict) else None

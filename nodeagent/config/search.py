@@ -85,9 +85,11 @@ class Search:
             self._look_into(_Layer(tree, self._lines))
 
     def _look_into(self, layer: _Layer) -> None:
+        if layer.depth and isinstance(layer.tree.value, list):
+            self._values(layer, (), layer.tree.value)
         for path, manifest in objects(layer.tree):
             kind = manifest.get("kind")
-            if _is_config_map(manifest):
+            if is_config_map(manifest):
                 self._config_map(layer, path, manifest)
             elif layer.depth or kind in RENDERED_BY or kind is None:
                 name = layer.called(configmap.called(manifest)) if kind is not None else layer.name
@@ -98,7 +100,7 @@ class Search:
         for path, one in _nodes(root, value):
             if isinstance(one, str):
                 self._text(layer, path, one)
-            elif path != root and isinstance(one, dict) and _is_config_map(one):
+            elif path != root and isinstance(one, dict) and is_config_map(one):
                 self._config_map(layer, path, one)
             elif path != root and meant.is_meant(one):
                 name = layer.called(dotted(path)) if not layer.name else f"{layer.name}, {dotted(path)}"
@@ -150,6 +152,7 @@ class Search:
         tree, name = layer.tree, layer.called(configmap.called(manifest))
         contents = configmap.look_into(manifest, path, name, self._mounts.get(configmap.identity(manifest), ()))
         if contents is None:
+            self._values(replace(layer, name=name), path, {field: manifest.get(field) for field in _FIELDS})
             return
         inside = tuple(dotted((*path, field)) for field in _FIELDS)
         wrong = [one for one in tree.problems if one.where.path.startswith(inside)]
@@ -182,7 +185,8 @@ def objects(tree: Tree) -> Iterator[tuple[Path, Manifest]]:
             yield ("items", position), item if "kind" in item or not alike else {"kind": alike, **item}
 
 
-def _is_config_map(value: object) -> bool:
+def is_config_map(value: object) -> bool:
+    """Whether it is a ConfigMap or a Secret, or a patch of one for agents."""
     if not isinstance(value, dict):
         return False
     kind = value.get("kind")
@@ -197,7 +201,7 @@ def _nodes(path: Path, value: object) -> Iterator[tuple[Path, object]]:
     """Every value below one, except what is in a config or a ConfigMap."""
     yield path, value
     if isinstance(value, dict):
-        if path and (_is_config_map(value) or meant.is_meant(value)):
+        if path and (is_config_map(value) or meant.is_meant(value)):
             return
         for key, one in value.items():
             yield from _nodes((*path, key), one)
