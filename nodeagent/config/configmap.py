@@ -31,12 +31,13 @@ _LONGEST: Final = 63
 @dataclass(frozen=True, slots=True)
 class Mount:
     """How an agent has a ConfigMap: which agent, which key it reads, and whether labels of its node may choose another
-    one.
+    one. `frozen`: by `subPath`, so that it never sees a change.
     """
 
     agent: str
     key: str = FILE_NAME
     by_label: bool = False
+    frozen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +178,8 @@ def _strict(text: Text, keys: set[str], mounts: Sequence[Mount], *, bare: bool) 
         return True
     if not readable(meant_key) or text.key == REVISION_NAME:
         return False
-    if meant_key.endswith(_SUFFIX):
-        return not mounts or any(mount.by_label for mount in mounts)
+    if meant_key.endswith(_SUFFIX) and (not mounts or any(mount.by_label for mount in mounts)):
+        return True
     tree = meant.examined(text.data, text.key)
     if tree is None:
         return bare and "." not in text.key and not _words(text.data)
@@ -230,8 +231,10 @@ def _notes(
             f" where a label of the node, nodeagent.io/config for example, says {values}"
         )
     for mount in mounts:
+        if mount.frozen:
+            yield f"{mount.agent} has {name} by subPath, so that no change ever reaches it: mount the directory"
         unread = [key for key in judged if key != mount.key]
-        if unread and not mount.by_label:
+        if unread and not mount.by_label and mount.key in keys:
             yield (
                 f"{mount.agent} reads {mount.key} of {name} and not {_listed(unread)}: it does not speak to the"
                 " Kubernetes API (components/kube-api), by which labels of the node would choose a key"

@@ -6,18 +6,22 @@ some have another half, some exclude each other. kustomize says nothing of that,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from nodeagent.config.configmap import Mount, called, identity
 from nodeagent.config.search import Found
-from nodeagent.config.workloads import AGENT, MPS_HOST, Manifest, Process, items, mounted, part, processes
+from nodeagent.config.selection import REVISION_NAME
+from nodeagent.config.workloads import AGENT, MPS_HOST, Manifest, Process, items, mounted, part, processes, table
 from nodeagent.model.config import Mode, SharingConfig
 
 _ACCESS: Final = "driver-access/runtime-class (or driver-access/driver-root)"
 _FILES: Final = "the driver's files"
 _LABELS_API: Final = "nodeagent.io/labels-api"
 _WAIT: Final = "wait-for-driver"
+_HASHED: Final = re.compile(r"-[bcdfghkmt2456789]{10}$")
+"""How kustomize's hashes look."""
 
 
 def notes(manifests: Sequence[Manifest], found: Sequence[Found]) -> tuple[str, ...]:
@@ -34,9 +38,11 @@ def notes(manifests: Sequence[Manifest], found: Sequence[Found]) -> tuple[str, .
             told += _labels(process)
             told += _api(process, manifests)
             told += _canaries(process, manifests)
+            told += _same_nodes(process, ours)
         else:
-            told += _after_operator(process, ours)
+            told += _host(process, ours)
     told += _unmounted(by_config_map, manifests, found)
+    told += _hashed(by_config_map, manifests)
     return tuple(dict.fromkeys(told))
 
 
@@ -77,8 +83,7 @@ def _driver(process: Process, ours: Sequence[Process]) -> Iterator[str]:
     others = [one for one in _beside(process, ours, AGENT) if any(one.accesses())]
     if not ways:
         late = process.command == MPS_HOST and others
-        where = "after mps, not before it" if late else "as the last of its components"
-        yield f"{process.name} has no access to the driver: list {_ACCESS} {where}"
+        yield f"{process.name} has no access to the driver: list {_ACCESS}{' after mps' if late else ''}"
     elif len(ways) > 1:
         yield f"{process.name} has access to the driver by {' and '.join(ways)}: list one component of driver-access"
     if process.pod.get("runtimeClassName") and not process.environment.get("NVIDIA_VISIBLE_DEVICES"):
@@ -87,7 +92,7 @@ def _driver(process: Process, ours: Sequence[Process]) -> Iterator[str]:
         return
     if process.command == AGENT and _beside(process, ours, MPS_HOST) and not process.option("--mps-control"):
         yield f"{process.name} has no NODEAGENT_MPS_CONTROL, for MPS: list driver-access/driver-root after mps"
-    if not (process.container.get("securityContext") or {}).get("privileged"):
+    if not table(process.container, "securityContext").get("privileged"):
         yield f"{process.name} has the driver's files and no privilege, without which the node refuses it the GPUs"
     if _waits(process):
         yield f"{process.name} waits for the driver of the GPU operator and has the node's: take runtime-class with it"
@@ -97,9 +102,21 @@ def _waits(process: Process) -> bool:
     return any(one.get("name") == _WAIT for one in items(process.pod, "initContainers"))
 
 
-def _after_operator(host: Process, ours: Sequence[Process]) -> Iterator[str]:
-    if not _waits(host) and any(_waits(agent) for agent in _beside(host, ours, AGENT)):
+def _host(host: Process, ours: Sequence[Process]) -> Iterator[str]:
+    """An MPS host is where its agent looks, and comes when it does."""
+    agents = _beside(host, ours, AGENT)
+    if not _waits(host) and any(_waits(agent) for agent in agents):
         yield f"{host.name} does not wait for the GPU operator's driver, as its agent does: list gpu-operator after mps"
+    if agents and all(agent.option("--mps-root") != host.option("--mps-root") for agent in agents):
+        yield f"{host.name} and {agents[0].name} have two directories for MPS (--mps-root): both need the same"
+
+
+def _same_nodes(agent: Process, ours: Sequence[Process]) -> Iterator[str]:
+    """Two agents of which a node gets both: the second waits for the first, for ever."""
+    where = agent.pod.get("nodeSelector"), agent.pod.get("affinity")
+    for one in ours[ours.index(agent) + 1 :]:
+        if one.command == AGENT and (one.pod.get("nodeSelector"), one.pod.get("affinity")) == where:
+            yield f"{agent.name} and {one.name} are for the same nodes, and a node takes one agent: tell them apart"
 
 
 def _config(agent: Process, configs: Sequence[SharingConfig], ours: Sequence[Process]) -> Iterator[str]:
@@ -112,7 +129,7 @@ def _config(agent: Process, configs: Sequence[SharingConfig], ours: Sequence[Pro
         elif kept == "external" and not _beside(agent, ours, MPS_HOST):
             yield f"the config of {agent.name} shares GPUs by MPS, and there is no MPS host: list the component mps"
     monitors = bool(agent.environment.get("NVIDIA_MIG_MONITOR_DEVICES"))
-    privileged = bool((agent.container.get("securityContext") or {}).get("privileged"))
+    privileged = bool(table(agent.container, "securityContext").get("privileged"))
     if any(rule.match.mig_only for rule in rules) and not (monitors or privileged or agent.simulated):
         yield f"the config of {agent.name} speaks of MIG devices, which it may not see: list the component mig"
 
@@ -171,16 +188,27 @@ def _canaries(agent: Process, manifests: Sequence[Manifest]) -> Iterator[str]:
             yield f"{called(parts['canary-check'])} may not reach {agent.name}: list canary-check after network-policy"
 
 
+def _hashed(by_config_map: Mapping[tuple[str, str], Sequence[Mount]], manifests: Sequence[Manifest]) -> Iterator[str]:
+    """A revision in a ConfigMap whose name follows its content: every commit is another name."""
+    for one in manifests:
+        mounts = by_config_map.get(identity(one), ())
+        if mounts and _HASHED.search(identity(one)[1]) and REVISION_NAME in table(one, "data"):
+            yield (
+                f"{called(one)} has a {REVISION_NAME} in it, and a name that follows its content: every commit replaces"
+                f" the pods of {mounts[0].agent}; list one of rollout-on-change and argocd-revision"
+            )
+
+
 def _unmounted(
     by_config_map: Mapping[tuple[str, str], Sequence[Mount]], manifests: Sequence[Manifest], found: Sequence[Found]
 ) -> Iterator[str]:
     """An agent whose ConfigMap is not there, beside one that nobody has."""
     there = {identity(one) for one in manifests if one.get("kind") == "ConfigMap"}
     used = {
-        (identity(one)[0], str(part(volume, "configMap").get("name")))
+        (identity(one)[0], str(table(volume, "configMap").get("name")))
         for one in manifests
         for volume in items(one, "spec", "template", "spec", "volumes")
-        if part(volume, "configMap")
+        if table(volume, "configMap")
     }
     left = dict.fromkeys(one.owner[:2] for one in found if one.owner is not None and one.owner[:2] not in used)
     for (namespace, name), mounts in by_config_map.items():

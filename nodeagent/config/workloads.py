@@ -32,6 +32,12 @@ def part(value: object, *keys: str) -> Any:  # noqa: ANN401 - anything may be th
     return {} if value is None else value
 
 
+def table(value: object, *keys: str) -> Mapping[str, Any]:
+    """The object at these keys; an empty one where there is none."""
+    found = part(value, *keys)
+    return found if isinstance(found, dict) else {}
+
+
 def items(value: object, *keys: str) -> list[Mapping[str, Any]]:
     """The objects of the list at these keys."""
     found = part(value, *keys)
@@ -100,24 +106,24 @@ def _processes(manifest: Manifest) -> Iterator[Process]:
     if kind != "Pod" and kind not in _KINDS:
         return
     template = manifest if kind == "Pod" else part(manifest, "spec", "template")
-    labels = part(manifest, "metadata", "labels")
+    labels = table(manifest, "metadata", "labels")
     for container in items(template, "spec", "containers"):
         words = [str(word) for key in ("command", "args") for word in _list(container.get(key))]
         image = str(container.get("image", "")).rpartition("/")[2]
-        ours = image.startswith(_NAME) or part(labels).get(_PART_OF) == _NAME
+        ours = image.startswith(_NAME) or labels.get(_PART_OF) == _NAME
         command = next((word for word in words[:2] if word in {AGENT, MPS_HOST}), None)
         if ours and command is not None:
             yield Process(
                 called(manifest),
                 identity(manifest)[0],
-                str(part(labels, _INSTANCE) or ""),
+                str(labels.get(_INSTANCE, "")),
                 command,
                 tuple(words[words.index(command) + 1 :]),
                 {str(one.get("name")): str(one.get("value", "")) for one in items(container, "env")},
                 container,
-                part(template, "spec"),
-                part(labels),
-                part(template, "metadata", "annotations"),
+                table(template, "spec"),
+                labels,
+                table(template, "metadata", "annotations"),
             )
 
 
@@ -153,12 +159,12 @@ def _mount(agent: Process) -> tuple[str, Mount] | None:
     by_label = (
         not inside.parts and not mount.get("subPath") and agent.speaks and agent.option("--config-label") != "off"
     )
-    return name, Mount(agent.name, key or file, by_label=by_label)
+    return name, Mount(agent.name, key or file, by_label=by_label, frozen=bool(mount.get("subPath")))
 
 
 def _sources(volume: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[Mapping[str, Any]]]]:
     """The ConfigMaps and Secrets of a volume, each with the keys that it lists, if it does."""
     for one in (volume, *items(volume, "projected", "sources")):
         for source, name in (("configMap", "name"), ("secret", "secretName"), ("secret", "name")):
-            if isinstance(part(one, source), dict) and isinstance(part(one, source).get(name), str):
-                yield part(one, source)[name], items(one, source, "items")
+            if isinstance(called_ := table(one, source).get(name), str):
+                yield called_, items(one, source, "items")
