@@ -120,8 +120,8 @@ def _config(loaded: Loaded) -> dict[str, object]:
         "document": loaded.document.path,
         "name": loaded.config.name if loaded.config is not None else None,
         "rules": len(loaded.config.rules) if loaded.config is not None else None,
-        "gitBlob": loaded.document.git_blob,
-        "sha256": loaded.document.sha256,
+        "gitBlob": loaded.document.git_blob if loaded.document.data else None,
+        "sha256": loaded.document.sha256 if loaded.document.data else None,
         "revision": loaded.document.revision,
     }
 

@@ -134,10 +134,12 @@ def _load(path: str) -> Loaded:
     bundle = load_bundle(document.data, document.path)
     if bundle.all_violations:
         return Loaded(document, None, bundle.all_violations)
-    if len(bundle.configs) != 1:
+    # With presync-validate a pool has each of its configs twice.
+    configs = list({loaded.document.data: loaded for loaded in reversed(bundle.configs)}.values())
+    if len(configs) != 1:
         names = ", ".join(loaded.document.path for loaded in bundle.configs)
-        raise Failure(f"cannot plan with {len(bundle.configs)} sharing configs at once: {names}", _REJECTED)
-    loaded = bundle.configs[0]
+        raise Failure(f"cannot plan with {len(configs)} sharing configs at once: {names}", _REJECTED)
+    loaded = configs[0]
     return replace(loaded, document=replace(loaded.document, revision=loaded.document.revision or document.revision))
 
 
