@@ -14,11 +14,12 @@ from nodeagent.config.formats import not_for_us
 from nodeagent.config.load import bounded, load, load_tree
 from nodeagent.config.search import RENDERED_BY, Found, Search, is_config_map, objects
 from nodeagent.config.selection import FILE_NAME
-from nodeagent.documents.faults import one_of
+from nodeagent.documents.faults import one_of, show
 from nodeagent.documents.strict import Rejected, Tree, read_all
+from nodeagent.documents.tree import brief
 from nodeagent.model.config import Document, Loaded, Stage, Violation, Where
 
-_KINDS: Final = 10
+_MOST_KINDS: Final = 20
 _WHOLE: Final = (1 << 20, 10_000)
 """Up to so many bytes and values a document that was read as one of a stream is as one that was read alone."""
 
@@ -108,13 +109,19 @@ def _is_manifest(tree: Tree) -> bool:
     return isinstance(value, dict) and isinstance(value.get("kind"), str) and not meant.is_meant(value)
 
 
+def _kind(manifest: Mapping[str, object]) -> str:
+    kind = manifest["kind"]
+    return brief(kind) if isinstance(kind, str) else show(kind)
+
+
 def _nothing_in(trees: Sequence[Tree], file: str) -> Violation:
     """What to say of manifests without a config, and how to take out what has to be rendered first."""
     manifests = [tree.value for tree in trees if isinstance(tree.value, dict)]
-    kinds = list(dict.fromkeys(str(manifest["kind"]) for manifest in manifests if "kind" in manifest))
+    kinds = list(dict.fromkeys(_kind(manifest) for manifest in manifests if "kind" in manifest))
     if not kinds:
         return not_for_us(trees[0])
-    message = f"expected a sharing config, bare or in a ConfigMap, got {one_of(kinds[:_KINDS], 'and')} without one"
+    shown = [*kinds[:_MOST_KINDS], *(["others"] if len(kinds) > _MOST_KINDS else [])]
+    message = f"expected a sharing config, bare or in a ConfigMap, got {one_of(shown, 'and')} without one"
     if renderer := next((RENDERED_BY[kind] for kind in kinds if kind in RENDERED_BY), None):
         message += f"; if one comes in when it is rendered, check that: `{renderer} ... | nodeagent validate -`"
     elif "ConfigMap" in kinds:

@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from nodeagent.config import meant
+from nodeagent.config.reading import revision_in
 from nodeagent.config.selection import FILE_NAME, REVISION_NAME, readable
 from nodeagent.documents.faults import one_of, show
 from nodeagent.documents.scalars import UNUSABLE
-from nodeagent.documents.tree import Path
+from nodeagent.documents.tree import Path, brief
 
 KINDS: Final = ("ConfigMap", "Secret")
 
 _KEY: Final = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 _SUFFIX: Final = ".yaml"
 _LISTED: Final = 6
-_LONGEST: Final = 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +246,7 @@ def _notes(
 
 
 def _listed(keys: Sequence[str]) -> str:
-    shown = [key if len(key) <= _LONGEST else f"{key[:_LONGEST]}…" for key in keys[:_LISTED]]
+    shown = [brief(key) for key in keys[:_LISTED]]
     more = len(keys) - len(shown)
     return one_of([*shown, f"{more} more"] if more else shown, "and")
 
@@ -257,7 +257,7 @@ def _is(keys: Sequence[str]) -> str:
 
 def _revision(texts: Sequence[Text]) -> str | None:
     found = next((text.data for text in texts if text.key == REVISION_NAME and not text.problem), None)
-    return found.decode("utf-8", "replace").strip() if found is not None else None
+    return revision_in(found.decode("utf-8", "replace")) if found is not None else None
 
 
 def identity(manifest: Mapping[str, object]) -> tuple[str, str]:
@@ -271,8 +271,14 @@ def called(manifest: Mapping[str, object]) -> str:
     """`ConfigMap gpu/sharing`."""
     metadata = manifest.get("metadata")
     told: Mapping[str, object] = metadata if isinstance(metadata, dict) else {}
-    namespace, name = told.get("namespace"), told.get("name")
-    prefix = f"{namespace}/" if isinstance(namespace, str) else ""
-    generated = told.get("generateName")
-    own = name if isinstance(name, str) else f"{generated}*" if isinstance(generated, str) else "without name"
-    return f"{manifest.get('kind', 'ConfigMap')} {prefix}{own}"
+    kind, namespace, name, generated = (
+        brief(value) if isinstance(value, str) and value else ""
+        for value in (
+            manifest.get("kind", "ConfigMap"),
+            told.get("namespace"),
+            told.get("name"),
+            told.get("generateName"),
+        )
+    )
+    own = name or (f"{generated}*" if generated else "without name")
+    return f"{kind} {namespace}/{own}" if namespace else f"{kind} {own}"

@@ -12,8 +12,10 @@ from typing import Final
 from nodeagent.config import health, nvidia_v1, v1alpha1
 from nodeagent.config.formats import Format, format_of, not_for_us
 from nodeagent.config.semantics import check_rules
+from nodeagent.documents.scalars import UNUSABLE
 from nodeagent.documents.schema import Schema, check, load_schema
 from nodeagent.documents.strict import Rejected, Tree, examine
+from nodeagent.documents.tree import MOST_KEPT
 from nodeagent.model.config import Document, Loaded, SharingConfig, Violation, mistakes
 
 _SCHEMAS: Final = {Format.V1ALPHA1: v1alpha1.SCHEMA, Format.NVIDIA_V1: nvidia_v1.SCHEMA}
@@ -44,6 +46,8 @@ def load_tree(document: Document, tree: Tree) -> Loaded:
 def _read(tree: Tree) -> tuple[SharingConfig | None, tuple[Violation, ...]]:
     meant = format_of(tree.value)
     if meant is None:
+        if tree.value is UNUSABLE:
+            return None, tree.problems
         return None, (*tree.problems, not_for_us(tree))
     faults = (*tree.problems, *check(tree, _schema(meant)))
     if faults:
@@ -74,5 +78,6 @@ def bounded(violations: tuple[Violation, ...]) -> tuple[Violation, ...]:
     if len(violations) <= MOST_VIOLATIONS + 1:
         return violations
     rest = mistakes(violations[MOST_VIOLATIONS:])
-    told = f"{rest} more mistakes from here on"
+    # What reads documents ends with MOST_KEPT of a kind.
+    told = f"{rest} {'or ' if rest + MOST_VIOLATIONS >= MOST_KEPT else ''}more mistakes from here on"
     return (*violations[:MOST_VIOLATIONS], replace(violations[MOST_VIOLATIONS], message=told, stands_for=rest))

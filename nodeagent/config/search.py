@@ -13,6 +13,7 @@ from nodeagent.config.configmap import Mount
 from nodeagent.config.load import bounded, load, load_tree
 from nodeagent.config.place import Place
 from nodeagent.documents.strict import Path, Rejected, Tree, dotted, read_all
+from nodeagent.documents.tree import brief
 from nodeagent.model.config import Document, Loaded, Stage, Violation
 
 RENDERED_BY: Final = {
@@ -131,7 +132,7 @@ class Search:
         inner, skipped = (rest, len(key) + 1) if literal else (text, 0)
         place = Place(layer.tree, path, inner, layer.lines, skipped, layer.outer)
         name = f"{layer.name}, {dotted(path)}" if layer.name else dotted(path)
-        name = f"{name}, {key}" if literal else name
+        name = f"{name}, {brief(key)}" if literal else name
         try:
             trees = read_all(inner.encode(), layer.tree.file)
         except Rejected:
@@ -165,9 +166,9 @@ class Search:
         for one in contents.judged:
             told = one.data.decode("utf-8", "replace")
             place = Place(tree, one.path, told, layer.lines, outer=layer.outer)
-            document = Document(f"{self._file} ({name}, {one.key})", one.data, contents.revision)
+            document = Document(f"{self._file} ({name}, {brief(one.key)})", one.data, contents.revision)
             owner = (*configmap.identity(manifest), one.key)
-            self.found.append(Found(load(document), place, f"{name}, {one.key}", owner))
+            self.found.append(Found(load(document), place, f"{name}, {brief(one.key)}", owner))
 
 
 def objects(tree: Tree) -> Iterator[tuple[Path, Manifest]]:

@@ -12,8 +12,9 @@ from typing import Final, cast
 
 import yaml
 
+from nodeagent.documents.lookalikes import Odd, in_word
 from nodeagent.documents.scalars import UNUSABLE, Misread, resolve
-from nodeagent.documents.tree import Mark, Path, Tree, dotted
+from nodeagent.documents.tree import MOST_KEPT, Mark, Path, Tree, brief, dotted
 from nodeagent.model.config import Stage, Violation, Where
 
 MAX_DEPTH: Final = 32
@@ -43,6 +44,8 @@ class Builder:
         self._file = file
         self._bounds = bounds
         self._nodes = 0
+        self._unheard = 0
+        self.at: Mark = (1, 1)
         self._start_document()
 
     def documents(self) -> Iterator[tuple[Mark, Tree]]:
@@ -54,7 +57,16 @@ class Builder:
                 problems = sorted(self._problems, key=lambda problem: (problem.where.line, problem.where.column))
                 yield (
                     _mark(event),
-                    Tree(value, self._file, tuple(problems), frozenset(self._literals), self._values, self._keys),
+                    Tree(
+                        value,
+                        self._file,
+                        tuple(problems),
+                        frozenset(self._literals),
+                        self._values,
+                        self._keys,
+                        self._odd_keys,
+                        self._odd_values,
+                    ),
                 )
 
     def _start_document(self) -> None:
@@ -62,6 +74,8 @@ class Builder:
         self._literals: set[Path] = set()
         self._values: dict[Path, Mark] = {}
         self._keys: dict[Path, Mark] = {}
+        self._odd_keys: dict[Path, Odd] = {}
+        self._odd_values: dict[Path, Odd] = {}
 
     def _node(self, event: yaml.Event, path: Path, depth: int) -> object:
         """The value that starts with `event`; takes all of its events."""
@@ -70,17 +84,20 @@ class Builder:
             raise self._out_of_bounds(event, f"at most {self._bounds.nodes:,} values")
         if depth > MAX_DEPTH:
             raise self._out_of_bounds(event, f"at most {MAX_DEPTH} levels of nesting")
-        self._values.setdefault(path, _mark(event))
+        self.at = _mark(event)
+        self._values.setdefault(path, self.at)
         if isinstance(event, yaml.AliasEvent):
-            self._problem(event, path, f"expected a value, got the alias *{event.anchor}; write the value out")
+            self._problem(
+                event, path, f"expected a value, got the alias *{brief(event.anchor or '')}; write the value out"
+            )
             return UNUSABLE
         if not isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
             raise TypeError(f"not the start of a value: {event!r}")
         if event.anchor is not None:
-            self._problem(event, path, f"expected a value, got the anchor &{event.anchor}; remove it")
+            self._problem(event, path, f"expected a value, got the anchor &{brief(event.anchor)}; remove it")
         tagged = event.tag is not None
         if tagged:
-            self._problem(event, path, f"expected a value, got the tag {_short(event.tag)}; remove it")
+            self._problem(event, path, f"expected a value, got the tag {brief(_short(event.tag))}; remove it")
         if isinstance(event, yaml.MappingStartEvent):
             return self._mapping(path, depth)
         if isinstance(event, yaml.ScalarEvent):
@@ -90,6 +107,8 @@ class Builder:
     def _scalar(self, event: yaml.ScalarEvent, path: Path) -> object:
         if event.style == "|":
             self._literals.add(path)
+        if not self._unheard and (odd := _odd(event)) is not None:
+            self._odd_values[path] = odd
         if event.style:
             return event.value
         try:
@@ -112,14 +131,14 @@ class Builder:
             if isinstance(event, yaml.MappingEndEvent):
                 break
             key = self._key(event, path, depth)
-            before = len(self._problems)
-            value = self._node(next(self._events), path if key is None else (*path, key), depth + 1)
             if key is None:
-                # The value of a key that means nothing is not worth a report of its own.
-                del self._problems[before:]
-            elif key in items:
+                self._pass_over(next(self._events), path, depth)
+                continue
+            value = self._node(next(self._events), (*path, key), depth + 1)
+            if key in items:
                 first = self._keys[*path, key][0]
-                self._problem(event, (*path, key), f'expected each key once, got "{key}" again (first in line {first})')
+                message = f'expected each key once, got "{brief(key)}" again (first in line {first})'
+                self._problem(event, (*path, key), message)
             else:
                 items[key] = value
                 self._keys[*path, key] = _mark(event)
@@ -128,14 +147,14 @@ class Builder:
     def _key(self, event: yaml.Event, path: Path, depth: int) -> str | None:
         """The key that starts with `event`, None when it cannot be one, which is reported."""
         if not isinstance(event, yaml.ScalarEvent):
-            before = len(self._problems)
-            self._node(event, path, depth + 1)
-            del self._problems[before:]
+            self._pass_over(event, path, depth)
             template = isinstance(event, yaml.MappingStartEvent) and event.flow_style
             mend = "; was a template {{…}} left as it is?" if template else ""
             self._problem(event, path, f"expected a string as key, got a list, an object or an alias{mend}")
             return None
         word: str = event.value
+        if not self._unheard and (odd := _odd(event)) is not None:
+            self._odd_keys[*path, word] = odd
         if event.anchor is not None or event.tag is not None:
             self._problem(event, path, "expected a plain string as key, got one with an anchor or a tag; remove it")
         if event.style:
@@ -148,12 +167,20 @@ class Builder:
         except Misread:
             value = UNUSABLE
         if not isinstance(value, str):
-            self._problem(event, path, f'expected a string as key, got {word or "nothing"}; write "{word}"')
+            shown = brief(word)
+            self._problem(event, path, f'expected a string as key, got {shown or "nothing"}; write "{shown}"')
             return None
         return word
 
+    def _pass_over(self, event: yaml.Event, path: Path, depth: int) -> None:
+        """Take the events of what means nothing, and is not worth a report of its own."""
+        self._unheard += 1
+        self._node(event, path, depth + 1)
+        self._unheard -= 1
+
     def _problem(self, event: yaml.Event, path: Path, message: str) -> None:
-        self._problems.append(self._violation(event, path, message))
+        if not self._unheard and len(self._problems) < MOST_KEPT:
+            self._problems.append(self._violation(event, path, message))
 
     def _violation(self, event: yaml.Event, path: Path, message: str) -> Violation:
         return Violation(self._file, Where(dotted(path), *_mark(event)), message, Stage.PARSE)
@@ -166,6 +193,15 @@ class Builder:
 def _mark(event: yaml.Event) -> Mark:
     mark = cast("yaml.Mark", event.start_mark)
     return mark.line + 1, mark.column + 1
+
+
+def _odd(event: yaml.ScalarEvent) -> Odd | None:
+    """A character in a scalar that nobody sees as what it is; a word of several lines has it where it begins."""
+    if event.value.isascii():
+        return None
+    line, column = _mark(event)
+    plain = not event.style and cast("yaml.Mark", event.end_mark).line + 1 == line
+    return in_word(event.value, line, column, plain=plain)
 
 
 def _short(tag: str | None) -> str:

@@ -8,11 +8,15 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from nodeagent.documents.tree import Path
+from nodeagent.documents.evaluate import canonical
+from nodeagent.documents.lookalikes import retyped
+from nodeagent.documents.scalars import UNUSABLE
+from nodeagent.documents.tree import Path, brief
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
@@ -33,17 +37,23 @@ _RANGES: Final = (
     ("minProperties", "maxProperties", "keys"),
 )
 _LONGEST_SHOWN: Final = 60
+_MOST_SHOWN: Final = 8
+_LONGEST_GUESSED: Final = 100
+"""No key of ours is half as long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault. `suggestion` is the key that was probably meant, `missing` the keys whose absence this reports."""
+    """One fault. `suggestion` is the key that was probably meant, `missing` the keys whose absence this reports;
+    `again`: nothing is wrong but that it is there already.
+    """
 
     path: Path
     message: str
     at_key: bool = False
     suggestion: str | None = None
     missing: tuple[str, ...] = ()
+    again: bool = False
 
 
 def faults_of(error: ValidationError) -> Iterator[Fault]:
@@ -102,11 +112,18 @@ def show(value: object) -> str:
     if value is None:
         return "nothing"
     if isinstance(value, dict):
-        return f"an object with {one_of(map(str, value), 'and')}" if value else "an empty object"
+        return f"an object with {_some(value)}" if value else "an empty object"
     if isinstance(value, list):
         return f"a list of {len(value)}" if value else "an empty list"
+    if value is UNUSABLE:
+        return "something that cannot be read"
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}… ({len(text)} characters)"
+
+
+def _some(keys: Collection[str]) -> str:
+    names = [brief(key) for key in islice(keys, _MOST_SHOWN)]
+    return one_of(names if len(keys) == len(names) else [*names, f"{len(keys) - len(names)} others"], "and")
 
 
 def one_of(options: Iterable[str], word: str = "or") -> str:
@@ -117,6 +134,8 @@ def one_of(options: Iterable[str], word: str = "or") -> str:
 
 def nearest(word: str, options: Iterable[str]) -> str | None:
     """The option that was probably meant: the same but for case and punctuation, else one that looks alike."""
+    if len(word) > _LONGEST_GUESSED:
+        return None
     known = list(options)
     folded = {_fold(option): option for option in known}
     if _fold(word) in folded:
@@ -126,7 +145,7 @@ def nearest(word: str, options: Iterable[str]) -> str | None:
 
 
 def _fold(word: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", word.lower())
+    return re.sub(r"[^a-z0-9]", "", retyped(word).lower())
 
 
 def _missing(key: str, schema: Mapping[str, Any]) -> str:
@@ -142,15 +161,15 @@ def _unknown_keys(path: Path, value: Mapping[str, object], schema: Mapping[str, 
         meant = nearest(key, [option for option in known if option not in value])
         home = next((name for name, inner in known.items() if key in inner.get("properties", ())), None)
         if meant is not None:
-            message = f'expected a known key, got "{key}"; did you mean "{meant}"?'
+            message = f'expected a known key, got "{brief(key)}"; did you mean "{meant}"?'
             yield Fault(place, message, at_key=True, suggestion=meant)
         elif home is not None:
-            message = f'expected a known key, got "{key}"; did you mean "{home}: {{{key}: …}}"?'
+            message = f'expected a known key, got "{brief(key)}"; did you mean "{home}: {{{brief(key)}: …}}"?'
             yield Fault(place, message, at_key=True, suggestion=home)
         elif known:
-            yield Fault(place, f'expected the key {one_of(known)}, got "{key}"', at_key=True)
+            yield Fault(place, f'expected the key {one_of(known)}, got "{brief(key)}"', at_key=True)
         else:
-            yield Fault(place, f'expected an empty object: {{}}, got the key "{key}"', at_key=True)
+            yield Fault(place, f'expected an empty object: {{}}, got the key "{brief(key)}"', at_key=True)
 
 
 def _choice(branches: list[Mapping[str, Any]]) -> tuple[str, ...]:
@@ -172,9 +191,12 @@ def _wrong_choice(
 
 
 def _repeated(path: Path, value: list[object]) -> Iterator[Fault]:
+    seen: set[object] = set()
     for position, item in enumerate(value):
-        if item in value[:position]:
-            yield Fault((*path, position), f"expected each item once, got {show(item)} again")
+        known = canonical(item)
+        if item is not UNUSABLE and known in seen:
+            yield Fault((*path, position), f"expected each item once, got {show(item)} again", again=True)
+        seen.add(known)
 
 
 def _mend(value: object, schema: Mapping[str, Any]) -> str:

@@ -6,12 +6,14 @@ Bounds on size, depth and nodes are checked while the parser's events come, so t
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Final
 
 import yaml
 
 from nodeagent.documents.builder import Bounds, Builder, Rejected
-from nodeagent.documents.tree import Mark, Path, Tree, dotted
+from nodeagent.documents.lookalikes import in_lines, line_break, named
+from nodeagent.documents.tree import MOST_KEPT, Mark, Path, Tree, dotted
 from nodeagent.model.config import Stage, Violation, Where
 
 __all__ = ["Path", "Rejected", "Tree", "dotted", "examine", "read", "read_all"]
@@ -21,6 +23,13 @@ _BUNDLE: Final = Bounds(size=16 << 20, nodes=500_000)
 
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _UNPRINTABLE: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+_DIRECTIVE: Final = re.compile(r"^%", re.MULTILINE)
+_MOST_DIRECTIVES: Final = 100
+"""The parser compares each with all before it. (A line of text may begin so as well.)"""
+
+_ESCAPE_IN_TAG: Final = re.compile(r"!\S*%")
+_BAD_TAG: Final = "expected a value, got a tag whose escapes are no UTF-8; remove it"
+_LINES_BACK: Final = 100
 _CONFLICT: Final = re.compile(r"^(?:<{7}|={7}|>{7})(?=[ \r\n]|\Z)", re.MULTILINE)
 
 
@@ -42,8 +51,8 @@ def examine(data: bytes, file: str) -> Tree:
         raise _rejected(file, (1, 1), "expected a document, got nothing but white space and comments")
     (_, tree), *others = trees
     message = "expected one document, got another one; remove the `---` and what follows it"
-    extra = [_violation(file, mark, message) for mark, _ in others]
-    return Tree(tree.value, file, (*tree.problems, *extra), tree.literals, tree.values, tree.keys)
+    extra = [_violation(file, mark, message) for mark, _ in others[:MOST_KEPT]]
+    return replace(tree, problems=(*tree.problems, *extra))
 
 
 def read_all(data: bytes, file: str) -> list[Tree]:
@@ -57,10 +66,13 @@ def read_all(data: bytes, file: str) -> list[Tree]:
 
 def _documents(data: bytes, file: str, bounds: Bounds) -> list[tuple[Mark, Tree]]:
     text = _text(data, file, bounds)
+    builder = Builder(yaml.parse(text, Loader=_LOADER), file, bounds)
     try:
-        return list(Builder(yaml.parse(text, Loader=_LOADER), file, bounds).documents())
+        return list(builder.documents())
     except yaml.MarkedYAMLError as error:
-        raise _syntax_error(file, text, error) from None
+        raise _hidden(file, text, error) or _syntax_error(file, text, error) from None
+    except UnicodeDecodeError:
+        raise _rejected(file, _tag_after(text, builder.at), _BAD_TAG) from None
     except yaml.YAMLError as error:
         raise _rejected(file, (1, 1), f"expected YAML, got something else: {error}") from None
 
@@ -77,10 +89,35 @@ def _text(data: bytes, file: str, bounds: Bounds) -> str:
         message = f"expected UTF-8, got the byte 0x{data[error.start]:02x}; save the file as UTF-8"
         raise _rejected(file, _end(before), message) from None
     found = _UNPRINTABLE.search(text)
+    if not found and bounds is _ONE_DOCUMENT and (found := line_break(text)):
+        message = f"got {named(found[0])}, which only some readers take for the end of a line; remove it"
+        raise _rejected(file, _end(text[: found.start()]), message)
     if found:
         name = "a byte order mark" if found[0] == "\ufeff" else f"the character U+{ord(found[0]):04X}"
         raise _rejected(file, _end(text[: found.start()]), f"expected printable text, got {name}; remove it")
+    directives = (one for number, one in enumerate(_DIRECTIVE.finditer(text)) if number == _MOST_DIRECTIVES)
+    if found := next(directives, None):
+        message = f"expected at most {_MOST_DIRECTIVES} lines that begin with %, got more; remove them"
+        raise _rejected(file, _end(text[: found.start()]), message)
     return text
+
+
+def _hidden(file: str, text: str, error: yaml.MarkedYAMLError) -> Rejected | None:
+    """A character that nobody sees as what it is explains what the parser makes of its line, or of the next."""
+    mark = error.problem_mark or error.context_mark
+    if mark is None:
+        return None
+    start = mark.line - 1 if error.context_mark is None else min(error.context_mark.line, mark.line - 1)
+    odd = in_lines(text, max(start, mark.line - _LINES_BACK, 0), mark.line)
+    return None if odd is None else _rejected(file, (odd.line, odd.column), f"expected YAML, {odd.message}")
+
+
+def _tag_after(text: str, mark: Mark) -> Mark:
+    """The place of the tag that the parser could not read: behind the last value that it could."""
+    lines = text.split("\n")
+    start = sum(len(line) + 1 for line in lines[: mark[0] - 1]) + mark[1] - 1
+    found = _ESCAPE_IN_TAG.search(text, start)
+    return mark if found is None else _end(text[: found.start()])
 
 
 def _syntax_error(file: str, text: str, error: yaml.MarkedYAMLError) -> Rejected:

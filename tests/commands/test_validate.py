@@ -539,3 +539,37 @@ def test_a_config_of_several_pools_is_noted_with_its_name(tmp_path: Path, capsys
     first = capsys.readouterr().out.splitlines()[0]
     assert ",line=13,col=11," in first
     assert "ConfigMap a, sharing.yaml:7:7: spec.rules[0]: expected a list of" in first
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "apiVersion: nodeagent.io/v1alpha1\nkind: SharingConfig\nmetadata: {name: a}\nspec:\n  rules:\n    -\n",
+        "version: v1\nsharing:\n",
+        "012\n",
+        "*a\n",
+        "a: !%C0%80 x\n",
+        "apiVersion: nodeagent.io/v1alpha1\nkind: SimulatedNode\ngpus: [~, {uuid: 012, xids: [~, 00, no]}]\n",
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: no\ndata: {sharing.yaml: 012, t4.yaml: *a}\n",
+        "kind: [no]\nitems: [no]\n",
+        "apiVersion: v1\nkind: List\nitems: [~, 012, {kind: ConfigMap, data: [no]}]\n",
+    ],
+)
+@pytest.mark.parametrize("command", [["validate"], ["validate", "-o", "json"], ["convert"], ["plan", "--config"]])
+def test_no_document_is_an_internal_error(text: str, command: list[str], tmp_path: Path) -> None:
+    """Whatever is in it, it is a mistake of its author."""
+    (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
+    done = nodeagent(*command, tmp_path / "a.yaml", *(["--driver", f"simulated:{H100X8}"] if "plan" in command else []))
+    assert done.returncode == 1, done.stderr
+    assert "internal error" not in done.stderr
+
+
+@pytest.mark.parametrize("output", ["text", "github"])
+def test_nothing_acts_on_a_terminal(output: str, tmp_path: Path) -> None:
+    """What a document, or the name of a file, would do there is written as an escape."""
+    bad = tmp_path / "a\x1b[2J\u202e.yaml"
+    bad.write_text(WRONG_TWICE.replace("timeSlicin", '"time\\e[2J\\u202e"'), encoding="utf-8")
+    done = nodeagent("validate", "-o", output, bad, tmp_path / "b\x1b\n.yaml")
+    assert done.returncode != 0
+    assert all(line.isprintable() for line in done.stdout.splitlines())
+    assert r"time\u001b[2J\u202e" in done.stdout

@@ -250,7 +250,7 @@ def test_what_is_refused(name: str) -> None:
     [
         (
             "version: v1\nflags: {plugin: {deviceListStrategy: []}}\n",
-            "expected a list of at least 1 item, got an empty list",
+            "expected a list of 1 to 16 items, got an empty list",
         ),
         ("version: v1\nflags: {plugin: {deviceListStrategy: cdi-crl}}\n", 'did you mean "cdi-cri"?'),
         (
