@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from nodeagent.commands.checking import STDIN, STDIN_NAME
-from nodeagent.commands.exits import EXITS_ALWAYS, OK, Failure
+from nodeagent.commands.exits import NOT, OK, UNREADABLE, Failure
 from nodeagent.config.bundle import load_bundle
 from nodeagent.config.convert import DEFAULT_NAME, notes, to_yaml
 
@@ -18,17 +18,17 @@ device plugin (version: v1), bare or in a ConfigMap. Where the two programs
 would differ, a note on stderr and a comment in the file say how.
 """
 
-EPILOG: Final = f"""\
+EPILOG: Final = """\
 examples:
   nodeagent convert nvidia.yaml > sharing.yaml
   nodeagent convert --name a100-inference nvidia.yaml
-
-exit codes:
-  0 converted, 1 the file is invalid, 2 it cannot be read,
-  {EXITS_ALWAYS}
 """
 
-_INVALID, _UNREADABLE = 1, 2
+EXITS: Final = {
+    OK: "converted",
+    NOT: "the file, or the name, is invalid",
+    UNREADABLE: "the file cannot be read",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,16 +44,16 @@ def execute(arguments: argparse.Namespace) -> int:
     if bundle.all_violations:
         for violation in bundle.all_violations:
             print(violation, file=sys.stderr)
-        raise Failure(f"cannot convert {file}: it is not valid", _INVALID)
+        raise Failure(f"cannot convert {file}: it is not valid", NOT)
     if len(bundle.configs) != 1:
         names = ", ".join(loaded.document.path for loaded in bundle.configs)
-        raise Failure(f"cannot convert {len(bundle.configs)} configs at once: {names}", _INVALID)
+        raise Failure(f"cannot convert {len(bundle.configs)} configs at once: {names}", NOT)
     config = bundle.configs[0].config
     assert config is not None  # noqa: S101 - there are no violations
     text = to_yaml(config, name=arguments.name)
     again = load_bundle(text.encode(), "--name")
     if again.all_violations:
-        raise Failure(f"cannot use that name: {again.all_violations[0].message}", _INVALID)
+        raise Failure(f"cannot use that name: {again.all_violations[0].message}", NOT)
     for note in notes(config):
         print(f"note: {note}", file=sys.stderr)
     sys.stdout.write(text)
@@ -66,4 +66,4 @@ def _read(path: str) -> tuple[bytes, str]:
     try:
         return Path(path).read_bytes(), path
     except OSError as error:
-        raise Failure(f"cannot read {path}: {(error.strerror or str(error)).lower()}", _UNREADABLE) from None
+        raise Failure(f"cannot read {path}: {(error.strerror or str(error)).lower()}", UNREADABLE) from None

@@ -14,12 +14,15 @@ from nodeagent.report.dates import dated
 from nodeagent.report.metrics import CONTENT_TYPE as METRICS
 from nodeagent.report.metrics import Metrics
 from nodeagent.report.page import page
+from nodeagent.report.verdict import stopped
 
 TEXT = "text/plain; charset=utf-8"
 HTML = "text/html; charset=utf-8"
 JSON = "application/json"
 
 NOT_YET = "not serving yet: starting, or waiting for the lock that another agent of this node holds\n"
+
+STOPPED = "the agent's loop has stopped turning: everything else is as of its last turn"
 
 _PATHS = {
     "/": "the status page",
@@ -96,7 +99,7 @@ class Endpoints:
         if path == "/metrics":
             return Answer(HTTPStatus.OK, self._metrics.render(), METRICS)
         now = self._clock()
-        snapshot = dated(snapshot, now)
+        snapshot = dated(snapshot if self._alive() else stopped(snapshot, STOPPED), now)
         if path == "/status":
             return Answer(HTTPStatus.OK, status.render(snapshot, now.wall), JSON)
         return Answer(HTTPStatus.OK, page(snapshot, now.wall).encode(), HTML, _PAGE_HEADERS)
