@@ -13,8 +13,7 @@ from typing import Final
 
 from nodeagent.config.formats import not_for_us
 from nodeagent.config.load import load, load_tree
-from nodeagent.config.reading import REVISION_NAME
-from nodeagent.config.selection import FILE_NAME
+from nodeagent.config.selection import FILE_NAME, REVISION_NAME
 from nodeagent.config.v1alpha1 import KIND
 from nodeagent.documents.faults import nearest, one_of
 from nodeagent.documents.strict import Path, Rejected, Tree, dotted, examine, read_all

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from nodeagent.config import selection
-from nodeagent.config.selection import FILE_NAME
+from nodeagent.config.selection import FILE_NAME, REVISION_NAME
 from nodeagent.model.config import Document, Unreadable
 from nodeagent.model.node import Selection
-
-REVISION_NAME: Final = "revision"
 
 _LARGEST: Final = 16 << 20
 _LONGEST_REVISION: Final = 200

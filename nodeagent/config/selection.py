@@ -15,9 +15,22 @@ from nodeagent.model.node import Selection, SelectionNote
 FILE_NAME: Final = "sharing.yaml"
 """The document of a directory where no label selects another one."""
 
+REVISION_NAME: Final = "revision"
+"""What a pipeline notes beside the documents. No document is called so."""
+
 _SUFFIX: Final = ".yaml"
+_LABEL: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", re.ASCII)
 _VALUE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 _NAMED: Final = 10
+
+
+def readable(key: str) -> bool:
+    """Whether an agent could read the file of this name, a key of a ConfigMap: `sharing.yaml`, `<label value>.yaml`, or
+    `<label value>` alone, as NVIDIA's config-manager has it (plugin 0.20, cmd/config-manager).
+    """
+    if key in {FILE_NAME, REVISION_NAME}:
+        return key == FILE_NAME
+    return any(_LABEL.fullmatch(name) for name in (key, key.removesuffix(_SUFFIX)))
 
 
 def select(labels: Mapping[str, str], keys: Sequence[str]) -> Selection:

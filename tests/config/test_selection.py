@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from nodeagent.config.selection import FILE_NAME, describe, file_name, select, unknown
+from nodeagent.config.selection import FILE_NAME, describe, file_name, readable, select, unknown
 from nodeagent.model.node import Selection
 
 OURS, NVIDIAS = "nodeagent.io/config", "nvidia.com/device-plugin.config"
@@ -55,6 +55,32 @@ def test_the_first_label_that_is_there_selects(
 def test_a_value_names_a_file_of_the_directory_or_none(value: str, expected: str | None) -> None:
     """No value leads out of the directory, or to what the kubelet keeps hidden in it."""
     assert file_name(Selection(OURS, value)) == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("sharing.yaml", True),
+        ("t4.yaml", True),
+        ("tesla-t4", True),
+        ("default", True),
+        ("T4_b.2", True),
+        ("a" * 63, True),
+        (f"{'a' * 63}.yaml", True),
+        ("a" * 64, False),
+        (f"{'a' * 64}.yaml", False),
+        ("revision", False),
+        ("t4-", False),
+        ("..data", False),
+        (".hidden.yaml", False),
+        ("sharing.yaml ", False),
+        ("", False),
+        (".yaml", False),
+    ],
+)
+def test_it_is_known_which_keys_an_agent_could_read(key: str, expected: bool) -> None:  # noqa: FBT001
+    """sharing.yaml, and whatever a label can name, with our ending or as NVIDIA's config-manager has it."""
+    assert readable(key) is expected
 
 
 def test_without_a_label_it_is_the_document_for_all() -> None:
