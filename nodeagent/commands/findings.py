@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from nodeagent.commands.checking import STDIN_NAME, Checked
-from nodeagent.model.config import Loaded, Violation
+from nodeagent.model.config import Loaded, Violation, mistakes
 
 
 def text(found: Sequence[Checked]) -> Iterator[str]:
@@ -36,6 +36,7 @@ def as_json(found: Sequence[Checked]) -> str:
             "configs": [_config(loaded) for loaded in checked.configs],
             "simulatedGpus": checked.simulated_gpus,
             "violations": [violation_as_json(violation) for violation in checked.violations],
+            "mistakes": mistakes(checked.violations),
             "notes": list(checked.notes),
             "message": checked.problem or checked.skipped,
         }
@@ -71,11 +72,21 @@ def github(found: Sequence[Checked]) -> Iterator[str]:
 def summary(found: Sequence[Checked]) -> str:
     """`3 files: 2 valid, 1 invalid (4 mistakes)`."""
     counts = {status: sum(_status(checked) == status for checked in found) for status in _STATUSES}
-    mistakes = sum(len(checked.violations) for checked in found)
     parts = [f"{counts[status]} {status}" for status in _STATUSES if counts[status]]
     if counts["invalid"]:
-        parts[parts.index(f"{counts['invalid']} invalid")] += f" ({_count(mistakes, 'mistake')})"
+        parts[parts.index(f"{counts['invalid']} invalid")] += f" ({_mistakes(found)})"
     return f"{_count(len(found), 'file')}: {', '.join(parts)}"
+
+
+def _mistakes(found: Sequence[Checked]) -> str:
+    """`256 mistakes, the first 50 shown`, where not all of them are."""
+    violations = [violation for checked in found for violation in checked.violations]
+    total, shown = mistakes(violations), sum(violation.stands_for == 1 for violation in violations)
+    told = _count(total, "mistake")
+    if shown == total:
+        return told
+    alone = sum(bool(checked.violations) for checked in found) == 1
+    return f"{told}, the first {shown} shown" if alone else f"{told}, {shown} of them shown"
 
 
 _TITLE: Final = "nodeagent validate"

@@ -14,12 +14,12 @@ from nodeagent.config.formats import Format, format_of, not_for_us
 from nodeagent.config.semantics import check_rules
 from nodeagent.documents.schema import Schema, check, load_schema
 from nodeagent.documents.strict import Rejected, Tree, examine
-from nodeagent.model.config import Document, Loaded, SharingConfig, Violation
+from nodeagent.model.config import Document, Loaded, SharingConfig, Violation, mistakes
 
 _SCHEMAS: Final = {Format.V1ALPHA1: v1alpha1.SCHEMA, Format.NVIDIA_V1: nvidia_v1.SCHEMA}
 
 MOST_VIOLATIONS: Final = 50
-"""A document with more is reported with as many, the last of which says how many more there are."""
+"""A document with more is reported with as many, and with one more that says how many others there are."""
 
 
 def load(document: Document) -> Loaded:
@@ -71,8 +71,8 @@ def _in_order(violations: tuple[Violation, ...]) -> tuple[Violation, ...]:
 
 def _bounded(violations: tuple[Violation, ...]) -> tuple[Violation, ...]:
     """All of them, up to a number that nobody reads and that status and log can still carry."""
-    if len(violations) <= MOST_VIOLATIONS:
+    if len(violations) <= MOST_VIOLATIONS + 1:
         return violations
-    last = violations[MOST_VIOLATIONS - 1]
-    rest = len(violations) - MOST_VIOLATIONS + 1
-    return (*violations[: MOST_VIOLATIONS - 1], replace(last, message=f"{rest:,} more errors from here on"))
+    rest = mistakes(violations[MOST_VIOLATIONS:])
+    told = f"{rest} more mistakes from here on"
+    return (*violations[:MOST_VIOLATIONS], replace(violations[MOST_VIOLATIONS], message=told, stands_for=rest))

@@ -7,6 +7,7 @@ rewrite that only moves lines or comments is recognised as `unchanged`.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from fnmatch import fnmatchcase
@@ -89,16 +90,24 @@ class Stage(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One thing that is wrong with a document, where, and how to mend it."""
+    """One thing that is wrong with a document, where, and how to mend it. `stands_for` is how many there are where one
+    stands for all that are not listed.
+    """
 
     file: str
     where: Where
     message: str
     stage: Stage
+    stands_for: int = 1
 
     def __str__(self) -> str:
         path = f"{self.where.path}: " if self.where.path else ""
         return f"{self.file}:{self.where.line}:{self.where.column}: {path}{self.message}"
+
+
+def mistakes(violations: Iterable[Violation]) -> int:
+    """How many things are wrong, those that are not listed included."""
+    return sum(violation.stands_for for violation in violations)
 
 
 @dataclass(frozen=True, slots=True)

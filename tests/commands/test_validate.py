@@ -396,3 +396,24 @@ spec:
     assert all(len(gpus) == 4 for gpus in nodes)
     deciding = {config.rule_for(gpu).name for gpus in nodes for gpu in gpus}
     assert {"big", "named", "(default)"} <= deciding
+
+
+@pytest.mark.parametrize("output", ["text", "json", "github"])
+def test_all_mistakes_are_counted_though_the_first_are_shown(
+    output: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A document with 256 mistakes has 256, however many of them are listed; so says each output, and the agent."""
+    path = tmp_path / "many.yaml"
+    rules = "".join(f"    - {{name: r{number}, exclusiv: {{}}}}\n" for number in range(256))
+    path.write_text(BY_INDEX + rules, "utf-8")
+    assert main(["validate", "-o", output, str(path)]) == 1
+    told = capsys.readouterr().out
+    assert "1 file: 1 invalid (256 mistakes, the first 50 shown)" in told
+    assert "206 more mistakes from here on" in told
+    if output == "json":
+        assert json.loads(told)["files"][0]["mistakes"] == 256
+    assert main(["validate", "-o", output, str(path), str(path)]) == 1
+    assert "(512 mistakes, 100 of them shown)" in capsys.readouterr().out
+    path.write_text(BY_INDEX + "".join(rules.splitlines(keepends=True)[:51]), "utf-8")
+    assert main(["validate", "-o", output, str(path)]) == 1
+    assert "1 file: 1 invalid (51 mistakes)" in capsys.readouterr().out

@@ -78,7 +78,7 @@ def test_a_value_names_a_file_of_the_directory_or_none(value: str, expected: str
         (".yaml", False),
     ],
 )
-def test_it_is_known_which_keys_an_agent_could_read(key: str, expected: bool) -> None:  # noqa: FBT001
+def test_it_is_known_which_keys_an_agent_could_read(key: str, expected: bool) -> None:
     """sharing.yaml, and whatever a label can name, with our ending or as NVIDIA's config-manager has it."""
     assert readable(key) is expected
 
