@@ -23,7 +23,7 @@ def situation(status: Status) -> Situation:
         ),
         desired=_document(config["desired"]),
         applied=_document(config["applied"]),
-        mistakes=len(config["violations"]),
+        mistakes=config.get("mistakes", len(config["violations"])),
         obstacles=tuple(one["message"] for one in config.get("obstacles", ())),
         faults=tuple(
             (names[drift["subject"]], drift["have"])

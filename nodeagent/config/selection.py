@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Final
 
+from nodeagent.documents.faults import nearest
 from nodeagent.model.node import Selection, SelectionNote
 
 FILE_NAME: Final = "sharing.yaml"
@@ -22,6 +23,8 @@ _SUFFIX: Final = ".yaml"
 _LABEL: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", re.ASCII)
 _VALUE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 _NAMED: Final = 10
+_COMPARED: Final = 200
+_LONGEST: Final = 80
 
 
 def readable(key: str) -> bool:
@@ -35,7 +38,8 @@ def readable(key: str) -> bool:
 
 def select(labels: Mapping[str, str], keys: Sequence[str]) -> Selection:
     """What the first of `keys` selects that is on the Node with a value. An empty value is as good as no label."""
-    return next((Selection(key, labels[key]) for key in keys if labels.get(key)), Selection())
+    found = next((Selection(key, labels[key]) for key in keys if labels.get(key)), None)
+    return found or Selection(note=", ".join(f"{key} {'is empty' if key in labels else 'is not set'}" for key in keys))
 
 
 def file_name(selection: Selection) -> str | None:
@@ -65,20 +69,35 @@ def unusable(note: SelectionNote, identity: str, keys: Sequence[str], accepted: 
 def describe(selection: Selection) -> str:
     """Why this file, as a clause."""
     if selection.value is None:
-        return "no label of the node selects a config"
+        return f"no label of the node selects a config{f' ({selection.note})' if selection.note else ''}"
     return f"label {selection.key} of the node is {selection.value!r}"
 
 
 def unknown(selection: Selection, present: Iterable[str]) -> str:
-    """Why what is selected cannot be read, where `present` are the names of all files in the directory."""
-    name = file_name(selection)
-    if name is None:
-        return f"{describe(selection)}, which is not the name of a file"
-    known = sorted(file for file in present if file.endswith(_SUFFIX) and _VALUE.fullmatch(file))
-    if not known:
-        return f"{describe(selection)}, and there is no {name}, nor any other *{_SUFFIX}"
-    listed, more = ", ".join(known[:_NAMED]), len(known) - _NAMED
-    verb = "is" if len(known) == 1 else "are"
-    return (
-        f"{describe(selection)}, and there is no {name}; there {verb} {listed}{f' and {more} more' if more > 0 else ''}"
-    )
+    """Why what is selected cannot be read: what was looked for, what there is instead, where `present` are the names of
+    all files in the directory, and which of those was probably meant.
+    """
+    name, names = file_name(selection), [each for each in present if _VALUE.fullmatch(each) and each != REVISION_NAME]
+    known = sorted(each for each in names if each.endswith(_SUFFIX))
+    why = f"and there is no {name}" if name is not None else "which is not the name of a file"
+    if known:
+        told = f"{describe(selection)}, {why}; there {'is' if len(known) == 1 else 'are'} {_listed(known)}"
+    elif names:
+        told = f"{describe(selection)}, {why}, nor any other *{_SUFFIX}: there is only {_listed(sorted(names))}"
+    else:
+        told = f"{describe(selection)}, {why}, nor any other *{_SUFFIX}"
+    meant = _meant(selection.value, names) if selection.value is not None else None
+    return f"{told}; did you mean {meant}?" if meant is not None else told
+
+
+def _meant(value: str, names: Sequence[str]) -> str | None:
+    """The file that was probably meant by the value of a label."""
+    by_stem = {each.removesuffix(_SUFFIX).removesuffix(".yml"): each for each in sorted(names)[:_COMPARED]}
+    stem = nearest(value.removesuffix(_SUFFIX).removesuffix(".yml"), by_stem)
+    return by_stem[stem] if stem is not None else None
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in names[:_NAMED]]
+    listed, more = ", ".join(shown), len(names) - _NAMED
+    return f"{listed} and {more} more" if more > 0 else listed

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
+from nodeagent.model.config import mistakes
 from nodeagent.model.inventory import Gpu, GpuHealth
 from nodeagent.model.snapshot import ABNORMAL, Condition, DocumentInfo, DriftKind, Snapshot
 from nodeagent.report.words import count
@@ -104,7 +105,7 @@ def of(snapshot: Snapshot) -> Situation:
         conditions=snapshot.conditions,
         desired=config.desired,
         applied=config.applied,
-        mistakes=len(config.violations),
+        mistakes=mistakes(config.violations),
         obstacles=tuple(one.message for one in config.obstacles),
         faults=tuple(
             (names[drift.subject], drift.have)
@@ -191,9 +192,9 @@ def _of_documents(situation: Situation, told: dict[str, Condition]) -> Iterator[
     if desired is not None and not situation.settled:
         goes_on = f"{goes_on}, which is not settled yet"
     if situation.mistakes:
-        mistakes = count(situation.mistakes, "error")
+        errors = count(situation.mistakes, "error")
         title = "Not in sync: the newest document is rejected"
-        yield _bad(title, f"{mistakes}; {goes_on}.", f"the newest document is rejected, with {mistakes}; {goes_on}")
+        yield _bad(title, f"{errors}; {goes_on}.", f"the newest document is rejected, with {errors}; {goes_on}")
     elif accepted is not None and not accepted.status and accepted.reason != "Pending":
         why = f"{_cut(accepted.message or accepted.reason)}; {goes_on}"
         yield _bad("Not in sync: there is no valid document", f"{why}.", why)
