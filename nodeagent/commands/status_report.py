@@ -38,6 +38,7 @@ def text(status: Status, agent: str, terminal: Terminal, now: float) -> Iterator
     yield from _section("document", _documents(status["config"], terminal), terminal)
     errors = chain(_errors(status["config"], terminal), _obstacles(status["config"], terminal))
     yield from _section("errors", errors, terminal)
+    yield from _section("notes", _notes(status["config"], terminal), terminal)
     yield from _section("conditions", _conditions(status, terminal, now), terminal)
     yield from _section("GPUs", status_gpus.lines(status, terminal, now), terminal)
     yield from _section("pods", status_pods.lines(status, terminal), terminal)
@@ -105,6 +106,12 @@ def _obstacles(config: dict[str, Any], terminal: Terminal) -> Iterator[str]:
     for violation in config.get("obstacles", ()):
         told = f"accepted, and at odds with these GPUs: {violation['message']}"
         yield from terminal.paragraph("red", told)
+
+
+def _notes(config: dict[str, Any], terminal: Terminal) -> Iterator[str]:
+    """What is worth a word on the accepted document, here, though nothing of it is wrong."""
+    for note in config["notes"]:
+        yield from terminal.paragraph("yellow", note)
 
 
 def _conditions(status: Status, terminal: Terminal, now: float) -> Iterator[str]:

@@ -46,12 +46,7 @@ def read_selected(path: Path, chosen: Selection | None) -> Document | Unreadable
     found = _read(path / name) if name is not None else Unreadable(str(path), missing=True, message="")
     if not isinstance(found, Unreadable) or not found.missing:
         return found
-    try:
-        reason = selection.unknown(chosen, os.listdir(path))  # noqa: PTH208 - names are what is wanted
-    except OSError as error:
-        reason = (
-            f"{selection.unknown(chosen, ())}, as far as can be seen: the directory cannot be listed: {error.strerror}"
-        )
+    reason = selection.unknown(chosen, _names(path))
     return Unreadable(found.path, missing=True, message=f"cannot read config: {reason}")
 
 
@@ -84,6 +79,13 @@ def is_directory(path: Path) -> bool:
         return stat.S_ISDIR(path.stat().st_mode)
     except OSError:
         return False
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return os.listdir(directory)  # noqa: PTH208 - names are what is wanted
+    except OSError:
+        return []
 
 
 def _read_file(path: Path) -> bytes:

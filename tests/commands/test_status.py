@@ -114,6 +114,15 @@ def test_a_config_that_the_gpus_do_not_fit_is_told() -> None:
     )
 
 
+def test_notes_are_told() -> None:
+    """What a config says in vain on this node, before what is wrong with the node."""
+    base = builders.snapshot()
+    hint = 'rule "some": no GPU of this node has the index 9; there are GPUs 0-7'
+    text = told(replace(base, config=replace(base.config, notes=(hint,))))
+    assert f"\nnotes\n  {hint}\n\nGPUs\n" in text
+    assert text.startswith("gpu-node-1, pool inference: In sync\n")
+
+
 def test_gpus_under_mps_are_told_with_their_limits_and_daemons() -> None:
     """A line per GPU with what a share may use; below it what is wrong with daemons, once, and for how long."""
     text = told(builders.sharing_by_mps())
