@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from nodeagent.commands import stdin
 from nodeagent.commands.checking import STDIN, STDIN_NAME
 from nodeagent.commands.exits import NOT, OK, UNREADABLE, Failure
 from nodeagent.config.bundle import load_bundle
@@ -62,7 +63,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _read(path: str) -> tuple[bytes, str]:
     if path == STDIN:
-        return sys.stdin.buffer.read(), STDIN_NAME
+        return stdin.read(), STDIN_NAME
     try:
         return Path(path).read_bytes(), path
     except OSError as error:

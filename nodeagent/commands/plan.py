@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from nodeagent.commands import client, gpus, mps_notes, plan_json, plan_report, terminal
+from nodeagent.commands import client, gpus, mps_notes, plan_json, plan_report, stdin, terminal
 from nodeagent.commands.checking import STDIN, STDIN_NAME
 from nodeagent.commands.exits import DIFFERS, NOT, OK, UNREACHABLE, UNREADABLE, USAGE, Failure
 from nodeagent.commands.preview import preview
@@ -124,10 +124,10 @@ def _load(path: str) -> Loaded:
     """The one config that a path holds."""
     document: Document | Unreadable
     if path == STDIN:
-        document = Document(STDIN_NAME, sys.stdin.buffer.read())
+        document = Document(STDIN_NAME, stdin.read())
     elif Path(path).is_fifo():
         # The shell's `--config <(kubectl kustomize ...)`; the agent itself takes files only.
-        document = Document(path, Path(path).read_bytes())
+        document = _read_pipe(path)
     else:
         document = read_document(Path(path))
     if isinstance(document, Unreadable):
@@ -140,6 +140,13 @@ def _load(path: str) -> Loaded:
         raise Failure(f"cannot plan with {len(bundle.configs)} sharing configs at once: {names}", NOT)
     loaded = bundle.configs[0]
     return replace(loaded, document=replace(loaded.document, revision=loaded.document.revision or document.revision))
+
+
+def _read_pipe(path: str) -> Document:
+    try:
+        return Document(path, Path(path).read_bytes())
+    except OSError as error:
+        raise Failure(f"cannot read {path}: {(error.strerror or str(error)).lower()}", UNREADABLE) from None
 
 
 def _of_driver(spec: str, state_dir: str | None) -> _Asked:

@@ -18,6 +18,8 @@ def situation(status: Status) -> Situation:
         in_sync=status["inSync"],
         # An older agent does not say so of its own: what is in sync is settled.
         settled=bool(status.get("settled", status["inSync"])),
+        gpus=len(status["gpus"]),
+        offers=bool(status["resources"]),
         conditions=tuple(
             Condition(one["type"], bool(one["status"]), one["reason"], one["message"]) for one in status["conditions"]
         ),

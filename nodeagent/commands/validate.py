@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from nodeagent.commands import findings, gpus, mps_notes
+from nodeagent.commands import findings, gpus, mps_notes, stdin
 from nodeagent.commands.checking import STDIN, Checked, check_paths, with_violations
 from nodeagent.commands.exits import NOT, OK, UNREADABLE, USAGE, Failure
 from nodeagent.model.inventory import Gpu
@@ -60,13 +60,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Check everything, then tell."""
-    stdin = sys.stdin.buffer.read() if STDIN in arguments.paths else None
+    piped = stdin.read() if STDIN in arguments.paths else None
     if arguments.state_dir is not None and not arguments.driver:
         raise Failure("--state-dir goes with --driver", USAGE)
     those, note = gpus.read_gpus(arguments.driver, arguments.state_dir, UNREADABLE) if arguments.driver else (None, "")
     if note:
         print(f"nodeagent validate: {note}", file=sys.stderr)
-    found = [_on_gpus(checked, arguments.gpus, those) for checked in check_paths(arguments.paths, stdin)]
+    found = [_on_gpus(checked, arguments.gpus, those) for checked in check_paths(arguments.paths, piped)]
     for line in _told(found, arguments.output):
         print(line)
     if any(checked.problem is not None for checked in found):

@@ -55,12 +55,15 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What a verdict is made from. `faults` are the GPUs and MIG devices that are not well, each with what is wrong
-    with it; `mistakes` counts those of the newest document, `obstacles` is why the accepted one does not fit.
+    """What a verdict is made from. `gpus` counts GPUs and MIG devices, `faults` are those that are not well, each with
+    what is wrong with it; `offers` tells whether any resource is served; `mistakes` counts those of the newest
+    document, `obstacles` is why the accepted one does not fit.
     """
 
     in_sync: bool
     settled: bool
+    gpus: int
+    offers: bool
     conditions: tuple[Condition, ...] = ()
     desired: DocumentInfo | None = None
     applied: DocumentInfo | None = None
@@ -102,6 +105,8 @@ def of(snapshot: Snapshot) -> Situation:
     return Situation(
         in_sync=snapshot.in_sync,
         settled=snapshot.settled,
+        gpus=len(snapshot.gpus),
+        offers=bool(snapshot.resources),
         conditions=snapshot.conditions,
         desired=config.desired,
         applied=config.applied,
@@ -121,7 +126,8 @@ def judge(situation: Situation) -> Verdict:
     notes = [f"Note: {_cut(note.message)}." for note in situation.conditions if _is_note(note)]
     if not findings:
         text = f"The node is what Git says: {short(situation.applied)}."
-        return Verdict("ok", "✓", "In sync", " ".join([text, *notes]), Outcome.AS_WANTED)
+        title = "In sync" if situation.offers else "In sync, and nothing is offered"
+        return Verdict("ok", "✓", title, " ".join([text, *notes]), Outcome.AS_WANTED)
     first, *others = findings
     text = first.verdict.text.rstrip(".")
     if briefs := [finding.brief for finding in others if finding.brief]:
@@ -168,6 +174,8 @@ def _findings(situation: Situation) -> Iterator[_Finding]:
         text = _listed([_cut(entry.message or entry.reason) for entry in faults], "; ")
         brief = ", ".join(f"{entry.type} is not met" if not entry.status else entry.type for entry in faults)
         yield _finding(_WARN, title, text, Outcome.FAULTY, brief)
+    if situation.in_sync and not situation.gpus:
+        yield _finding(_WARN, "In sync, and there is no GPU", "the driver lists none", Outcome.FAULTY)
     yield from _of_change(situation, told)
 
 

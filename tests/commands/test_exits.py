@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from importlib import import_module
 from types import ModuleType
 
@@ -12,6 +14,7 @@ from nodeagent.cli import COMMANDS
 from nodeagent.commands import exits
 from tests.commands.conftest import nodeagent
 from tests.conftest import ROOT
+from tests.waiting import longer
 
 PAGE = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 
@@ -50,6 +53,15 @@ def test_two_is_for_those_who_ask_for_it(command: str) -> None:
     """A command that can end with 2 has the flag, and no other has."""
     has_flag = "--detailed-exitcode" in nodeagent(command, "--help").stdout.partition("\nexit codes:\n")[0]
     assert has_flag is (exits.DIFFERS in module(command).EXITS)
+
+
+@pytest.mark.parametrize("typed", ["validate -", "convert -", "plan --config -"])
+@pytest.mark.parametrize(("end", "why"), [("<&-", "it is closed"), ("</proc/self/mem", "input/output error")])
+def test_stdin_that_cannot_be_read_is_unreadable(typed: str, end: str, why: str) -> None:
+    """As a file that cannot be; it is no fault of ours."""
+    shell = f"{sys.executable} -m nodeagent {typed} {end}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=longer(60), check=False)
+    assert (done.returncode, done.stderr) == (4, f"nodeagent {typed.partition(' ')[0]}: cannot read stdin: {why}\n")
 
 
 def test_no_command_makes_up_a_code() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from nodeagent.model.snapshot import ConfigState, Drift, DriftKind, Snapshot
 from nodeagent.report.status import to_json
 from nodeagent.report.verdict import judge, of, stopped
 from tests.commands import shown
-from tests.commands.conftest import Serve, nodeagent
+from tests.commands.conftest import SHARED_BY_TEN, Serve, nodeagent
 from tests.report import builders
 from tests.report.builders import AT, WHOLE, gpu, gpu_status, mps_daemon, under_mps
 from tests.report.test_page import EMPTY
@@ -493,6 +494,17 @@ def test_a_pipe_finds_all(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None
     wide = nodeagent("status", "--agent", serve(snapshot).address, COLUMNS="60").stdout.splitlines()
     assert sum("nvidia.com/gpu.shared" in line for line in wide) == 10
     assert max(len(line) for line in wide if "nvidia.com" not in line and "MODEL" not in line) <= 60
+
+
+def test_a_pipe_finds_every_pod_of_a_plan(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a status: those that a change waits for are all named, in one line."""
+    monkeypatch.delenv("COLUMNS")
+    held = builders.held_by(gpu_status(gpu(0), "h" * 20), *(f"team-a/worker-{number}/main" for number in range(20)))
+    config = tmp_path / "sharing.yaml"
+    config.write_text(SHARED_BY_TEN, encoding="utf-8")
+    done = nodeagent("plan", "--config", config, "--agent", serve(builders.snapshot(held)).address)
+    (line,) = [line for line in done.stdout.splitlines() if "held by" in line]
+    assert all(f"team-a/worker-{number}" in line for number in range(20))
 
 
 def test_json_is_the_whole_status(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:

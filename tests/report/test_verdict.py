@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from nodeagent.model.inventory import GpuHealth
+from nodeagent.model.shares import Applied
 from nodeagent.model.snapshot import ConfigState, Drift, DriftKind, Snapshot
 from nodeagent.report.verdict import LONGEST, Outcome, Verdict, judge, of, stopped
 from tests.report import builders
@@ -139,6 +140,17 @@ def test_the_gravest_thing_comes_first_and_hides_nothing(
     for expected in rest:
         assert expected in found.text, found.text
     assert (found.tone == "ok") == (outcome is Outcome.AS_WANTED and "suspended" not in title)
+
+
+def test_a_node_that_offers_nothing_says_so() -> None:
+    """All may be withheld, which is as wanted; that there is no GPU at all is hardly what anybody wants."""
+    withheld = builders.snapshot(builders.gpu_status(builders.gpu(0), "", wanted=None, contract=None, rule="none"))
+    assert (verdict(withheld).title, verdict(withheld).outcome) == (
+        "In sync, and nothing is offered",
+        Outcome.AS_WANTED,
+    )
+    bare = replace(builders.snapshot(), gpus=(), applied=Applied(), resources=())
+    assert (verdict(bare).title, verdict(bare).outcome) == ("In sync, and there is no GPU", Outcome.FAULTY)
 
 
 def test_a_node_that_starts_is_called_so() -> None:
