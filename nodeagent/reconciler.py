@@ -283,7 +283,7 @@ class Reconciler:
         elif stored is not None and self._source.concerns(stored.document):
             self._last_known_good = None
             blob = stored.document.git_blob
-            logger.warning("the mounted document cannot be accepted: the last known good is in force, blob %s", blob)
+            logger.warning("the newest document cannot be accepted: the last known good is in force, blob %s", blob)
             self._acceptance = acceptance.resume(self._acceptance, stored)
         return verdict
 

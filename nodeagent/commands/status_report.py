@@ -79,7 +79,8 @@ def _section(title: str, lines: Iterator[str], terminal: Terminal) -> Iterator[s
 def _documents(config: dict[str, Any], terminal: Terminal) -> Iterator[str]:
     """The documents that the node speaks of, each once, with what each is to it."""
     found: dict[str, list[str]] = {}
-    for role in ("newest", "desired", "applied"):
+    known_good = ("lastKnownGood",) if config["usingLastKnownGood"] else ()
+    for role in ("newest", "desired", "applied", *known_good):
         if config[role] is not None:
             found.setdefault(config[role]["gitBlob"], []).append(role)
     for blob, held in found.items():

@@ -162,7 +162,7 @@ def judge(status: Status, blob: str, *, applied: bool) -> Answer:
     if config["newest"] is None:
         return Answer(Verdict.NOT_YET, f"{node}: no document: {config['problem'] or 'not read yet'}")
     other = config["newest"]["gitBlob"][:12]
-    return Answer(Verdict.NOT_YET, f"{node}: still has {other} mounted")
+    return Answer(Verdict.NOT_YET, f"{node}: its newest document is still {other}")
 
 
 def _is(document: dict[str, Any] | None, blob: str) -> bool:

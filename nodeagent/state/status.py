@@ -214,7 +214,7 @@ def conditions(facts: Facts, before: Iterable[Condition]) -> tuple[Condition, ..
             "ServingLastKnownGood",
             facts.config.using_last_known_good,
             Reason.DOCUMENT_NOT_ACCEPTED if facts.config.using_last_known_good else Reason.DOCUMENT_ACCEPTED,
-            "the mounted document is not accepted; the last known good one is in force"
+            "the newest document is not accepted; the last known good one is in force"
             if facts.config.using_last_known_good
             else "",
         ),

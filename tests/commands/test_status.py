@@ -388,6 +388,15 @@ def test_colour_is_for_those_who_look(serve: Serve) -> None:
     assert "\033" not in done.stdout
 
 
+def test_the_last_known_good_document_is_called_so() -> None:
+    """Where it is in force, since the newest is not accepted."""
+    base = builders.snapshot()
+    config = replace(base.config, newest=builders.document("bad"), using_last_known_good=True)
+    text = told(replace(base, config=config, in_sync=False))
+    assert "document\n  newest: blob " in text
+    assert "\n  accepted, applied, last known good: blob 2e65efe2a145" in text
+
+
 def test_no_document_at_all() -> None:
     """A node without a document says why."""
     config = ConfigState(path="/etc/nodeagent/sharing.yaml", problem="cannot read config: there is no such file")

@@ -19,7 +19,7 @@ WELL: Reasons = {}
 LOST: Reasons = {"InventoryReady": (False, "GpuLost", "GPU 1 (GPU-1): the driver no longer lists it")}
 REJECTED: Reasons = {
     "ConfigAccepted": (False, "SchemaError", str(builders.violation())),
-    "ServingLastKnownGood": (True, "DocumentNotAccepted", "the mounted document is not accepted"),
+    "ServingLastKnownGood": (True, "DocumentNotAccepted", "the newest document is not accepted"),
 }
 MISSING: Reasons = {"ConfigAccepted": (False, "Missing", "/c: no such file")}
 KUBELET: Reasons = {
