@@ -20,6 +20,7 @@ def situation(status: Status) -> Situation:
         settled=bool(status.get("settled", status["inSync"])),
         gpus=len(status["gpus"]),
         offers=bool(status["resources"]),
+        path=config["path"],
         conditions=tuple(
             Condition(one["type"], bool(one["status"]), one["reason"], one["message"]) for one in status["conditions"]
         ),

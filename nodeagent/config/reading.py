@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -31,7 +32,12 @@ def read_document(path: Path) -> Document | Unreadable:
     Document and revision are of one moment: both are read from behind the same `..data` link, and read again when it
     was swapped meanwhile.
     """
-    return _read(path / FILE_NAME if is_directory(path) else path)
+    if not is_directory(path):
+        return _read(path)
+    found = _read(path / FILE_NAME)
+    if isinstance(found, Unreadable) and found.missing and (told := _beside(path)):
+        return replace(found, message=f"{found.message}; {told}")
+    return found
 
 
 def read_selected(path: Path, chosen: Selection | None) -> Document | Unreadable | None:
@@ -79,6 +85,14 @@ def is_directory(path: Path) -> bool:
         return stat.S_ISDIR(path.stat().st_mode)
     except OSError:
         return False
+
+
+def _beside(directory: Path) -> str:
+    """What there is instead, for whoever called the file otherwise."""
+    try:
+        return selection.beside(os.listdir(directory))  # noqa: PTH208 - names are what is wanted
+    except OSError:
+        return ""
 
 
 def _names(directory: Path) -> list[str]:

@@ -90,6 +90,12 @@ def unknown(selection: Selection, present: Iterable[str]) -> str:
     return f"{told}; did you mean {meant}?" if meant is not None else told
 
 
+def beside(present: Iterable[str]) -> str:
+    """The files of a directory that could be meant for a config, as a clause; empty where there is none."""
+    names = sorted(each for each in present if _VALUE.fullmatch(each) and each != REVISION_NAME)
+    return f"there {'is' if len(names) == 1 else 'are'} {_listed(names)}" if names else ""
+
+
 def _meant(value: str, names: Sequence[str]) -> str | None:
     """The file that was probably meant by the value of a label."""
     by_stem = {each.removesuffix(_SUFFIX).removesuffix(".yml"): each for each in sorted(names)[:_COMPARED]}

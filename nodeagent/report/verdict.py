@@ -56,14 +56,15 @@ class Verdict:
 @dataclass(frozen=True, slots=True)
 class Situation:
     """What a verdict is made from. `gpus` counts GPUs and MIG devices, `faults` are those that are not well, each with
-    what is wrong with it; `offers` tells whether any resource is served; `mistakes` counts those of the newest
-    document, `obstacles` is why the accepted one does not fit.
+    what is wrong with it; `offers` tells whether any resource is served. `path` is where the newest document is looked
+    for, `mistakes` counts what is wrong with it, `obstacles` is why the accepted one does not fit.
     """
 
     in_sync: bool
     settled: bool
     gpus: int
     offers: bool
+    path: str
     conditions: tuple[Condition, ...] = ()
     desired: DocumentInfo | None = None
     applied: DocumentInfo | None = None
@@ -107,6 +108,7 @@ def of(snapshot: Snapshot) -> Situation:
         settled=snapshot.settled,
         gpus=len(snapshot.gpus),
         offers=bool(snapshot.resources),
+        path=config.path,
         conditions=snapshot.conditions,
         desired=config.desired,
         applied=config.applied,
@@ -204,7 +206,8 @@ def _of_documents(situation: Situation, told: dict[str, Condition]) -> Iterator[
         title = "Not in sync: the newest document is rejected"
         yield _bad(title, f"{errors}; {goes_on}.", f"the newest document is rejected, with {errors}; {goes_on}")
     elif accepted is not None and not accepted.status and accepted.reason != "Pending":
-        why = f"{_cut(accepted.message or accepted.reason)}; {goes_on}"
+        at = f"{situation.path}: " if situation.path not in accepted.message else ""
+        why = f"{at}{_cut(accepted.message or accepted.reason)}; {goes_on}"
         yield _bad("Not in sync: there is no valid document", f"{why}.", why)
     if situation.obstacles:
         title = "Not in sync: the accepted document does not fit these GPUs"

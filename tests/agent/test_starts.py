@@ -109,7 +109,7 @@ NOT_YET = "Ready: NothingAccepted: no sharing config was ever accepted: "
         ({"sharing.yaml": WRONG}, ["{path}:", 'got "resorce"; did you mean', "(and ", 'got "replica"; did you mean']),
         ({"sharing.yaml": BAD}, ["{path}:"]),
         ({"sharing.yaml": b""}, ["{path}:1:1: "]),
-        ({"other.yaml": shares(4)}, ["{path}: cannot read config: there is no such file"]),
+        ({"other.yaml": shares(4)}, ["{path}: cannot read config: there is no such file; there is other.yaml"]),
         (
             {"a.yaml": shares(4), "b.yaml": shares(4)},
             ["label nodeagent.io/config of the node is 'x', and there is no x.yaml; there are a.yaml, b.yaml"],

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from nodeagent.config.selection import FILE_NAME, describe, file_name, readable, select, unknown
+from nodeagent.config.selection import FILE_NAME, beside, describe, file_name, readable, select, unknown
 from nodeagent.model.node import Selection
 
 OURS, NVIDIAS = "nodeagent.io/config", "nvidia.com/device-plugin.config"
@@ -166,6 +166,13 @@ def test_without_a_label_it_is_the_document_for_all() -> None:
 def test_what_is_not_there_is_told_with_what_is(selection: Selection, present: Sequence[str], expected: str) -> None:
     """The message names the label, its value, the file that is missing, and those that could be meant."""
     assert unknown(selection, present) == expected
+
+
+def test_what_is_beside_a_file_that_is_missing() -> None:
+    """Of a directory as the kubelet mounts it: what could be meant for the config."""
+    assert beside(["..data", "..2026_02", "revision"]) == ""
+    assert beside(["sharing.yml", "..data"]) == "there is sharing.yml"
+    assert beside([f"{number:02}.yaml" for number in range(12)]).endswith("08.yaml, 09.yaml and 2 more")
 
 
 def test_it_is_told_why_a_file_is_read() -> None:

@@ -83,7 +83,7 @@ def node(*lost: int, in_sync: bool = True, rejected: bool = False, told: Reasons
         (
             node(in_sync=False, told=MISSING),
             "Not in sync: there is no valid document",
-            ("no such file",),
+            ("/etc/nodeagent/sharing.yaml: /c: no such file; the node goes on with h100-inference",),
             Outcome.FAULTY,
         ),
         (node(told=TWICE), "Two pods have the same share", ("a/b and c/d",), Outcome.FAULTY),
