@@ -45,6 +45,7 @@ from nodeagent.state import (
     acceptance,
     daemons,
     health,
+    hints,
     holds,
     kubelet_view,
     lists,
@@ -168,6 +169,7 @@ class Reconciler:
         self._desired: Desired | None = None
         self._wishes: Desired | None = None
         self._obstacles: tuple[Violation, ...] = ()
+        self._hints = hints.Hints()
         self._decided_at, self._decisions = now, dict[str, float]()
         self._judge_by = now + INVENTORY_SECONDS
         self._pressed: frozenset[ShareKey] = frozenset()
@@ -227,6 +229,7 @@ class Reconciler:
         desired, obstacles = acceptance.wanted(self._acceptance, gpus)
         notices.obstacles(self._obstacles, obstacles)
         self._obstacles = obstacles
+        self._hint(gpus, complete=inventory.complete)
         concerns = self._decide(desired, now)
         if self._wishes is None:
             self._wishes = acceptance.unfinished(self._acceptance, gpus, self._applied)
@@ -280,7 +283,7 @@ class Reconciler:
         elif stored is not None and self._source.concerns(stored.document):
             self._last_known_good = None
             blob = stored.document.git_blob
-            logger.warning("the mounted document cannot be accepted: the last known good is in force, blob %s", blob)
+            logger.warning("the newest document cannot be accepted: the last known good is in force, blob %s", blob)
             self._acceptance = acceptance.resume(self._acceptance, stored)
         return verdict
 
@@ -298,6 +301,12 @@ class Reconciler:
             kept = {uuid: at for uuid, at in self._decisions.items() if uuid in self._applied.gpus}
             self._decisions = kept | dict.fromkeys(concerns, now)
         return concerns
+
+    def _hint(self, gpus: tuple[Gpu, ...], *, complete: bool) -> None:
+        """What is worth a word on the config in force on these GPUs, and say it once."""
+        known, accepted = self._hints, self._acceptance.accepted
+        self._hints = hints.look(known, accepted, gpus, self._identity.pool, complete=complete)
+        notices.hints(hints.fresh(known, self._hints))
 
     def _take_notes(self) -> None:
         """What the desk gave away."""
@@ -484,6 +493,7 @@ class Reconciler:
             last_known_good=self._keeper.document,
             observed_generation=self._observed_generation,
             obstacles=self._obstacles,
+            hints=self._hints.found,
         )
         facts = status.Facts(
             now=self._clock(),

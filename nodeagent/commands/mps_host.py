@@ -12,7 +12,7 @@ from collections.abc import Awaitable
 from typing import Final
 
 from nodeagent import logs, settings
-from nodeagent.commands.exits import EXITS_ALWAYS, OK, START_ANEW, USAGE, Failure
+from nodeagent.commands.exits import NOT, OK, START_ANEW, USAGE, Failure
 from nodeagent.settings import MpsHostSettings
 from nodeagent.stopping import STOP_SECONDS, Signals
 
@@ -34,7 +34,7 @@ Each flag can be given as an environment variable instead, named in brackets;
 a flag wins over its variable.
 """
 
-EPILOG: Final = f"""\
+EPILOG: Final = """\
 examples:
   nodeagent mps-host --driver nvml
   nodeagent mps-host --mps-root ./mps --driver simulated:node.yaml --shm-size 0
@@ -49,14 +49,13 @@ as the first process of a container, with --init:
 signals:
   SIGTERM, SIGINT   stop within 5 seconds; daemons and their clients go on
   SIGHUP            read now what the agent asks for; an init hands it on
-
-exit codes:
-  0 after SIGTERM, 1 cannot start (unusable --mps-root, nothing can be mounted),
-  75 --mps-root or its lock was removed or replaced: start it anew,
-  {EXITS_ALWAYS}
 """
 
-_CANNOT_START: Final = 1
+EXITS: Final = {
+    OK: "after SIGTERM",
+    NOT: "cannot start: --mps-root cannot be used, nothing can be mounted",
+    START_ANEW: "--mps-root or its lock was removed or replaced: start it anew",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,7 +85,7 @@ def execute(arguments: argparse.Namespace) -> int:
         asyncio.run(_serve(chosen, shm_size, signals))
     except CannotStart as error:
         logger.critical("cannot start: %s", error)
-        return signals.leave(_CANNOT_START)
+        return signals.leave(NOT)
     except Superseded as error:
         logger.critical("%s: the daemons go on, and are to be looked after by a host that starts anew", error)
         signals.begin_to_end(START_ANEW)

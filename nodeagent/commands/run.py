@@ -8,7 +8,7 @@ import logging
 from typing import Final
 
 from nodeagent import heap, logs, settings
-from nodeagent.commands.exits import EXITS_ALWAYS, OK, START_ANEW, USAGE, Failure
+from nodeagent.commands.exits import NOT, OK, START_ANEW, USAGE, Failure
 from nodeagent.settings import Settings
 from nodeagent.stopping import Signals
 
@@ -25,7 +25,7 @@ Each flag can be given as an environment variable instead, named in brackets;
 a flag wins over its variable.
 """
 
-EPILOG: Final = f"""\
+EPILOG: Final = """\
 examples:
   nodeagent run --config /etc/nodeagent
   nodeagent run --config sharing.yaml --driver simulated:node.yaml \\
@@ -34,14 +34,13 @@ examples:
 signals:
   SIGTERM, SIGINT   stop in order, within 5 seconds; pods keep their GPUs
   SIGHUP            look at the config and the GPUs again
-
-exit codes:
-  0 after SIGTERM, 1 cannot start (address in use, unusable path),
-  75 the state directory was deleted under its mount: a new container mounts
-  it anew, {EXITS_ALWAYS}
 """
 
-_CANNOT_START: Final = 1
+EXITS: Final = {
+    OK: "after SIGTERM",
+    NOT: "cannot start: an address in use, an unusable path",
+    START_ANEW: "the state directory was deleted under its mount: start it anew, a new container mounts it anew",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +77,7 @@ async def _serve(chosen: Settings, signals: Signals) -> int:
     except CannotStart as error:
         # The log, not stderr as it comes: this line must be of the format that a pipeline reads.
         logger.critical("cannot start: %s", error)
-        return _CANNOT_START
+        return NOT
     code = OK if ending is Ending.TOLD else START_ANEW
     # What is left, tasks that do not end or threads that hang, is not waited for.
     signals.begin_to_end(code)

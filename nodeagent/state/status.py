@@ -179,7 +179,7 @@ def conditions(facts: Facts, before: Iterable[Condition]) -> tuple[Condition, ..
     config = _config_accepted(facts)
     registered = _registered(facts)
     found = (
-        _ready(facts, registered),
+        _ready(facts, config, registered),
         config,
         _inventory_ready(facts),
         Condition(
@@ -214,7 +214,7 @@ def conditions(facts: Facts, before: Iterable[Condition]) -> tuple[Condition, ..
             "ServingLastKnownGood",
             facts.config.using_last_known_good,
             Reason.DOCUMENT_NOT_ACCEPTED if facts.config.using_last_known_good else Reason.DOCUMENT_ACCEPTED,
-            "the mounted document is not accepted; the last known good one is in force"
+            "the newest document is not accepted; the last known good one is in force"
             if facts.config.using_last_known_good
             else "",
         ),
@@ -239,15 +239,24 @@ def conditions(facts: Facts, before: Iterable[Condition]) -> tuple[Condition, ..
     )
 
 
-def _ready(facts: Facts, registered: Condition) -> Condition:
+def _ready(facts: Facts, config: Condition, registered: Condition) -> Condition:
     if facts.config.desired is None:
-        return Condition("Ready", False, Reason.NOTHING_ACCEPTED, "no sharing config was ever accepted")
+        return Condition("Ready", False, Reason.NOTHING_ACCEPTED, _nothing_accepted(facts.config, config))
     unknown = facts.inventory.reason in {InventoryReason.PENDING, InventoryReason.DRIVER_MISSING}
     if unknown or not (facts.applied.gpus or facts.inventory.complete):
         return Condition("Ready", False, Reason.NO_GPUS, facts.inventory.message)
     if not registered.status:
         return Condition("Ready", False, Reason.NOT_REGISTERED, registered.message)
     return Condition("Ready", True, Reason.SERVING, "")
+
+
+def _nothing_accepted(config: ConfigState, accepted: Condition) -> str:
+    """That there is no config to go by, and what is wrong with the one that is there, or where it should be."""
+    told = "no sharing config was ever accepted"
+    if accepted.status or not accepted.message:
+        return told
+    at = f"{config.path}: " if config.problem and config.path not in accepted.message else ""
+    return f"{told}: {at}{accepted.message}"
 
 
 def _config_accepted(facts: Facts) -> Condition:
