@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from nodeagent import refusals
 from nodeagent.config import selection
 from nodeagent.config.selection import FILE_NAME
 from nodeagent.model.config import Document, Unreadable
@@ -48,7 +49,8 @@ def read_selected(path: Path, chosen: Selection | None) -> Document | Unreadable
     found = _read(path / name) if name is not None else Unreadable(str(path), missing=True, message="")
     if not isinstance(found, Unreadable) or not found.missing:
         return found
-    reason = selection.unknown(chosen, _names(path))
+    names, unlisted = _names(path)
+    reason = selection.unknown(chosen, names) if not unlisted else selection.unlisted(chosen, unlisted)
     return Unreadable(found.path, missing=True, message=f"cannot read config: {reason}")
 
 
@@ -64,15 +66,19 @@ def _read(file: Path) -> Document | Unreadable:
     except FileNotFoundError:
         return Unreadable(str(file), missing=True, message="cannot read config: there is no such file")
     except (OSError, RuntimeError, ValueError) as error:
-        return Unreadable(str(file), missing=False, message=f"cannot read config: {_reason(error)}")
+        return Unreadable(str(file), missing=False, message=f"cannot read config: {_reason(error, file)}")
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, file: Path) -> str:
+    """Why it cannot be read, with its path where the kernel refuses: that may be one of a directory above it."""
     if isinstance(error, RuntimeError) or (isinstance(error, OSError) and error.errno == errno.ELOOP):
         return "it is a loop of links"  # Python 3.11 and 3.12 raise RuntimeError for one
     if isinstance(error, BlockingIOError):
         return "it gives nothing without waiting"
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        real = Path(os.fsdecode(error.filename)) if error.filename is not None else file
+        return f"{file}: {refusals.words(error, real)}"
+    return str(error)
 
 
 def is_directory(path: Path) -> bool:
@@ -83,11 +89,12 @@ def is_directory(path: Path) -> bool:
         return False
 
 
-def _names(directory: Path) -> list[str]:
+def _names(directory: Path) -> tuple[list[str], str]:
+    """The names of all files in it, and why they cannot be known."""
     try:
-        return os.listdir(directory)  # noqa: PTH208 - names are what is wanted
-    except OSError:
-        return []
+        return os.listdir(directory), ""  # noqa: PTH208 - names are what is wanted
+    except OSError as error:
+        return [], f"{directory} cannot be listed: {refusals.words(error, directory)}"
 
 
 def _read_file(path: Path) -> bytes:

@@ -69,3 +69,11 @@ def unknown(selection: Selection, present: Iterable[str]) -> str:
     return (
         f"{describe(selection)}, and there is no {name}; there {verb} {listed}{f' and {more} more' if more > 0 else ''}"
     )
+
+
+def unlisted(selection: Selection, why: str) -> str:
+    """The same where it is not known which files there are."""
+    name = file_name(selection)
+    if name is None:
+        return f"{describe(selection)}, which is not the name of a file"
+    return f"{describe(selection)}, and there is no {name}; {why}"

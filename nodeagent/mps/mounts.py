@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from nodeagent import refusals
+
 _NOSUID, _NODEV, _NOEXEC, _REMOUNT = 2, 4, 8, 32  # sys/mount.h
 _FLAGS: Final = _NOSUID | _NODEV | _NOEXEC
 _DETACH, _NOFOLLOW = 2, 8
@@ -78,4 +80,5 @@ def _unescape(text: str) -> str:
 
 def _error(task: str, path: Path) -> OSError:
     number = ctypes.get_errno()
-    return OSError(number, f"cannot {task}: {os.strerror(number)}", str(path))
+    refused = refusals.words(OSError(number, os.strerror(number)))
+    return OSError(number, f"cannot {task}: {refused}", str(path))

@@ -17,6 +17,7 @@ from nodeagent.model.handover import HandOver, HostFiles
 from nodeagent.model.health import EventsReason, XidLog
 from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason
 from nodeagent.model.kubelet import (
+    Obstacle,
     PodResourcesReason,
     PodResourcesStatus,
     RegistrationState,
@@ -71,6 +72,8 @@ class Reason(StrEnum):
     NOTHING_TO_REGISTER = "NothingToRegister"
     KUBELET_ABSENT = "KubeletAbsent"
     FOREIGN_PLUGIN = "ForeignPlugin"
+    ACCESS_DENIED = "AccessDenied"
+    DIRECTORY_UNWRITABLE = "DirectoryUnwritable"
     # PodResourcesReady
     LISTED = "Listed"
     TIMEOUT = "Timeout"
@@ -311,8 +314,8 @@ def _counted(inventory: Inventory) -> str:
 def _registered(facts: Facts) -> Condition:
     if facts.wanted and not facts.registrations:
         names = ", ".join(sorted(facts.wanted))
-        if facts.pods.reason is PodResourcesReason.KUBELET_ABSENT:
-            return Condition("Registered", False, Reason.KUBELET_ABSENT, f"{names}: {facts.pods.message}")
+        if facts.pods.reason in {PodResourcesReason.KUBELET_ABSENT, PodResourcesReason.ACCESS_DENIED}:
+            return Condition("Registered", False, Reason(facts.pods.reason.value), f"{names}: {facts.pods.message}")
         if _held_up_by_mps(facts):
             return Condition("Registered", True, Reason.NOTHING_TO_REGISTER, f"{names}: held up by MPS, see MpsReady")
         return Condition("Registered", False, Reason.PENDING, f"nothing is advertised yet of {names}")
@@ -326,8 +329,13 @@ def _registered(facts: Facts) -> Condition:
     if not waiting:
         return Condition("Registered", True, Reason.ALL_REGISTERED, "")
     states = {status.state for status in waiting}
+    obstacles = {status.obstacle for status in waiting}
     if RegistrationState.FOREIGN in states:
         reason = Reason.FOREIGN_PLUGIN
+    elif Obstacle.DENIED in obstacles:
+        reason = Reason.ACCESS_DENIED
+    elif Obstacle.UNWRITABLE in obstacles:
+        reason = Reason.DIRECTORY_UNWRITABLE
     elif RegistrationState.ABSENT in states:
         reason = Reason.KUBELET_ABSENT
     else:
