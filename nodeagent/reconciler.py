@@ -509,6 +509,7 @@ class Reconciler:
             handover=self._handover(),
             host_files=self._host.files,
             shared_twice=shared.shared_twice(self._shared, self._looked_at),
+            following=self._source.following,
         )
         accepted = self._acceptance.config
         terms = accepted.labels if accepted is not None else LabelTerms()

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from nodeagent.model.config import THROUGH_MIG, Stage
+from nodeagent.model.config import THROUGH_MIG, Following, Stage
 from nodeagent.model.handover import HandOver, HostFiles
 from nodeagent.model.health import EventsReason, XidLog
 from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason
@@ -55,6 +55,10 @@ class Reason(StrEnum):
     PARSE_ERROR = "ParseError"
     SCHEMA_ERROR = "SchemaError"
     SEMANTIC_ERROR = "SemanticError"
+    # ConfigFollowed
+    FOLLOWED = "Followed"
+    SUB_PATH = "SubPath"
+    SINGLE_FILE = "SingleFile"
     # InventoryReady
     FOUND = "Found"
     DRIVER_MISSING = "DriverMissing"
@@ -146,7 +150,8 @@ class Facts:
     `desired` is what the config in force wants. `missing` tells a document that is not there from one that cannot be
     read. `foreign` are the ids of another plugin that the kubelet shows of a resource, by their number. `disk_problem`
     is the last failed write, None when all is written. `handover` is how devices are handed over by now. `shared_twice`
-    are the shares that the kubelet has handed out to several pods.
+    are the shares that the kubelet has handed out to several pods. `following` says whether a change of the document
+    can be seen.
     """
 
     now: float
@@ -169,6 +174,7 @@ class Facts:
     handover: HandOver = field(default_factory=HandOver)
     host_files: HostFiles = field(default_factory=HostFiles)
     shared_twice: tuple[SharedTwice, ...] = ()
+    following: Following = Following.FOLLOWED
 
     @property
     def wanted(self) -> frozenset[str]:
@@ -184,6 +190,7 @@ def conditions(facts: Facts, before: Iterable[Condition]) -> tuple[Condition, ..
     found = (
         _ready(facts, registered),
         config,
+        _config_followed(facts),
         _inventory_ready(facts),
         Condition(
             "HealthWatched",
@@ -265,6 +272,13 @@ def _config_accepted(facts: Facts) -> Condition:
         more = f" (and {len(config.violations) - 1} more)" if len(config.violations) > 1 else ""
         return Condition("ConfigAccepted", False, _REJECTED[first.stage], f"{first}{more}")
     return Condition("ConfigAccepted", True, Reason.ACCEPTED, config.newest.git_blob)
+
+
+def _config_followed(facts: Facts) -> Condition:
+    """Whether Git is heard at all: a file that never changes is in perfect order otherwise."""
+    follows = facts.following
+    message = f"{facts.config.path}: {follows.explained}" if follows.explained else ""
+    return Condition("ConfigFollowed", follows is Following.FOLLOWED, Reason(follows.value), message)
 
 
 def _inventory_ready(facts: Facts) -> Condition:

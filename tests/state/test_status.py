@@ -42,6 +42,7 @@ DRAINS = Plan(waits=(Wait("GPU-0", WaitReason.PODS, frozenset({2, 3})),))
 NORMAL_TRUE = {
     "Ready",
     "ConfigAccepted",
+    "ConfigFollowed",
     "InventoryReady",
     "Registered",
     "PodResourcesReady",
@@ -67,7 +68,7 @@ def test_all_is_well() -> None:
     """Normal-true conditions are true, the others false; each is there exactly once, with a known reason."""
     found = conditions(WELL, ())
     assert {one.type for one in found if one.status} == NORMAL_TRUE
-    assert len({one.type for one in found}) == len(found) == 17
+    assert len({one.type for one in found}) == len(found) == 18
     assert all(one.reason in set(Reason) for one in found)
 
 
