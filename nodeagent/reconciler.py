@@ -127,8 +127,10 @@ class Reconciler:
         counters: Counters,
         remembered: Remembered,
         wake: asyncio.Event,
+        remark: Callable[[], str] = lambda: "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._remark = remark
         self._identity = identity
         self._source = source
         self._devices = devices
@@ -510,6 +512,7 @@ class Reconciler:
             host_files=self._host.files,
             shared_twice=shared.shared_twice(self._shared, self._looked_at),
             following=self._source.following,
+            remark=self._remark(),
         )
         accepted = self._acceptance.config
         terms = accepted.labels if accepted is not None else LabelTerms()

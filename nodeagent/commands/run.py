@@ -40,8 +40,9 @@ signals:
 
 exit codes:
   0 after SIGTERM, 1 cannot start (address in use, unusable path),
-  75 the state directory was deleted under its mount: a new container mounts
-  it anew, {EXITS_ALWAYS}
+  75 the state directory was deleted under its mount, or with
+  --restart-on-driver-change the driver was replaced: a new container mounts
+  or loads it anew, {EXITS_ALWAYS}
 """
 
 _CANNOT_START: Final = 1

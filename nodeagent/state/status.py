@@ -151,7 +151,7 @@ class Facts:
     read. `foreign` are the ids of another plugin that the kubelet shows of a resource, by their number. `disk_problem`
     is the last failed write, None when all is written. `handover` is how devices are handed over by now. `shared_twice`
     are the shares that the kubelet has handed out to several pods. `following` says whether a change of the document
-    can be seen.
+    can be seen, `remark` what the agent does about a driver that only a new container can use.
     """
 
     now: float
@@ -175,6 +175,7 @@ class Facts:
     host_files: HostFiles = field(default_factory=HostFiles)
     shared_twice: tuple[SharedTwice, ...] = ()
     following: Following = Following.FOLLOWED
+    remark: str = ""
 
     @property
     def wanted(self) -> frozenset[str]:
@@ -284,6 +285,8 @@ def _config_followed(facts: Facts) -> Condition:
 def _inventory_ready(facts: Facts) -> Condition:
     """A driver that is content without a GPU which this node had does not know that one is missing."""
     inventory = facts.inventory
+    if facts.remark and inventory.message:
+        inventory = replace(inventory, message=f"{inventory.message}; {facts.remark}")
     ordered = facts.applied.ordered()
     lost = [entry.gpu for entry in ordered if entry.gpu.health is GpuHealth.LOST and entry.gpu.mig is None]
     if inventory.reason is InventoryReason.FOUND and lost:
