@@ -23,7 +23,6 @@ UNWRITABLE: Final = DENIED | {errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 
 _HELP: Final[Mapping[int, str]] = {
     errno.EADDRINUSE: "something has that name already",
-    errno.EAGAIN: "whoever listens takes no connection, its queue is full",
     errno.ECONNREFUSED: "nobody listens: whoever made the socket has ended, or does not listen yet",
     errno.EDQUOT: "a quota is used up there",
     errno.EIO: "the disk or its connection fails, see dmesg",

@@ -13,7 +13,7 @@ from nodeagent import refusals
 from nodeagent.kubelet import names
 from nodeagent.kubelet.plugin_server import OPTIONS
 from nodeagent.kubelet.proto import deviceplugin_pb2 as pb
-from nodeagent.kubelet.sockets import refusal
+from nodeagent.kubelet.sockets import refusal, unconnected
 from nodeagent.model.kubelet import Obstacle
 
 _UNANSWERED: Final = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
@@ -51,7 +51,7 @@ def _unconnected(socket: Path) -> Failed:
     if error is None:
         return Failed(f"cannot connect to {socket}: who listens there does not speak gRPC, or has just begun to")
     obstacle = Obstacle.DENIED if error.errno in refusals.DENIED else None
-    return Failed(f"cannot connect to {socket}: {refusals.words(error, socket)}", obstacle)
+    return Failed(f"cannot connect to {socket}: {unconnected(error, socket)}", obstacle)
 
 
 async def register(channel: grpc.aio.Channel, resource: str, endpoint: str, within: float) -> None:

@@ -33,7 +33,7 @@ from nodeagent.kubelet.checkpoint import read as read_checkpoint
 from nodeagent.kubelet.pod_answers import LIMITED, NOT_FOUND, NOT_SERVED, Failed, Remembered
 from nodeagent.kubelet.pod_calls import ALLOCATABLE, GET, LIST, Calls
 from nodeagent.kubelet.quiet import Budget, Traffic, Unwatched, Window, window
-from nodeagent.kubelet.sockets import absence, identity, refusal
+from nodeagent.kubelet.sockets import absence, identity, refusal, unconnected
 from nodeagent.model.kubelet import (
     CheckpointEntry,
     Holder,
@@ -289,7 +289,7 @@ class PodResources:
             return None
         denied = refused.errno in refusals.DENIED
         reason = PodResourcesReason.ACCESS_DENIED if denied else PodResourcesReason.UNAVAILABLE
-        return Failed(reason, f"cannot connect to {self._socket}: {refusals.words(refused, self._socket)}")
+        return Failed(reason, f"cannot connect to {self._socket}: {unconnected(refused, self._socket)}")
 
     @staticmethod
     async def _meaning(parser: Remembered[pod_answers.T], data: bytes) -> pod_answers.T:

@@ -63,6 +63,13 @@ def refusal(path: Path) -> OSError | None:
     return None
 
 
+def unconnected(error: OSError, path: Path) -> str:
+    """Why nobody can connect to it, in words."""
+    if error.errno == errno.EAGAIN:
+        return f"{refusals.words(error, path)}: whoever listens takes no connection, its queue is full"
+    return refusals.words(error, path)
+
+
 def bind_refusal(path: Path) -> OSError | None:
     """Why no socket can be made at the path; None where one can. What was made for that is removed."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

@@ -75,6 +75,16 @@ def _datagram(path: Path) -> None:
 
 _KEPT: list[socket.socket] = []
 
+
+def _full(path: Path) -> None:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen(0)
+    waiting = socket.socket(socket.AF_UNIX)
+    waiting.connect(str(path))
+    _KEPT.extend((listener, waiting))
+
+
 IN_ITS_PLACE: dict[str, tuple[Callable[[Path], None], RegistrationState, str]] = {
     "a file": (_file, ABSENT, "it is a file and no socket"),
     "a directory": (Path.mkdir, ABSENT, "it is a directory and no socket"),
@@ -82,6 +92,7 @@ IN_ITS_PLACE: dict[str, tuple[Callable[[Path], None], RegistrationState, str]] =
     "a loop": (lambda path: path.symlink_to(path.name), ABSENT, "(ELOOP): it is a loop of links"),
     "a link to nothing": (lambda path: path.symlink_to("nowhere"), ABSENT, "waiting for the kubelet"),
     "a socket that was left": (_deserted, BACKOFF, "(ECONNREFUSED): nobody listens"),
+    "a socket whose queue is full": (_full, BACKOFF, "(EAGAIN): whoever listens takes no connection"),
     "a socket of another kind": (_datagram, BACKOFF, "(EPROTOTYPE): it is a socket of another kind"),
 }
 
