@@ -13,7 +13,8 @@ from nodeagent.report import status
 from nodeagent.report.dates import dated
 from nodeagent.report.metrics import CONTENT_TYPE as METRICS
 from nodeagent.report.metrics import Metrics
-from nodeagent.report.page import page
+from nodeagent.report.page import POLICY
+from nodeagent.report.pages import Pages
 
 TEXT = "text/plain; charset=utf-8"
 HTML = "text/html; charset=utf-8"
@@ -32,12 +33,7 @@ _PATHS = {
 _SLOW = frozenset({"/", "/status", "/metrics"})
 """What takes more than a moment to answer, and is answered with a lot."""
 
-# The page has no script and loads nothing; a browser shall not be talked into either.
-_PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-}
+_PAGE_HEADERS = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +70,18 @@ class Endpoints:
         self._metrics = metrics
         self._strict = strict_readiness
         self._clock = clock
+        self._pages = Pages()
 
-    def at_once(self, method: str, target: str) -> bool:
-        """Whether the answer is small and takes no time, as those to the probes."""
-        return method not in {"GET", "HEAD"} or _path(target) not in _SLOW
+    def at_once(self, method: str, target: str, known: str = "") -> bool:
+        """Whether the answer is small and takes no time, as those to the probes; and that nothing has changed."""
+        path = _path(target)
+        return method not in {"GET", "HEAD"} or path not in _SLOW or (path == "/" and self._is_known(known))
 
-    def answer(self, method: str, target: str) -> Answer:
-        """The answer to one request; HEAD is answered as GET, and its body not sent."""
+    def answer(self, method: str, target: str, known: str = "") -> Answer:
+        """The answer to one request; HEAD is answered as GET, and its body not sent. `known` is its If-None-Match."""
         path = _path(target)
         if path not in _PATHS:
-            return _text(HTTPStatus.NOT_FOUND, "".join(f"{known:<9} {what}\n" for known, what in _PATHS.items()))
+            return _text(HTTPStatus.NOT_FOUND, "".join(f"{name:<9} {what}\n" for name, what in _PATHS.items()))
         if method not in {"GET", "HEAD"}:
             return Answer(HTTPStatus.METHOD_NOT_ALLOWED, b"only GET and HEAD\n", headers={"Allow": "GET, HEAD"})
         if path == "/livez":
@@ -96,10 +94,20 @@ class Endpoints:
         if path == "/metrics":
             return Answer(HTTPStatus.OK, self._metrics.render(), METRICS)
         now = self._clock()
-        snapshot = dated(snapshot, now)
         if path == "/status":
-            return Answer(HTTPStatus.OK, status.render(snapshot, now.wall), JSON)
-        return Answer(HTTPStatus.OK, page(snapshot, now.wall).encode(), HTML, _PAGE_HEADERS)
+            return Answer(HTTPStatus.OK, status.render(dated(snapshot, now), now.wall), JSON)
+        return self._page(snapshot, now, known)
+
+    def _page(self, snapshot: Snapshot, now: Moment, known: str) -> Answer:
+        tag = self._pages.tag(snapshot)
+        if _among(tag, known):
+            return Answer(HTTPStatus.NOT_MODIFIED, b"", headers={"ETag": tag})
+        return Answer(HTTPStatus.OK, self._pages.page(snapshot, now), HTML, {**_PAGE_HEADERS, "ETag": tag})
+
+    def _is_known(self, known: str) -> bool:
+        """Whether whoever asks has the newest page."""
+        snapshot = self._snapshot() if known else None
+        return snapshot is not None and _among(self._pages.tag(snapshot), known)
 
     def _livez(self) -> Answer:
         if self._alive():
@@ -125,6 +133,10 @@ def _reason(snapshot: Snapshot, type_: str, *, well: bool) -> str | None:
         return None
     message = f": {condition.message}" if condition.message else ""
     return " ".join(f"{type_}: {condition.reason}{message}".split())
+
+
+def _among(tag: str, known: str) -> bool:
+    return any(one.strip().removeprefix("W/") in {tag, "*"} for one in known.split(","))
 
 
 def _path(target: str) -> str:
