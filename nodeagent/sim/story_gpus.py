@@ -179,6 +179,8 @@ class GpuStory:
         await self._node.until(f"{label} is gone", lambda: not self._kubelet.devices(SLICES))
         self._screen.labelled("kubelet", f"has forgotten it {milliseconds(ended_at)} later", "cyan")
         teller.count(large, 2)
+        # The kubelet has been told before the agent has summed up what it told.
+        await self._node.until("the node is in sync", lambda: self._node.snapshot.in_sync)
 
     def _counts(self, resources: dict[str, int]) -> dict[str, int]:
         return {resource: self._teller.allocatable(resource) for resource in resources}
