@@ -7,6 +7,9 @@ its own keeps it up to date (`page_script.py`); without that it is whole, and lo
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from nodeagent.model.config import Violation
 from nodeagent.model.snapshot import ConfigState, Snapshot
 from nodeagent.report.markup import Html, fill, items, join, since
 from nodeagent.report.page_gpus import gpus
@@ -17,6 +20,9 @@ from nodeagent.report.verdict import Verdict, judge, of
 from nodeagent.report.words import Names, count, describe_action, describe_wait, describe_waves
 
 REFRESH_SECONDS = 10
+
+SHOWN_ERRORS = 3
+"""Errors of the newest document that are shown before somebody asks."""
 
 POLICY = (
     f"default-src 'none'; script-src {source(SCRIPT)}; style-src {source(STYLE)}; connect-src 'self'; "
@@ -105,13 +111,26 @@ def _verdict(verdict: Verdict) -> Html:
 
 
 def _errors(config: ConfigState) -> Html:
-    if not config.violations:
+    """The first ones: the GPUs below them shall be seen, too. The others are folded up."""
+    first, others = config.violations[:SHOWN_ERRORS], config.violations[SHOWN_ERRORS:]
+    if not first:
         return Html("")
     return fill(
-        '<section class="bad" id="errors"><h2>{} in the newest document</h2><ul class="errors">{}</ul></section>',
+        '<section class="bad" id="errors"><h2>{} in the newest document</h2>{}{}</section>',
         count(config.violations, "error"),
+        _listed(first),
+        fill('<details id="errors-more"><summary>{} more</summary>{}</details>', len(others), _listed(others))
+        if others
+        else "",
+    )
+
+
+def _listed(violations: Iterable[Violation]) -> Html:
+    """Errors with their places."""
+    return fill(
+        '<ul class="errors">{}</ul>',
         items(
-            '<li><code>{}:{}:{}</code> {}<br>{} <span class="tag plain">{}</span></li>',
+            '<li><code>{}:{}:{}</code> {} {} <span class="tag plain">{}</span></li>',
             (
                 (
                     violation.file,
@@ -121,7 +140,7 @@ def _errors(config: ConfigState) -> Html:
                     violation.message,
                     violation.stage.value,
                 )
-                for violation in config.violations
+                for violation in violations
             ),
         ),
     )

@@ -75,7 +75,7 @@ function show(text) {
 function miss(why) {
   failed += 1;
   if (failed < 2) return;
-  const text = 'Nothing new since ' + new Date(heard).toLocaleTimeString() + ': the agent ' + why +
+  const text = 'Nothing new since ' + new Date(heard).toLocaleString() + ': the agent ' + why +
     '. This page shows what was so then.';
   if (away.textContent !== text) away.textContent = text;
   away.hidden = false;

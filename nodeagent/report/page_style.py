@@ -24,12 +24,13 @@ body {
   margin: 0; background: var(--page); color: var(--text);
   font: 15px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif;
 }
-main, #away, body > footer { max-width: 1640px; margin: 0 auto; padding: 14px 20px 0; }
-h1 { font-size: 1.5rem; line-height: 1.2; margin: 0; overflow-wrap: anywhere; }
+main, #away, body > footer { max-width: 1640px; margin: 0 auto; padding: 14px 20px 0; overflow-wrap: anywhere; }
+h1 { font-size: 1.5rem; line-height: 1.2; margin: 0; }
 h2 { font-size: 1rem; margin: 0 0 8px; }
 h2 span { font-weight: 400; }
 h3 { font-size: .95rem; margin: 0; display: flex; flex-wrap: wrap; gap: 0 8px; align-items: baseline; }
 h3 span { font-weight: 400; }
+header > *, header span, h3 span, .verdict > *, .part > * { min-width: 0; }
 code { font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: .86em; }
 a { color: var(--held); }
 :focus-visible { outline: 2px solid var(--held); outline-offset: 2px; }
@@ -37,14 +38,17 @@ a { color: var(--held); }
 .small { font-size: .86rem; }
 header { display: flex; flex-wrap: wrap; gap: 2px 18px; align-items: baseline; margin-bottom: 10px; }
 header .facts { display: flex; flex-wrap: wrap; gap: 2px 18px; }
-#away { margin-top: 10px; padding: 10px 16px; background: var(--warn-soft); border: 2px solid var(--warn); }
+#away {
+  position: sticky; top: 8px; z-index: 1; width: calc(100% - 40px); margin-top: 10px; padding: 8px 14px;
+  background: var(--warn-soft); border: 2px solid var(--warn); border-radius: 8px;
+}
 #away[hidden] { display: none; }
 .verdict {
   display: grid; grid-template-columns: auto 1fr; gap: 0 14px; align-items: center; margin: 0 0 12px;
   border: 1px solid; border-left-width: 6px; border-radius: 8px; padding: 8px 14px; background: var(--card);
 }
-.verdict strong { font-size: 1.15rem; overflow-wrap: anywhere; }
-.verdict p { grid-column: 2; margin: 0; overflow-wrap: anywhere; }
+.verdict strong { font-size: 1.15rem; }
+.verdict p { grid-column: 2; margin: 0; }
 .verdict .mark { grid-row: span 2; font-size: 1.8rem; line-height: 1; }
 .verdict.ok { border-color: var(--ok); background: var(--ok-soft); } .verdict.ok .mark { color: var(--ok); }
 .verdict.warn { border-color: var(--warn); background: var(--warn-soft); } .verdict.warn .mark { color: var(--warn); }
@@ -56,7 +60,7 @@ section > p, section > ul { margin: 6px 0; }
 section > :last-child { margin-bottom: 0; }
 section.bad { border-color: var(--bad); }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; }
+table { border-collapse: collapse; width: 100%; overflow-wrap: normal; }
 caption { text-align: left; color: var(--muted); font-size: .86rem; padding-bottom: 6px; overflow-wrap: anywhere; }
 th, td { text-align: left; padding: 5px 14px 5px 0; vertical-align: top; border-top: 1px solid var(--line); }
 thead th {
@@ -75,14 +79,12 @@ td.wide { min-width: 12rem; overflow-wrap: anywhere; white-space: pre-line; }
 .tag.bad { background: var(--bad-soft); color: var(--bad); }
 .tag.plain { background: var(--page); color: var(--muted); }
 ul, ol { margin: 0; padding-left: 1.3em; }
-li { overflow-wrap: anywhere; }
 ul.errors { list-style: none; padding: 0; }
-ul.errors li { padding: 8px 0; border-top: 1px solid var(--line); }
+ul.errors li { padding: 4px 0; border-top: 1px solid var(--line); }
 ul.errors li:first-child { border-top: 0; padding-top: 0; }
 summary { cursor: pointer; }
-details { overflow-wrap: anywhere; }
 section > details { margin-top: 8px; }
-section > details > div { margin-top: 8px; }
+section > details > div, section > details > ul { margin-top: 8px; }
 .heading { display: flex; flex-wrap: wrap; gap: 4px 24px; justify-content: space-between; margin-bottom: 8px; }
 .heading h2 { margin: 0; }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 14px; font-size: .82rem; color: var(--muted); }
@@ -90,7 +92,7 @@ section > details > div { margin-top: 8px; }
 .gpus { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 275px), 1fr)); gap: 8px; }
 .gpu { border: 1px solid var(--line); border-radius: 6px; padding: 6px 10px; min-width: 0; }
 .gpu.bad { border-color: var(--bad); }
-.gpu p, .gpu details { margin: 2px 0 0; overflow-wrap: anywhere; }
+.gpu p, .gpu details { margin: 2px 0 0; }
 .mig { border-top: 1px solid var(--line); margin-top: 8px; padding-top: 5px; }
 .parts { display: flex; flex-wrap: wrap; gap: 4px 12px; margin: 6px 0 4px; }
 .part { display: flex; gap: 5px; align-items: center; }
@@ -124,7 +126,8 @@ body > footer {
   display: flex; flex-wrap: wrap; gap: 4px 18px; font-size: .86rem; color: var(--muted); padding: 4px 20px 30px;
 }
 @media (max-width: 560px) {
-  main, #away, body > footer { padding-left: 10px; padding-right: 10px; }
+  main, body > footer { padding-left: 10px; padding-right: 10px; }
+  #away { width: calc(100% - 20px); }
   section { padding: 10px; }
   thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
   table, caption, tbody, tr, tbody th, td { display: block; }

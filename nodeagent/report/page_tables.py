@@ -19,6 +19,12 @@ from nodeagent.model.snapshot import (
 )
 from nodeagent.report.markup import Html, fill, items, since
 from nodeagent.report.verdict import is_normal
+from nodeagent.report.words import count
+
+LONGEST = 400
+"""Characters of a message that are shown at once, and the lines: a document may have many mistakes."""
+
+MOST_LINES = 4
 
 _TONES = {
     ReloadResult.ACCEPTED: "ok",
@@ -79,11 +85,14 @@ def _conditions(caption: str, found: Iterable[Condition], now: float) -> Html:
         yield condition.type
         yield fill('<span class="tag {}">{}{}</span>', tone, mark, "true" if condition.status else "false")
         yield condition.reason
-        yield condition.message
+        yield _folded(condition.message)
         yield since(condition.since, now)
 
     heads = {"condition": "", "is": "", "reason": "", "message": "wide", "for": ""}
-    return _table(caption, heads, [tuple(row(condition)) for condition in found])
+    every = tuple(found)
+    return _table(
+        caption, heads, [tuple(row(condition)) for condition in every], [f"condition-{one.type}" for one in every]
+    )
 
 
 def documents(config: ConfigState) -> Html:
@@ -91,7 +100,7 @@ def documents(config: ConfigState) -> Html:
     roles: dict[DocumentInfo, list[str]] = {}
     for role, document in (
         ("newest", config.newest),
-        ("desired", config.desired),
+        ("accepted", config.desired),
         ("applied", config.applied),
         ("last known good", config.last_known_good),
     ):
@@ -125,19 +134,36 @@ def documents(config: ConfigState) -> Html:
 
 def reloads(found: Iterable[Reload], now: float) -> Html:
     """What became of the last documents."""
+    every = tuple(found)
+    # When they were moves with the wall clock; for how long each took does not.
+    ids = [
+        f"reload-{reload.duration * 1e9:.0f}-{reload.document.git_blob[:12] if reload.document else ''}"
+        for reload in every
+    ]
     rows = [
         (
             since(reload.at, now, after=" ago"),
             fill('<span class="tag {}">{}</span>', _TONES[reload.result], reload.result.value),
             reload.change.value if reload.change is not None else "-",
             fill("<code>{}</code>", reload.document.git_blob[:12]) if reload.document is not None else "-",
-            reload.message,
+            _folded(reload.message),
             f"{reload.duration * 1000:,.0f} ms",
         )
-        for reload in found
+        for reload in every
     ]
     heads = {"when": "", "result": "", "change": "", "git blob": "", "what": "wide", "took": "num nowrap"}
-    return _section("reloads", "Last reloads", _table("The newest first", heads, rows) or _none("None yet."))
+    return _section("reloads", "Last reloads", _table("The newest first", heads, rows, ids) or _none("None yet."))
+
+
+def _folded(text: str) -> object:
+    """A text of which only the beginning is shown until somebody asks, if it is long."""
+    first = text.partition("\n")[0]
+    if len(text) <= LONGEST and text.count("\n") < MOST_LINES:
+        return text
+    short = first if len(first) <= LONGEST else f"{first[:LONGEST]}…"
+    lines = text.count("\n")
+    more = f" ({count(lines, 'line')} more)" if lines else ""
+    return fill("<details><summary>{}{}</summary>{}</details>", short, more, text)
 
 
 def _section(id_: str, title: str, content: Html) -> Html:
@@ -148,9 +174,12 @@ def _none(text: str) -> Html:
     return fill('<p class="muted">{}</p>', text)
 
 
-def _table(caption: str, heads: Mapping[str, str], rows: Sequence[Sequence[object]]) -> Html:
+def _table(
+    caption: str, heads: Mapping[str, str], rows: Sequence[Sequence[object]], ids: Sequence[str] | None = None
+) -> Html:
     """A table; nothing without rows. `heads` are the columns, each with the class of its cells. On a phone, where there
-    is no room for columns, each cell says which one it is of.
+    is no room for columns, each cell says which one it is of. `ids` are those of the rows, so that the script knows
+    them again when others come.
     """
     if not rows:
         return Html("")
@@ -163,5 +192,8 @@ def _table(caption: str, heads: Mapping[str, str], rows: Sequence[Sequence[objec
         caption,
         caption,
         items('<th scope="col" class="{}">{}</th>', ((class_, head) for head, class_ in heads.items())),
-        items(f"<tr>{''.join(cells)}</tr>", (tuple(row) for row in rows)),
+        items(
+            f"<tr{{}}>{''.join(cells)}</tr>",
+            ((fill(' id="{}"', ids[at]) if ids else Html(""), *row) for at, row in enumerate(rows)),
+        ),
     )

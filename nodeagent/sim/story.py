@@ -161,7 +161,7 @@ class Story:
             f"fourth on GPU {BUSY}. Nobody is evicted.",
         )
         self._kubelet.reset_fewest(SHARED)
-        synced = await teller.commit(shared(_FEWER), "Mend the typo: replicas")
+        synced = await teller.commit(shared(_FEWER), "Fix the typo: replicas")
         await teller.reloaded(synced)
         self._screen.line()
         await teller.follow(BUSY, synced.at, f"GPU {BUSY} drains", lambda strip: strip.bar() == "####~~")

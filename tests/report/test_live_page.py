@@ -225,7 +225,7 @@ def test_an_agent_that_is_away_is_told_with_since_when(served: Served, browser: 
     served.server.close()
     eventually_sync(lambda: browser.evaluate(shown))
     told = browser.evaluate("document.getElementById('away').innerText")
-    since = browser.evaluate("new Date(heard).toLocaleTimeString()")
+    since = browser.evaluate("new Date(heard).toLocaleString()")
     assert told == f"Nothing new since {since}: the agent does not answer. This page shows what was so then."
     assert browser.evaluate("document.title") == "? gpu-node-1 - nodeagent"
     assert says(browser, "In sync")
@@ -303,6 +303,62 @@ def test_every_text_can_be_read(served: Served, browser: Browser, state: str, sc
         browser.look(width=width, prefers_color_scheme=scheme)
         assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
     assert browser.complaints == []
+
+
+def test_long_words_stay_within_the_window(served: Served, browser: Browser) -> None:
+    """Names and messages of any length, without a place to break them, are broken."""
+    long = "x" * 250
+    base = builders.troubled()
+    served.snapshot = replace(
+        base,
+        node=long,
+        pool=long,
+        config=replace(
+            base.config,
+            path=f"/{long}",
+            newest=replace(builders.document(name=long), revision=long),
+            problem=long,
+            notes=(long,),
+            violations=(builders.violation(long),) * 9,
+        ),
+        gpus=tuple(
+            replace(
+                one,
+                rule=long,
+                gpu=replace(one.gpu, message=long, model=long),
+                contract=None if one.contract is None else replace(one.contract, resource=f"nvidia.com/{long}"),
+                shares=tuple(replace(share, holder=f"{long}/{long}/main") for share in one.shares),
+            )
+            for one in base.gpus
+        ),
+        conditions=builders.conditions(Ready=(False, long, long), MpsReady=(False, "DaemonFailed", long)),
+        drift=tuple(replace(one, subject=long, want=long, have=long) for one in base.drift),
+        reloads=tuple(replace(one, message=long) for one in base.reloads),
+        resources=tuple(replace(one, resource=f"nvidia.com/{long}") for one in base.resources),
+    )
+    browser.open(url(served))
+    browser.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
+    wide = "[...document.querySelectorAll('main *')].filter(one => one.getBoundingClientRect().right > innerWidth && "
+    wide += "!one.closest('.scroll')).map(one => one.outerHTML.slice(0, 60))"
+    for width in (320, 400, 1280):
+        browser.look(width=width)
+        assert browser.evaluate(wide) == [], width
+        assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
+
+
+def test_states_can_be_told_apart_in_forced_colours(served: Served, browser: Browser) -> None:
+    """Where a system puts its own colours over those of the page, shares keep theirs, and what is behind them."""
+    served.snapshot = builders.troubled()
+    browser.look(forced_colors="active")
+    browser.open(url(served))
+    look = "(({backgroundColor, backgroundImage, borderColor}) => backgroundColor + backgroundImage + borderColor)"
+    states = "['free', 'held', 'draining', 'fenced', 'unhealthy']"
+    looks = browser.evaluate(f"{states}.map(one => {look}(getComputedStyle(document.querySelector('.share.' + one))))")
+    assert len(set(looks)) == 5
+    browser.look()
+    assert looks == browser.evaluate(
+        f"{states}.map(one => {look}(getComputedStyle(document.querySelector('.share.' + one))))"
+    )
 
 
 def test_a_part_of_a_bar_is_as_wide_as_its_part_of_the_shares(served: Served, browser: Browser) -> None:

@@ -72,7 +72,7 @@ def test_a_node_in_sync_says_so_at_the_top() -> None:
         reader.text
     )
     assert "verdict ok" in reader.classes
-    assert "newest, desired, applied, last known good" in reader.text
+    assert "newest, accepted, applied, last known good" in reader.text
     assert "All 17 are as they should be" in reader.text
     assert "errors" not in reader.text
     assert '<section id="plan">' not in text
@@ -92,7 +92,7 @@ def test_a_node_in_trouble_says_what_and_where() -> None:
         "withheld",
         "foreign another plugin keeps taking it",
         "GPU 2 hardware ok lost 5 min",
-        "desired, last known good",
+        "accepted, last known good",
         "rule broken-riser withholds 1 GPU",
         "no space left on device",
     ):
@@ -456,3 +456,38 @@ def test_a_bar_has_one_part_for_each_state(states: str) -> None:
     assert sum(float(width) for _, width in found) == pytest.approx(100)
     (label,) = re.findall(r'<div class="bar" role="img" aria-label="([^"]+)">', text)
     assert label == ", ".join(f"{float(width):.0f} {state}" for state, width in found)
+
+
+def test_many_mistakes_do_not_hide_the_gpus() -> None:
+    """The first errors are shown, the others are folded up; so are messages of many lines, and long ones."""
+    many = tuple(builders.violation(f"mistake {number} ") for number in range(50))
+    base = builders.troubled()
+    message = "\n".join(str(one) for one in many)
+    text = page(
+        replace(
+            base,
+            config=replace(base.config, violations=many),
+            reloads=tuple(replace(one, message=message) for one in base.reloads),
+            conditions=builders.conditions(ConfigAccepted=(False, "SchemaError", "y" * 5000)),
+        ),
+        NOW,
+    )
+    shown = re.sub(r"<details(?! [^>]*open).*?</details>", "", text, flags=re.DOTALL)
+    assert "50 errors in the newest document" in shown
+    assert [number for number in range(50) if f"mistake {number} " in shown] == [0, 1, 2]
+    assert all(f"mistake {number} " in text for number in range(50))
+    assert '<details id="errors-more"><summary>47 more</summary>' in text
+    assert text.count("(49 lines more)</summary>") == len(base.reloads)
+    assert "y" * 500 not in shown
+
+
+def test_rows_are_known_again() -> None:
+    """What the script shows anew stays in its place though rows come before it: each that can be opened has an id."""
+    base = builders.troubled()
+    text = page(base, NOW)
+    ids = re.findall(r' id="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    later = page(replace(base, reloads=(replace(base.reloads[0], duration=0.7), *base.reloads)), NOW + 60)
+    known = re.findall(r'<tr id="(reload-[^"]+)">', text)
+    assert len(known) == 3
+    assert re.findall(r'<tr id="(reload-[^"]+)">', later)[1:] == known
