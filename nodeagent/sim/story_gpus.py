@@ -89,7 +89,7 @@ class GpuStory:
         self._screen.line()
         await teller.follow(FAULTY, synced.at, f"GPU {FAULTY} has six shares", _is_sick(6))
         await teller.applied(synced)
-        teller.count(SHARED, 30)
+        teller.count(SHARED, 30, f"the 6 of GPU {FAULTY} are not")
         uuid = teller.uuid(FAULTY)
         await teller.measured(
             f'nodeagent_gpu_healthy{{uuid="{uuid}"}} 0.0',
@@ -107,7 +107,7 @@ class GpuStory:
         self._screen.say(told, lead="    ")
         await self._node.until(f"GPU {FAULTY} is well", lambda: teller.strip(FAULTY).free == 4)
         self._show(FAULTY)
-        teller.count(SHARED, 36)
+        teller.count(SHARED, 36, f"those of GPU {FAULTY} again")
         await teller.pause(1.5)
 
     # --- MIG ---

@@ -265,10 +265,10 @@ class Teller:
         """Say something that has been found to hold: that Prometheus would see this series with this value."""
         self.check(told, holds=series in (await self.node.metrics()).splitlines(), got="another value")
 
-    def count(self, resource: str, count: int) -> None:
-        """Check how many the kubelet could give away and has given away."""
+    def count(self, resource: str, count: int, but: str = "") -> None:
+        """Check how many the kubelet could give away and has given away; `but` says which it could not."""
         got = self.allocatable(resource)
-        self.check(f"{resource}: {count} allocatable", holds=got == count, got=got)
+        self.check(f"{resource}: {count} allocatable{f', {but}' if but else ''}", holds=got == count, got=got)
 
 
 def milliseconds(since: float, until: float | None = None) -> str:
