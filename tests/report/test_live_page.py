@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -408,3 +409,22 @@ def test_it_can_be_used_by_keyboard(served: Served, browser: Browser) -> None:
     assert "SUMMARY11 of 17 are as they should be" in reached
     assert sum(one.startswith("DIV") for one in reached) == 5
     assert reached[-3:] == ["Astatus as JSON", "Ametrics", "Areadiness"]
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_a_screen_reader_finds_its_way(served: Served, browser: Browser, width: int) -> None:
+    """Every table, picture and region has a name, every column and row a head, on a phone too, where a table does not
+    look like one; the verdict is a status, which is read when it changes.
+    """
+    served.snapshot = builders.troubled()
+    browser.look(width=width)
+    browser.open(url(served))
+    nodes = [node for node in browser.call("Accessibility.getFullAXTree")["nodes"] if not node["ignored"]]
+    roles = Counter(node["role"]["value"] for node in nodes)
+    named = {"table", "image", "region", "link", "columnheader", "rowheader", "heading", "DisclosureTriangle"}
+    assert [node for node in nodes if node["role"]["value"] in named and not node["name"]["value"]] == []
+    assert roles["table"] == roles["caption"] == roles["region"] == 5
+    assert roles["columnheader"] == 24
+    assert roles["rowheader"] == 19
+    assert roles["image"] == 4
+    assert roles["status"] == roles["main"] == roles["contentinfo"] == 1

@@ -9,10 +9,10 @@ from html.parser import HTMLParser
 import pytest
 
 from nodeagent.model.config import THROUGH_MIG
-from nodeagent.model.inventory import Inventory
+from nodeagent.model.inventory import GpuHealth, Inventory
 from nodeagent.model.mps import DaemonState, MpsDaemon, MpsReason, MpsStatus
 from nodeagent.model.plan import Plan, Wait, WaitReason, Waves
-from nodeagent.model.snapshot import ConfigState, Snapshot
+from nodeagent.model.snapshot import ConfigState, Drift, DriftKind, Snapshot
 from nodeagent.report.markup import Html, fill
 from nodeagent.report.page import page
 from nodeagent.report.page_script import SCRIPT
@@ -491,3 +491,25 @@ def test_rows_are_known_again() -> None:
     known = re.findall(r'<tr id="(reload-[^"]+)">', text)
     assert len(known) == 3
     assert re.findall(r'<tr id="(reload-[^"]+)">', later)[1:] == known
+
+
+def test_a_rejected_document_does_not_hide_a_dead_gpu() -> None:
+    """The title and the verdict name the GPU, and the document behind it."""
+    lost = builders.gpu(2, health=GpuHealth.LOST, message="the GPU fell off the bus")
+    base = builders.snapshot(builders.gpu_status(lost, "uu"), in_sync=False)
+    text = page(
+        replace(
+            base,
+            config=replace(base.config, violations=(builders.violation(),)),
+            conditions=builders.conditions(
+                ConfigAccepted=(False, "SchemaError", "x"), InventoryReady=(False, "GpuLost", "GPU 2 fell off the bus")
+            ),
+            drift=(Drift(DriftKind.HARDWARE, "GPU 2", "ok", "lost: the GPU fell off the bus"),),
+        ),
+        NOW,
+    )
+    assert "<title>✗ gpu-node-1 - nodeagent</title>" in text
+    assert (
+        "✗ GPU 2 is lost GPU 2: lost: the GPU fell off the bus. Also: the newest document is rejected, with 1 error"
+        in (Reader(text).text)
+    )
