@@ -13,10 +13,12 @@ from nodeagent.errors import CannotStart
 
 
 class Keys:
-    """The keyboard behind `stream`. Raises CannotStart where that is no terminal: nobody could ever press a key."""
+    """The keyboard behind `stream`. Raises CannotStart where that is no terminal, or closed: nobody could ever press a
+    key.
+    """
 
-    def __init__(self, stream: TextIO) -> None:
-        if not stream.isatty():
+    def __init__(self, stream: TextIO | None) -> None:
+        if stream is None or not stream.isatty():
             raise CannotStart("cannot wait for a key between the steps: standard input is not a terminal")
         self._terminal = stream.fileno()
 

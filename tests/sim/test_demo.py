@@ -35,8 +35,13 @@ ANYWHERE = "127.0.0.1:0"
 SHARED = "nvidia.com/gpu.shared"
 MPS = "nvidia.com/gpu.mps"
 
-ONE = '  - model: NVIDIA H100 80GB HBM3\n    memory: 81559Mi\n    computeCapability: "9.0"\n    count: 7\n'
-"""GPUs of a simulation file, as many as the last line says."""
+
+def gpus_of(count: int, *, first: str = "") -> str:
+    """A simulation file with so many GPUs, and what is so of the first one."""
+    head, gpu = GPUS.partition("gpus:\n")[0], "  - model: NVIDIA H100 80GB HBM3\n    memory: 81559Mi\n"
+    gpu += '    computeCapability: "9.0"\n'
+    return f"{head}gpus:\n{gpu}{first}{gpu * (count - 1)}"
+
 
 PLAYING = [sys.executable, "-m", "nodeagent", "demo", "--listen", ANYWHERE]
 
@@ -412,9 +417,16 @@ def test_a_terminal_that_closes_ends_the_steps(folder: Path) -> None:
 
 def test_without_a_terminal_there_is_no_key_to_wait_for(folder: Path) -> None:
     """In a pipe `--step` is an error that says so, and not a story that never goes on."""
+    told = "cannot wait for a key between the steps: standard input is not a terminal"
     played = demo(folder, "--step", "--listen", ANYWHERE)
     assert (played.returncode, played.stdout) == (1, "")
-    assert "cannot wait for a key between the steps: standard input is not a terminal" in played.stderr
+    assert told in played.stderr
+    closed = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", *PLAYING, "--step"],
+        env=environment(folder), capture_output=True, text=True, timeout=longer(60), check=False,
+    )  # fmt: skip
+    assert (closed.returncode, closed.stdout) == (1, "")
+    assert told in closed.stderr
 
 
 def test_a_program_that_is_not_there_is_told(folder: Path) -> None:
@@ -530,11 +542,10 @@ async def test_pods_end_where_nothing_is_left_for_them(folder: Path, what: str) 
             await eventually(lambda: node.strips()[7].whole, within=30)
             assert not [strip for strip in node.strips() if ":" in strip.label]
         elif what == "GPUs taken out":
-            gpus.write_text(GPUS.replace("count: 7", "count: 2").partition("  - model")[0] + ONE.replace("7", "2"))
+            gpus.write_text(gpus_of(2))
             await eventually(lambda: not on("7:") and not on("GPU 2") and not on("GPU 3"), within=30)
         else:
-            sick = ONE.replace("7", "1") + "    xids: [{code: 79, seq: 1}]\n" + ONE + "    # mig"
-            gpus.write_text(GPUS.partition("  - model")[0] + sick.replace("    # mig", ""))
+            gpus.write_text(gpus_of(8, first="    xids: [{code: 79, seq: 1}]\n"))
             await eventually(lambda: node.strips()[0].fault == "XID 79", within=30)
             file.write_text(CONFIG.replace("[0, 1]", "[1]"))
             await eventually(lambda: node.strips()[0].whole and not on("GPU 0"), within=30)
