@@ -15,12 +15,15 @@ from nodeagent.report.metrics import CONTENT_TYPE as METRICS
 from nodeagent.report.metrics import Metrics
 from nodeagent.report.page import POLICY
 from nodeagent.report.pages import Pages
+from nodeagent.report.verdict import stopped
 
 TEXT = "text/plain; charset=utf-8"
 HTML = "text/html; charset=utf-8"
 JSON = "application/json"
 
 NOT_YET = "not serving yet: starting, or waiting for the lock that another agent of this node holds\n"
+
+STOPPED = "the agent's loop has stopped turning: everything else is as of its last turn"
 
 _PATHS = {
     "/": "the status page",
@@ -93,21 +96,23 @@ class Endpoints:
             return _text(HTTPStatus.SERVICE_UNAVAILABLE, NOT_YET)
         if path == "/metrics":
             return Answer(HTTPStatus.OK, self._metrics.render(), METRICS)
-        now = self._clock()
+        now, alive = self._clock(), self._alive()
         if path == "/status":
-            return Answer(HTTPStatus.OK, status.render(dated(snapshot, now), now.wall), JSON)
-        return self._page(snapshot, now, known)
+            shown = dated(snapshot if alive else stopped(snapshot, STOPPED), now)
+            return Answer(HTTPStatus.OK, status.render(shown, now.wall), JSON)
+        return self._page(snapshot, now, known, alive=alive)
 
-    def _page(self, snapshot: Snapshot, now: Moment, known: str) -> Answer:
-        tag = self._pages.tag(snapshot)
+    def _page(self, snapshot: Snapshot, now: Moment, known: str, *, alive: bool) -> Answer:
+        tag = self._pages.tag(snapshot, alive=alive)
         if _among(tag, known):
             return Answer(HTTPStatus.NOT_MODIFIED, b"", headers={"ETag": tag})
-        return Answer(HTTPStatus.OK, self._pages.page(snapshot, now), HTML, {**_PAGE_HEADERS, "ETag": tag})
+        shown = snapshot if alive else stopped(snapshot, STOPPED)
+        return Answer(HTTPStatus.OK, self._pages.page(shown, tag, now), HTML, {**_PAGE_HEADERS, "ETag": tag})
 
     def _is_known(self, known: str) -> bool:
         """Whether whoever asks has the newest page."""
         snapshot = self._snapshot() if known else None
-        return snapshot is not None and _among(self._pages.tag(snapshot), known)
+        return snapshot is not None and _among(self._pages.tag(snapshot, alive=self._alive()), known)
 
     def _livez(self) -> Answer:
         if self._alive():

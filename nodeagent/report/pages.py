@@ -25,19 +25,19 @@ class Pages:
         self._number = 0
         self._made: tuple[str, int, bytes] = ("", 0, b"")
 
-    def tag(self, snapshot: Snapshot) -> str:
-        """The ETag of the page of the newest snapshot."""
+    def tag(self, snapshot: Snapshot, *, alive: bool) -> str:
+        """The ETag of the page of the newest snapshot, and of whether the loop that makes them still turns."""
         with self._lock:
             if snapshot is not self._snapshot:
                 self._snapshot, self._number = snapshot, self._number + 1
-            return f'"{self._name}-{self._number}"'
+            return f'"{self._name}-{self._number}{"" if alive else "-stopped"}"'
 
-    def page(self, snapshot: Snapshot, now: Moment) -> bytes:
-        """The page as it is now, give or take a second."""
-        tag, second = self.tag(snapshot), int(now.wall)
+    def page(self, shown: Snapshot, tag: str, now: Moment) -> bytes:
+        """The page with that tag as it is now, give or take a second."""
+        second = int(now.wall)
         known = self._made
         if known[:2] == (tag, second):
             return known[2]
-        body = page(dated(snapshot, now), now.wall).encode()
+        body = page(dated(shown, now), now.wall).encode()
         self._made = (tag, second, body)
         return body

@@ -11,11 +11,13 @@ import re
 import socket
 from base64 import b64encode
 from collections.abc import Iterator
+from html import escape
 
 import pytest
 
 from nodeagent.model.snapshot import Snapshot
 from nodeagent.report import http_front, http_workers, pages
+from nodeagent.report.endpoints import STOPPED
 from nodeagent.report.http_messages import MAX_REQUEST
 from nodeagent.state.summarize import failing
 from tests.report import builders
@@ -105,6 +107,19 @@ def test_a_snapshot_that_says_otherwise_has_another_tag(served: Served) -> None:
     code, body, _ = served.get("/", known=tag)
     assert code == 200
     assert "cannot complete a turn" in body
+
+
+def test_a_loop_that_has_stopped_is_said_on_a_page_that_is_open(served: Served) -> None:
+    """Nothing makes another snapshot then: the tag is another one all the same, and again when the loop turns."""
+    tag = served.get("/")[2]["ETag"]
+    served.alive = False
+    code, body, headers = served.get("/", known=tag)
+    assert code == 200
+    assert f"<strong>Not ready</strong><p>{escape(STOPPED)}" in body
+    assert served.get("/", known=headers["ETag"])[0] == 304
+    served.alive = True
+    assert served.get("/", known=headers["ETag"])[0] == 200
+    assert served.get("/", known=tag)[0] == 304
 
 
 def test_another_agent_has_other_tags(served: Served) -> None:
