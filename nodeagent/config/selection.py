@@ -92,8 +92,13 @@ def unknown(selection: Selection, present: Iterable[str]) -> str:
 
 def beside(present: Iterable[str]) -> str:
     """The files of a directory that could be meant for a config, as a clause; empty where there is none."""
-    names = sorted(each for each in present if _VALUE.fullmatch(each) and each != REVISION_NAME)
+    names = sorted(each for each in present if _VALUE.fullmatch(each) and each != REVISION_NAME and _is_yaml(each))
     return f"there {'is' if len(names) == 1 else 'are'} {_listed(names)}" if names else ""
+
+
+def _is_yaml(name: str) -> bool:
+    """Whether a file may be one of YAML by its name: by its ending, or without one."""
+    return name.endswith((_SUFFIX, ".yml")) or "." not in name
 
 
 def _meant(value: str, names: Sequence[str]) -> str | None:

@@ -171,7 +171,8 @@ def test_what_is_not_there_is_told_with_what_is(selection: Selection, present: S
 def test_what_is_beside_a_file_that_is_missing() -> None:
     """Of a directory as the kubelet mounts it: what could be meant for the config."""
     assert beside(["..data", "..2026_02", "revision"]) == ""
-    assert beside(["sharing.yml", "..data"]) == "there is sharing.yml"
+    assert beside(["sharing.yml", "..data", "notes.json"]) == "there is sharing.yml"
+    assert beside(["tesla-t4", "a.yaml"]) == "there are a.yaml, tesla-t4"
     assert beside([f"{number:02}.yaml" for number in range(12)]).endswith("08.yaml, 09.yaml and 2 more")
 
 
