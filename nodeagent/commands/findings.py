@@ -9,21 +9,24 @@ from pathlib import Path
 from typing import Final
 
 from nodeagent.commands.checking import STDIN_NAME, Checked
+from nodeagent.config.load import MOST_VIOLATIONS
+from nodeagent.documents.tree import MOST_KEPT
 from nodeagent.model.config import Loaded, Violation, mistakes
+from nodeagent.model.printable import printable
 
 
 def text(found: Sequence[Checked]) -> Iterator[str]:
     """A line per thing that is wrong, valid or passed over, and the summary."""
     for checked in found:
         if checked.problem is not None:
-            yield checked.problem
+            yield printable(checked.problem)
         elif checked.skipped is not None:
-            yield f"{checked.file}: skipped: {checked.skipped}"
+            yield printable(f"{checked.file}: skipped: {checked.skipped}")
         else:
             yield from map(str, checked.violations)
             if checked.valid:
-                yield from (f"{checked.file}: {what}" for what in _what(checked))
-        yield from (f"{checked.file}: note: {note}" for note in checked.notes)
+                yield from (printable(f"{checked.file}: {what}") for what in _what(checked))
+        yield from (printable(f"{checked.file}: note: {note}") for note in checked.notes)
     yield summary(found)
 
 
@@ -58,10 +61,10 @@ def github(found: Sequence[Checked]) -> Iterator[str]:
             yield _command("error", checked.problem, **file, title=_TITLE)
         for violation in checked.violations:
             where = violation.where
-            path = f"{where.path}: " if where.path else ""
             if file:
                 place = {**file, "line": str(where.line), "col": str(where.column)}
-                yield _command("error", f"{path}{violation.message}", **place, title=_TITLE)
+                told = ": ".join(part for part in (violation.inside, where.path, violation.message) if part)
+                yield _command("error", printable(told), **place, title=_TITLE)
             else:
                 yield _command("error", str(violation), title=_TITLE)
         for note in checked.notes:
@@ -85,6 +88,8 @@ def _mistakes(found: Sequence[Checked]) -> str:
     told = _count(total, "mistake")
     if shown == total:
         return told
+    if any(violation.stands_for + MOST_VIOLATIONS >= MOST_KEPT for violation in violations):
+        told = f"{total} or more mistakes"
     alone = sum(bool(checked.violations) for checked in found) == 1
     return f"{told}, the first {shown} shown" if alone else f"{told}, {shown} of them shown"
 
@@ -111,7 +116,8 @@ def _what(checked: Checked) -> Iterator[str]:
             inside = loaded.document.path.removeprefix(checked.file).strip()
             place = f" {inside}" if inside else ""
             rules = _count(len(loaded.config.rules), "rule")
-            yield f"valid: sharing config{name}{place}, {rules}, blob {loaded.document.git_blob[:12]}"
+            blob = f", blob {loaded.document.git_blob[:12]}" if loaded.document.data else ""
+            yield f"valid: sharing config{name}{place}, {rules}{blob}"
 
 
 def _config(loaded: Loaded) -> dict[str, object]:
@@ -119,16 +125,17 @@ def _config(loaded: Loaded) -> dict[str, object]:
         "document": loaded.document.path,
         "name": loaded.config.name if loaded.config is not None else None,
         "rules": len(loaded.config.rules) if loaded.config is not None else None,
-        "gitBlob": loaded.document.git_blob,
-        "sha256": loaded.document.sha256,
+        "gitBlob": loaded.document.git_blob if loaded.document.data else None,
+        "sha256": loaded.document.sha256 if loaded.document.data else None,
         "revision": loaded.document.revision,
     }
 
 
 def violation_as_json(violation: Violation) -> dict[str, object]:
-    """One violation with the keys that `/status` uses."""
+    """One violation with the keys that `/status` uses, and in which of several documents of its file it is."""
     return {
         "file": violation.file,
+        "inside": violation.inside,
         "line": violation.where.line,
         "column": violation.where.column,
         "path": violation.where.path,
@@ -151,7 +158,7 @@ def _in_workspace(file: str) -> str:
 
 
 def _escape(text_: str, *, property_: bool = False) -> str:
-    text_ = text_.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    text_ = printable(text_).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
     return text_.replace(":", "%3A").replace(",", "%2C") if property_ else text_
 
 

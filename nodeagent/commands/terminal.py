@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TextIO
 
+from nodeagent.model.printable import printable
+
 USUAL: Final = 80
 """The width of a terminal that does not say how wide it is."""
 
@@ -57,9 +59,9 @@ class Terminal:
         more = indent if further is None else further
         return [
             line
-            for part in text.splitlines() or [""]
+            for part in text.split("\n")
             for line in textwrap.wrap(
-                part,
+                "\u00a0".join(map(printable, part.split("\u00a0"))),  # where our own words stay together
                 self.width,
                 initial_indent=indent,
                 subsequent_indent=more,

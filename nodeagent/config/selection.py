@@ -20,6 +20,7 @@ REVISION_NAME: Final = "revision"
 """What a pipeline notes beside the documents. No document is called so."""
 
 _SUFFIX: Final = ".yaml"
+_NVIDIAS_DEFAULT: Final = "default"
 _LABEL: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", re.ASCII)
 _VALUE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 _NAMED: Final = 10
@@ -42,14 +43,42 @@ def select(labels: Mapping[str, str], keys: Sequence[str]) -> Selection:
     return found or Selection(note=", ".join(f"{key} {'is empty' if key in labels else 'is not set'}" for key in keys))
 
 
-def file_name(selection: Selection) -> str | None:
-    """The file that is selected; None for a value that names none, such as one that leads out of the directory."""
-    if selection.value is None:
-        return FILE_NAME
-    return selection.value + _SUFFIX if _VALUE.fullmatch(selection.value) else None
+def file_name(selection: Selection, default: str | None = None) -> str | None:
+    """The file that is selected, by the name that it should have; None for a value that names none, such as one that
+    leads out of the directory.
+    """
+    return next(iter(file_names(selection, default)), None)
 
 
-def unusable(note: SelectionNote, identity: str, keys: Sequence[str], accepted: str | None) -> str | None:
+def file_names(selection: Selection, default: str | None = None) -> tuple[str, ...]:
+    """The names by which the selected file is looked for, in this order. `default` is that of the file for a node that
+    no label says anything of, with or without its ending.
+
+    A ConfigMap that was made for NVIDIA's config-manager has keys without one (plugin 0.20, cmd/config-manager); where
+    nothing says otherwise its key for all nodes is `default`.
+    """
+    if selection.value is not None:
+        return _named(selection.value)
+    if default is not None:
+        return (default, f"{default}{_SUFFIX}") if default.endswith(_SUFFIX) else _named(default)
+    return (FILE_NAME, *_named(_NVIDIAS_DEFAULT))
+
+
+def _named(value: str) -> tuple[str, ...]:
+    if not _VALUE.fullmatch(value):
+        return ()
+    return (value + _SUFFIX,) if value == REVISION_NAME else (value + _SUFFIX, value)
+
+
+def only_one(present: Iterable[str]) -> str | None:
+    """The file that every node reads which no label and no option says anything of, since there is no other."""
+    known = [name for name in present if readable(name)]
+    return known[0] if len(known) == 1 else None
+
+
+def unusable(
+    note: SelectionNote, identity: str, keys: Sequence[str], accepted: str | None, default: str | None = None
+) -> str | None:
     """Why what an earlier agent noted down says nothing of the node that this one is on, as a clause; None where it
     does. `identity` and `keys` are those of this agent, `accepted` the path of the document that one with this identity
     accepted last: a note that does not say for whom it was made is believed where that document bears it out.
@@ -61,7 +90,7 @@ def unusable(note: SelectionNote, identity: str, keys: Sequence[str], accepted: 
         return f"it was made by the labels {', '.join(note.keys)}, and this agent goes by {', '.join(keys)}"
     if chosen.key is not None and chosen.key not in keys:
         return f"it was made by the label {chosen.key}, and this agent goes by {', '.join(keys)}"
-    if note.identity is None and (accepted is None or PurePath(accepted).name != file_name(chosen)):
+    if note.identity is None and (accepted is None or PurePath(accepted).name not in file_names(chosen, default)):
         return "it does not say for which pool it was made, and the last known good config is of another file, or none"
     return None
 
@@ -73,37 +102,25 @@ def describe(selection: Selection) -> str:
     return f"label {selection.key} of the node is {selection.value!r}"
 
 
-def unknown(selection: Selection, present: Iterable[str]) -> str:
+def unknown(selection: Selection, present: Iterable[str], default: str | None = None) -> str:
     """Why what is selected cannot be read: what was looked for, what there is instead, where `present` are the names of
     all files in the directory, and which of those was probably meant.
     """
-    name, names = file_name(selection), [each for each in present if _VALUE.fullmatch(each) and each != REVISION_NAME]
-    known = sorted(each for each in names if each.endswith(_SUFFIX))
-    why = f"and there is no {name}" if name is not None else "which is not the name of a file"
-    if known:
-        told = f"{describe(selection)}, {why}; there {'is' if len(known) == 1 else 'are'} {_listed(known)}"
-    elif names:
-        told = f"{describe(selection)}, {why}, nor any other *{_SUFFIX}: there is only {_listed(sorted(names))}"
-    else:
-        told = f"{describe(selection)}, {why}, nor any other *{_SUFFIX}"
-    meant = _meant(selection.value, names) if selection.value is not None else None
-    return f"{told}; did you mean {meant}?" if meant is not None else told
-
-
-def beside(present: Iterable[str]) -> str:
-    """The files of a directory that could be meant for a config, as a clause; empty where there is none."""
-    names = sorted(each for each in present if _VALUE.fullmatch(each) and each != REVISION_NAME and _is_yaml(each))
-    return f"there {'is' if len(names) == 1 else 'are'} {_listed(names)}" if names else ""
-
-
-def _is_yaml(name: str) -> bool:
-    """Whether a file may be one of YAML by its name: by its ending, or without one."""
-    return name.endswith((_SUFFIX, ".yml")) or "." not in name
+    names = file_names(selection, default)
+    why = f"and there is no {names[0]}" if names else "which is not the name of a file"
+    known = sorted(name for name in present if _VALUE.fullmatch(name) and name != REVISION_NAME)
+    if not known:
+        return f"{describe(selection)}, {why}, nor any other *{_SUFFIX}"
+    told = f"{describe(selection)}, {why}; there {'is' if len(known) == 1 else 'are'} {_listed(known)}"
+    meant = _meant(selection.value, known) if selection.value is not None else None
+    if meant is not None:
+        return f"{told}; did you mean {meant}?"
+    return f"{told}; --config-default says which is read then" if selection.value is None and default is None else told
 
 
 def _meant(value: str, names: Sequence[str]) -> str | None:
     """The file that was probably meant by the value of a label."""
-    by_stem = {each.removesuffix(_SUFFIX).removesuffix(".yml"): each for each in sorted(names)[:_COMPARED]}
+    by_stem = {each.removesuffix(_SUFFIX).removesuffix(".yml"): each for each in names[:_COMPARED]}
     stem = nearest(value.removesuffix(_SUFFIX).removesuffix(".yml"), by_stem)
     return by_stem[stem] if stem is not None else None
 

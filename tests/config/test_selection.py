@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from nodeagent.config.selection import FILE_NAME, beside, describe, file_name, readable, select, unknown
+from nodeagent.config.selection import (
+    FILE_NAME,
+    describe,
+    file_name,
+    file_names,
+    only_one,
+    readable,
+    select,
+    unknown,
+)
 from nodeagent.model.node import Selection
 
 OURS, NVIDIAS = "nodeagent.io/config", "nvidia.com/device-plugin.config"
@@ -83,6 +92,42 @@ def test_it_is_known_which_keys_an_agent_could_read(key: str, expected: bool) ->
     assert readable(key) is expected
 
 
+@pytest.mark.parametrize(
+    ("selection", "default", "names"),
+    [
+        (Selection(OURS, "t4"), None, ("t4.yaml", "t4")),
+        (Selection(OURS, "t4.yaml"), None, ("t4.yaml.yaml", "t4.yaml")),
+        (Selection(OURS, "t4"), "a", ("t4.yaml", "t4")),
+        (Selection(OURS, "revision"), None, ("revision.yaml",)),
+        (Selection(OURS, "../t4"), None, ()),
+        (Selection(), None, ("sharing.yaml", "default.yaml", "default")),
+        (Selection(), "t4", ("t4.yaml", "t4")),
+        (Selection(), "t4.yaml", ("t4.yaml", "t4.yaml.yaml")),
+        (Selection(), "sharing", ("sharing.yaml", "sharing")),
+    ],
+)
+def test_names_that_are_looked_for(selection: Selection, default: str | None, names: tuple[str, ...]) -> None:
+    """Our ending first, and the bare name that NVIDIA's config-manager knows; where nothing is said, our file for all
+    and then its.
+    """
+    assert file_names(selection, default) == names
+
+
+@pytest.mark.parametrize(
+    ("present", "expected"),
+    [
+        (["tesla-t4", "..data", "..2026_11_30", "revision"], "tesla-t4"),
+        (["t4.yaml", "revision"], "t4.yaml"),
+        (["t4.yaml", "a100"], None),
+        (["revision", "..data"], None),
+        ([], None),
+    ],
+)
+def test_the_only_one_there_is(present: Sequence[str], expected: str | None) -> None:
+    """A directory with a single config has it for every node, whatever it is called."""
+    assert only_one(present) == expected
+
+
 def test_without_a_label_it_is_the_document_for_all() -> None:
     """A node with none of the labels reads what it would read without labels."""
     assert file_name(Selection()) == FILE_NAME
@@ -133,7 +178,10 @@ def test_without_a_label_it_is_the_document_for_all() -> None:
         (
             Selection(),
             ["a.yaml", "b.yaml"],
-            "no label of the node selects a config, and there is no sharing.yaml; there are a.yaml, b.yaml",
+            (
+                "no label of the node selects a config, and there is no sharing.yaml; there are a.yaml, b.yaml;"
+                " --config-default says which is read then"
+            ),
         ),
         (
             Selection(OURS, "x"),
@@ -153,7 +201,8 @@ def test_without_a_label_it_is_the_document_for_all() -> None:
             ["a.yaml"],
             (
                 "no label of the node selects a config (nodeagent.io/config is not set, "
-                "nvidia.com/device-plugin.config is empty), and there is no sharing.yaml; there is a.yaml"
+                "nvidia.com/device-plugin.config is empty), and there is no sharing.yaml; there is a.yaml; "
+                "--config-default says which is read then"
             ),
         ),
         (
@@ -166,14 +215,6 @@ def test_without_a_label_it_is_the_document_for_all() -> None:
 def test_what_is_not_there_is_told_with_what_is(selection: Selection, present: Sequence[str], expected: str) -> None:
     """The message names the label, its value, the file that is missing, and those that could be meant."""
     assert unknown(selection, present) == expected
-
-
-def test_what_is_beside_a_file_that_is_missing() -> None:
-    """Of a directory as the kubelet mounts it: what could be meant for the config."""
-    assert beside(["..data", "..2026_02", "revision"]) == ""
-    assert beside(["sharing.yml", "..data", "notes.json"]) == "there is sharing.yml"
-    assert beside(["tesla-t4", "a.yaml"]) == "there are a.yaml, tesla-t4"
-    assert beside([f"{number:02}.yaml" for number in range(12)]).endswith("08.yaml, 09.yaml and 2 more")
 
 
 def test_it_is_told_why_a_file_is_read() -> None:
