@@ -81,6 +81,9 @@ RETRY_FIRST, RETRY_MOST = 1.0, 30.0
 """Seconds before a failed action is tried again without an event: at first, and at most (it doubles)."""
 
 
+_BLIND = (PodResourcesReason.TIMEOUT, PodResourcesReason.UNAVAILABLE, PodResourcesReason.ACCESS_DENIED)
+"""Reasons for which it is not known who holds what, though there may be a kubelet that knows."""
+
 INVENTORY_SECONDS = 6.0
 """How long the first judgement waits for a first word of the driver: a config is judged, and its story told, on the
 GPUs that it is for."""
@@ -125,6 +128,7 @@ class Reconciler:
         counters: Counters,
         remembered: Remembered,
         wake: asyncio.Event,
+        remark: Callable[[], str] = lambda: "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._identity = identity
@@ -138,7 +142,7 @@ class Reconciler:
         self._host = host
         self._node = node
         self._options = handover
-        self._clock = clock
+        self._clock, self._remark = clock, remark
         self._wake = wake
         self._reloads = Reloads(counters, clock=clock)
 
@@ -321,7 +325,7 @@ class Reconciler:
     def _take_in(self, gpus: Sequence[Gpu], pods: PodResourcesStatus, now: float) -> None:
         """Who holds what: what the desk gave away, and what the kubelet says if it has said anything new."""
         self._take_notes()
-        if pods.reason not in {PodResourcesReason.TIMEOUT, PodResourcesReason.UNAVAILABLE}:
+        if pods.reason not in _BLIND:
             self._blind_since = None
         elif self._blind_since is None:
             self._blind_since = now
@@ -516,6 +520,8 @@ class Reconciler:
             handover=self._handover(),
             host_files=self._host.files,
             shared_twice=shared.shared_twice(self._shared, self._looked_at),
+            following=self._source.following,
+            remark=self._remark(),
         )
         accepted = self._acceptance.config
         terms = accepted.labels if accepted is not None else LabelTerms()

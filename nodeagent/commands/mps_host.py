@@ -12,6 +12,7 @@ from collections.abc import Awaitable
 from typing import Final
 
 from nodeagent import logs, settings
+from nodeagent.commands import variables
 from nodeagent.commands.exits import NOT, OK, START_ANEW, USAGE, Failure
 from nodeagent.settings import MpsHostSettings
 from nodeagent.stopping import STOP_SECONDS, Signals
@@ -31,7 +32,8 @@ It needs root, NVIDIA's nvidia-cuda-mps-control and, unless --shm-size is 0,
 the right to mount.
 
 Each flag can be given as an environment variable instead, named in brackets;
-a flag wins over its variable.
+a flag wins over its variable. Variables that look as if they were meant, and
+that no option has, are told in the log.
 """
 
 EPILOG: Final = """\
@@ -76,6 +78,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
         return init.run(_again(arguments))
     logs.set_up(chosen.log_format, chosen.log_level)
+    _tell_of_variables(arguments)
     signals = Signals()
     signals.listen()
     from nodeagent.errors import CannotStart
@@ -102,6 +105,14 @@ def _size(text: str) -> int:
         return parse_quantity(text)
     except ValueError as error:
         raise Failure(f"--shm-size (or NODEAGENT_SHM_SIZE): {error}; or 0", USAGE) from None
+
+
+def _tell_of_variables(arguments: argparse.Namespace) -> None:
+    """A host that an agent has started was given all its options as flags, and has the agent's environment."""
+    if all(getattr(arguments, option.name) is not None for option in settings.MPS_HOST_OPTIONS if not option.switch):
+        return
+    for line in variables.unread(os.environ, settings.MPS_HOST_OPTIONS, "mps-host"):
+        logger.warning("%s", line)
 
 
 def _again(arguments: argparse.Namespace) -> list[str]:

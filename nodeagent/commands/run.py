@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 from typing import Final
 
 from nodeagent import heap, logs, settings
+from nodeagent.commands import variables
 from nodeagent.commands.exits import NOT, OK, START_ANEW, USAGE, Failure
 from nodeagent.settings import Settings
 from nodeagent.stopping import Signals
@@ -22,7 +24,8 @@ config says, and follow the config while it changes. A config that is wrong
 never ends the agent: what is applied stays, and /status says what is wrong.
 
 Each flag can be given as an environment variable instead, named in brackets;
-a flag wins over its variable.
+a flag wins over its variable. Variables that look as if they were meant, and
+that no option has, are told in the log.
 """
 
 EPILOG: Final = """\
@@ -39,7 +42,8 @@ signals:
 EXITS: Final = {
     OK: "after SIGTERM",
     NOT: "cannot start: an address in use, an unusable path",
-    START_ANEW: "the state directory was deleted under its mount: start it anew, a new container mounts it anew",
+    START_ANEW: "the state directory was deleted under its mount, or with --restart-on-driver-change the driver was"
+    " replaced: start it anew, a new container mounts or loads it anew",
 }
 
 
@@ -55,6 +59,8 @@ def execute(arguments: argparse.Namespace) -> int:
     except settings.BadSetting as error:
         raise Failure(str(error), USAGE) from None
     logs.set_up(chosen.log_format, chosen.log_level)
+    for line in variables.unread(os.environ, settings.OPTIONS, "run"):
+        logger.warning("%s", line)
     heap.be_frugal()
     signals = Signals()
     signals.listen()

@@ -129,3 +129,11 @@ def _listed(names: Sequence[str]) -> str:
     shown = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in names[:_NAMED]]
     listed, more = ", ".join(shown), len(names) - _NAMED
     return f"{listed} and {more} more" if more > 0 else listed
+
+
+def unlisted(selection: Selection, why: str, default: str | None = None) -> str:
+    """The same where it is not known which files there are."""
+    names = file_names(selection, default)
+    if not names:
+        return f"{describe(selection)}, which is not the name of a file"
+    return f"{describe(selection)}, and there is no {names[0]}; {why}"

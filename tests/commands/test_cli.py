@@ -145,6 +145,7 @@ def test_run_imports_no_other_command() -> None:
     assert {name for name in loaded if name.startswith("nodeagent.commands.")} == {
         "nodeagent.commands.exits",
         "nodeagent.commands.run",
+        "nodeagent.commands.variables",
     }
     assert not {"jsonschema", "nodeagent.sim", "nodeagent.config.bundle"} & loaded
 

@@ -155,8 +155,8 @@ def test_without_a_label_it_is_the_document_for_all() -> None:
             Selection(OURS, "x"),
             ["x.yml", "revision"],
             (
-                "label nodeagent.io/config of the node is 'x', and there is no x.yaml, nor any other *.yaml: "
-                "there is only x.yml; did you mean x.yml?"
+                "label nodeagent.io/config of the node is 'x', and there is no x.yaml; "
+                "there is x.yml; did you mean x.yml?"
             ),
         ),
         (
