@@ -19,6 +19,7 @@ from typing import Final, NoReturn
 
 from nodeagent import __version__
 from nodeagent.commands.exits import INTERNAL, USAGE, Failure
+from nodeagent.model.printable import legible
 
 COMMANDS: Final = {
     "run": "the agent of this node",
@@ -88,7 +89,7 @@ def _dispatch(given: Sequence[str]) -> int:
         code: int = _module(parsed.command).execute(parsed)
     except Failure as failure:
         _flush()
-        print(f"nodeagent {parsed.command}: {failure}", file=sys.stderr)
+        print(legible(f"nodeagent {parsed.command}: {failure}"), file=sys.stderr)
         return failure.code
     return code
 
@@ -154,7 +155,7 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(*args, **{**options, "allow_abbrev": False})  # type: ignore[arg-type]
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USAGE, f"{self.prog}: {message}\ntry `{self.prog} --help`\n")
+        self.exit(USAGE, f"{self.prog}: {legible(message)}\ntry `{self.prog} --help`\n")
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
         """As argparse, in our words and with a suggestion."""

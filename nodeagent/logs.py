@@ -8,6 +8,8 @@ import sys
 import time
 from typing import Final, TextIO
 
+from nodeagent.model.printable import legible, printable
+
 _PACKAGE: Final = "nodeagent"
 
 _USUAL: Final = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
@@ -30,7 +32,9 @@ def set_up(format_: str, level: str, stream: TextIO | None = None) -> None:
 
 
 class TextFormatter(logging.Formatter):
-    """`2026-02-03T04:05:06.789Z INFO    reconciler: message`; further lines of a message are indented."""
+    """`2026-02-03T04:05:06.789Z INFO    reconciler: message`; further lines of a message are indented. What would act
+    on a terminal, or could not be seen there, is written as an escape.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         lines = record.getMessage().split("\n")
@@ -40,7 +44,7 @@ class TextFormatter(logging.Formatter):
             lines += self.formatStack(record.stack_info).split("\n")
         name = record.name.removeprefix(f"{_PACKAGE}.")
         head = f"{_timestamp(record)} {record.levelname:<7} {name}: "
-        return head + "\n    ".join(lines)
+        return head + "\n    ".join(map(printable, lines))
 
 
 class JsonFormatter(logging.Formatter):
@@ -51,9 +55,10 @@ class JsonFormatter(logging.Formatter):
             "time": _timestamp(record),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": legible(record.getMessage()),
         }
-        entry.update({key: value for key, value in vars(record).items() if key not in _USUAL})
+        given = {key: value for key, value in vars(record).items() if key not in _USUAL}
+        entry.update({key: legible(value) if isinstance(value, str) else value for key, value in given.items()})
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         if record.stack_info:

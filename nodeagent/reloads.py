@@ -15,6 +15,7 @@ from nodeagent.model.config import Loaded, Unreadable
 from nodeagent.model.holds import ShareKey
 from nodeagent.model.kubelet import RegistrationState, RegistrationStatus
 from nodeagent.model.plan import Plan, WaitReason
+from nodeagent.model.printable import cut
 from nodeagent.model.shares import Listing
 from nodeagent.model.snapshot import ChangeClass, Reload, ReloadResult
 from nodeagent.state import summary
@@ -25,6 +26,12 @@ from nodeagent.state.observed import Observed
 logger = logging.getLogger(__name__)
 
 KEPT = 20
+
+MOST_TOLD = 10
+"""Mistakes of a document that its reload names; the status has more of the newest one."""
+
+LONGEST = 3000
+"""Characters that a reload says, in the log and in each entry of the status: few say a tenth of it."""
 
 VERIFY_SECONDS = 10.0
 """How long the daemons that a document asks for may take until its reload counts as failed."""
@@ -182,7 +189,9 @@ def _message(acceptance: Acceptance, result: ReloadResult, change: str, problem:
     if isinstance(acceptance.newest, Unreadable):
         return acceptance.newest.message
     if acceptance.violations:
-        return "\n".join(str(violation) for violation in acceptance.violations)
+        told = [str(violation) for violation in acceptance.violations[:MOST_TOLD]]
+        rest = len(acceptance.violations) - len(told)
+        return cut("\n".join([*told, f"and {rest} more"] if rest else told), LONGEST)
     if result is ReloadResult.FAILED:
         return f"{change}: {problem}"
     if acceptance.suspended:

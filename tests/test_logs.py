@@ -75,3 +75,17 @@ def test_what_is_less_than_the_level_is_left_out() -> None:
     logs.set_up("text", "error", stream)
     logging.getLogger("nodeagent").warning("x")
     assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize("format_", ["text", "json"])
+def test_nothing_acts_on_a_terminal(format_: str) -> None:
+    """Nor does anything hide there: escapes, other controls and marks of direction are written as escapes."""
+    stream = io.StringIO()
+    logs.set_up(format_, "info", stream)
+    logging.getLogger("nodeagent.reloads").error(
+        "got %s", "\x1b[2J\x9b\u202e\u200b", extra={"revision": "a\u202eb\x1b"}
+    )
+    (line,) = stream.getvalue().splitlines()
+    assert line.isprintable()
+    said = json.loads(line)["message"] if format_ == "json" else line.partition(": ")[2]
+    assert said == r"got \u001b[2J\u009b\u202e\u200b"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -11,7 +11,7 @@ from nodeagent.model.kubelet import RegistrationState, RegistrationStatus
 from nodeagent.model.plan import Plan, Wait, WaitReason
 from nodeagent.model.shares import Listing
 from nodeagent.model.snapshot import ChangeClass, Reload, ReloadResult
-from nodeagent.reloads import KEPT, VERIFY_SECONDS, Reloads
+from nodeagent.reloads import KEPT, LONGEST, VERIFY_SECONDS, Reloads
 from nodeagent.state.acceptance import Acceptance, Verdict
 from tests.state import make
 
@@ -200,3 +200,17 @@ def test_the_last_reloads_are_remembered() -> None:
         story.turn(after=1.0)
     assert len(story.reloads.history) == KEPT
     assert story.reloads.history[0].at > story.reloads.history[-1].at
+
+
+def test_the_worst_documents_one_after_the_other() -> None:
+    """What is remembered of them, as what is logged, is bounded, however much is wrong with each."""
+    story = Story()
+    worst = Violation("c" * 200, Where("p" * 400), "\u202e" * 10**6, Stage.SCHEMA)
+    for _ in range(KEPT + 5):
+        story.begin(Verdict(ReloadResult.REJECTED, Stage.SCHEMA), *[worst] * 50)
+        story.turn(after=1.0)
+    assert sum(len(reload.message) for reload in story.reloads.history) <= KEPT * LONGEST
+    story.begin(Verdict(ReloadResult.REJECTED, Stage.SCHEMA), *[replace(worst, message="no", where=Where())] * 50)
+    told = story.turn()
+    assert told is not None
+    assert told.message.endswith("no\nand 40 more")

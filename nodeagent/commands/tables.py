@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from nodeagent.model.printable import printable
+
 _GAP: Final = "  "
 _CUT: Final = "…"
 
@@ -25,6 +27,7 @@ class Column:
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[str]:
     """The lines of a table, its heading first, of at most `width` characters if cutting can make it so."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [
         max(len(column.title), *(len(row[position]) for row in rows)) if rows else len(column.title)
         for position, column in enumerate(columns)

@@ -9,6 +9,8 @@ import textwrap
 from dataclasses import dataclass
 from typing import Final, TextIO
 
+from nodeagent.model.printable import printable
+
 NARROW: Final = 80
 """The width of what is not a terminal, and the least that tables are made for."""
 
@@ -31,9 +33,9 @@ class Terminal:
         more = indent if further is None else further
         return [
             line
-            for part in text.splitlines() or [""]
+            for part in text.split("\n")
             for line in textwrap.wrap(
-                part,
+                "\u00a0".join(map(printable, part.split("\u00a0"))),  # where our own words stay together
                 self.width,
                 initial_indent=indent,
                 subsequent_indent=more,

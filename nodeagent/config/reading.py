@@ -136,5 +136,10 @@ def _read_revision(directory: Path) -> str | None:
         text = _read_file(directory / REVISION_NAME)[:_LONGEST_REVISION].decode("utf-8", "replace")
     except OSError:
         return None
-    line = text.strip().partition("\n")[0].strip()
+    return revision_in(text)
+
+
+def revision_in(text: str) -> str | None:
+    """The first line of what a pipeline wrote, shortened; None where it says nothing."""
+    line = text[:_LONGEST_REVISION].strip().partition("\n")[0].strip()
     return "".join(character for character in line if character.isprintable()) or None

@@ -7,27 +7,20 @@ The schemas are those published for editors, so that an editor, CI and the agent
 from __future__ import annotations
 
 import json
-import re
-import threading
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Mapping
+from dataclasses import replace
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, cast
+from itertools import islice
 
+from nodeagent.documents.evaluate import findings
 from nodeagent.documents.faults import Fault, faults_of
-from nodeagent.documents.scalars import UNUSABLE
-from nodeagent.documents.tree import Tree
-from nodeagent.model.config import Stage, Violation
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from jsonschema.exceptions import ValidationError
-    from jsonschema.protocols import Validator
+from nodeagent.documents.hints import Guide
+from nodeagent.documents.lookalikes import Odd, named
+from nodeagent.documents.tree import MOST_KEPT, Path, Tree
+from nodeagent.documents.unread import unread
+from nodeagent.model.config import Stage, Violation, Where
 
 Schema = Mapping[str, object]
-
-_IMPORTING = threading.Lock()
 
 
 def schema_text(name: str) -> str:
@@ -41,46 +34,42 @@ def load_schema(name: str) -> Schema:
     return schema
 
 
-def check(tree: Tree, schema: Schema) -> tuple[Violation, ...]:
-    """Every way in which `tree` breaks `schema` (stage schema), in the order of the file.
+def judge(tree: Tree, schema: Schema) -> tuple[Violation, ...]:
+    """Everything that is wrong with a document: its YAML, and every way in which it breaks `schema` (stage schema), in
+    the order of the file; of each the first MOST_KEPT.
 
-    Nothing is said of a value that could not be read: that is among the problems of the tree.
+    A value that could not be read is among the problems of the tree; of that nothing more is said than how to write
+    what its place takes. What is missing where something could not be read is not missed.
     """
-    found: list[Fault] = []
-    for error in _validator(schema).iter_errors(cast("Any", tree.value)):
-        if error.instance is not UNUSABLE:
-            found.extend(faults_of(error))
-    # A mistyped key is one mistake, not also the absence of the key that was meant.
-    meant = {(fault.path[:-1], fault.suggestion) for fault in found if fault.suggestion is not None}
+    guide = Guide(schema, tree.value)
+    every = (fault for finding in findings(tree.value, schema) for fault in faults_of(finding, guide))
+    found = list(islice(every, MOST_KEPT))
+    # A mistyped key is one mistake, not also the absence of the key that was meant, or of what is around it.
+    meant = {path[:length] for fault in found for path in fault.meant for length in range(1, len(path) + 1)}
+    wrong = {fault.path for fault in found if not fault.again}
     violations = {
-        Violation(tree.file, tree.where(fault.path, key=fault.at_key), fault.message, Stage.SCHEMA)
+        _violation(tree, fault)
         for fault in found
-        if not any((fault.path, missing) in meant for missing in fault.missing)
+        if not any((*fault.path, missing) in meant for missing in fault.missing)
+        and not (fault.missing and fault.path in tree.incomplete)
+        and not (fault.at_key and fault.path in tree.borrowed)
+        and not (fault.again and fault.path in wrong)
     }
+    violations.update(_odd(tree, path, odd) for path, odd in islice(tree.odd_values.items(), MOST_KEPT) if odd.alone)
+    violations.update(unread(tree, guide, {fault.path: fault for fault in found if fault.at_key}))
     return tuple(sorted(violations, key=lambda one: (one.where.line, one.where.column, one.message)))
 
 
-def _validator(schema: Schema) -> Validator:
-    return _validator_class()(schema)
+def _violation(tree: Tree, fault: Fault) -> Violation:
+    odd = (tree.odd_keys if fault.at_key else tree.odd_values).get(fault.path)
+    if odd is None or fault.missing:
+        return Violation(tree.file, tree.where(fault.path, key=fault.at_key), fault.message, Stage.SCHEMA)
+    violation = _odd(tree, fault.path, odd)
+    if odd.surely or fault.at_key:
+        return violation
+    return replace(violation, message=f"{fault.message}; it holds {named(odd.character)}")
 
 
-@cache
-def _validator_class() -> type[Validator]:
-    """The current draft, but `10.0` is no integer, and `$` in a pattern is the end of the text, as in every editor."""
-    # Several threads read documents, and at the start of the agent all at once. Python resolves what it takes for a
-    # deadlock between threads that import by giving one of them a module that is not whole.
-    with _IMPORTING:
-        from jsonschema import Draft202012Validator, validators
-
-    def is_integer(_: object, value: object) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool)
-
-    def pattern(_: object, expression: str, value: object, __: object) -> Iterator[ValidationError]:
-        from jsonschema.exceptions import ValidationError
-
-        if isinstance(value, str) and ("\n" in value or not re.search(expression, value, re.ASCII)):
-            yield ValidationError(f"{value!r} does not match {expression!r}")
-
-    checker = Draft202012Validator.TYPE_CHECKER.redefine("integer", is_integer)
-    extend = cast("Callable[..., type[Validator]]", validators.extend)
-    return extend(Draft202012Validator, {"pattern": pattern}, type_checker=checker)
+def _odd(tree: Tree, path: Path, odd: Odd) -> Violation:
+    where = Where(tree.where(path).path, odd.line, odd.column)
+    return Violation(tree.file, where, odd.message, Stage.SCHEMA)

@@ -7,6 +7,7 @@ rewrite that only moves lines or comments is recognised as `unchanged`.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from fnmatch import fnmatchcase
@@ -14,6 +15,7 @@ from fnmatch import fnmatchcase
 from nodeagent.model.handover import HandOverTerms
 from nodeagent.model.health import HealthPolicy
 from nodeagent.model.inventory import Gpu
+from nodeagent.model.printable import cut, printable
 
 DEFAULT_RESOURCE = "nvidia.com/gpu"
 MIG_RESOURCES = "nvidia.com/mig-*"
@@ -22,6 +24,8 @@ MIG_UUID = "MIG-"
 """How the uuids of MIG devices begin."""
 MIB = 1024 * 1024
 DEFAULT_TRANSITION_TIMEOUT = 4 * 3600.0
+LONGEST_MESSAGE = 1000
+"""Characters that are said of one mistake: the longest that we write ourselves have half as many."""
 
 
 class Mode(Enum):
@@ -89,16 +93,30 @@ class Stage(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One thing that is wrong with a document, where, and how to mend it."""
+    """One thing that is wrong with a document, where, and how to mend it. Whatever the document holds, the message is
+    of one line, not long, and can be printed. `stands_for` is how many there are where one stands for all that are not
+    listed; `inside` is the document and the place in it, where the file has several: `ConfigMap gpu/sharing,
+    t4.yaml:4:7`.
+    """
 
     file: str
     where: Where
     message: str
     stage: Stage
+    stands_for: int = 1
+    inside: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", cut(printable(cut(self.message, LONGEST_MESSAGE)), LONGEST_MESSAGE))
 
     def __str__(self) -> str:
-        path = f"{self.where.path}: " if self.where.path else ""
-        return f"{self.file}:{self.where.line}:{self.where.column}: {path}{self.message}"
+        told = ": ".join(part for part in (printable(self.inside), self.where.path, self.message) if part)
+        return f"{printable(self.file)}:{self.where.line}:{self.where.column}: {told}"
+
+
+def mistakes(violations: Iterable[Violation]) -> int:
+    """How many things are wrong, those that are not listed included."""
+    return sum(violation.stands_for for violation in violations)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
+from nodeagent.model.printable import legible
 from nodeagent.report.times import ago, rfc3339
 
 
@@ -15,8 +16,12 @@ class Html(str):
 
 
 def fill(template: str, *values: object) -> Html:
-    """The template (written by us, so trusted) with each `{}` replaced; a value that is not `Html` is escaped."""
-    return Html(template.format(*(value if isinstance(value, Html) else escape(str(value)) for value in values)))
+    """The template (written by us, so trusted) with each `{}` replaced; a value that is not `Html` is escaped, and
+    nothing in it hides.
+    """
+    return Html(
+        template.format(*(value if isinstance(value, Html) else escape(legible(str(value))) for value in values))
+    )
 
 
 def join(parts: Iterable[Html], separator: str = "") -> Html:

@@ -27,18 +27,23 @@ from nodeagent.stopping import STOP_SECONDS
 from nodeagent.store.state_dir import StateDir
 from tests.agent.documents import SHARED, shares
 from tests.agent.harness import Node
-from tests.config.support import slow
+from tests.config.support import SLOW, reads_slowly
 from tests.waiting import eventually, longer
-
-SLOW = slow().encode()
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Agents that bear a slow document for less long."""
-    monkeypatch.setattr("nodeagent.agent.Judge", partial(Judge, bound=0.5))
+    monkeypatch.setattr("nodeagent.agent.Judge", partial(Judge, reads_slowly, bound=0.5))
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Agents that bear a slow document for as long as they usually do."""
+    monkeypatch.setattr("nodeagent.agent.Judge", partial(Judge, reads_slowly))
+
+
+@pytest.mark.usefixtures("patient")
 async def test_a_slow_document_holds_up_no_other(node: Node) -> None:
     """A good document is applied while the reader would still be busy with the one before it for minutes."""
     node.commit(shares(4))

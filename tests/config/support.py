@@ -45,7 +45,11 @@ def rules(text: str) -> str:
     return HEAD + "  rules:\n" + "".join(f"    {line}\n" for line in text.strip().splitlines())
 
 
-def slow(items: int = 19_900) -> str:
-    """A document that takes minutes to judge: a list that cannot be sorted is compared item by item with itself."""
-    mixed = ", ".join(str(number) if number % 2 else f"a{number}" for number in range(items))
-    return HEAD + f"  rules: [{{name: all, match: {{indices: [{mixed}]}}, exclusive: {{}}}}]\n"
+SLOW = b"# no document is slow to read: this one is taken for one\n"
+
+
+def reads_slowly(document: Document) -> Loaded:
+    """The reader, which never comes to an end with SLOW."""
+    while document.data == SLOW:
+        sum(range(1000))
+    return load(document)

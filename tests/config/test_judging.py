@@ -12,7 +12,7 @@ import pytest
 from nodeagent.config.judging import MOST_LEFT, Judge, seconds_of
 from nodeagent.config.load import load
 from nodeagent.model.config import Document, Loaded, Stage, Unreadable
-from tests.config.support import TIME_SLICED, slow
+from tests.config.support import SLOW, TIME_SLICED, reads_slowly
 from tests.waiting import eventually
 
 GOOD = Document("sharing.yaml", TIME_SLICED.encode())
@@ -135,8 +135,8 @@ async def test_a_reader_that_fails(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def test_a_document_that_is_slow() -> None:
-    """It need not be simulated."""
-    found = await Judge(bound=0.2).judge(Document("sharing.yaml", slow().encode()))
+    """What it computes is measured."""
+    found = await Judge(reads_slowly, bound=0.2).judge(Document("sharing.yaml", SLOW))
     assert isinstance(found, Loaded)
     assert "cannot be judged within 0.2 s" in str(found.violations)
     await eventually(lambda: not any(thread.name == "judge" for thread in threading.enumerate()))

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
 
 from tests.agent.harness import Node
 from tests.agent.stories import reject_each, reload_back_and_forth
+from tests.config.anything import bytes_, judge, near
 from tests.config.malformed import documents
 from tests.conftest import Soak
 
 RELOADS = 100
+ANYTHING = 50_000
+"""Of each of two kinds: a minute of computing for a tenth of them."""
+
 TOLD_WITHIN = 0.5
 """Seconds from a malformed document in the mount to the metric that says so: a promise of the product."""
 
@@ -29,3 +35,18 @@ async def test_malformed_documents_are_told_in_time() -> None:
     async with Node() as node:
         slowest = await reject_each(node, documents(), within=TOLD_WITHIN)
     assert slowest <= TOLD_WITHIN
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("kind", [near(), bytes_()], ids=["nearly right", "other bytes"])
+def test_the_reader_never_fails(soak: Soak, kind: st.SearchStrategy[bytes]) -> None:
+    """Whatever it is given, there is a config, or what is wrong in words that can be printed, with its place."""
+
+    @seed(soak.seed)
+    @settings(max_examples=soak.times(ANYTHING), deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(kind)
+    def anything(data: bytes) -> None:
+        judge(data)
+
+    anything()
