@@ -15,6 +15,8 @@ from nodeagent.model.config import Stage, Violation, Where
 
 _OURS: Final = ("apiVersion", "kind", "metadata", "spec")
 _NVIDIAS: Final = ("version", "flags", "sharing")
+_NVIDIAS_BESIDE: Final = ("imex",)
+"""Seldom alone, and only as it is written: what is like it may be anything."""
 _MOST_KEYS: Final = 100
 """Of a document with more, the others are not looked at for mistyped ones: it is hardly for us."""
 
@@ -33,7 +35,7 @@ def format_of(value: object) -> Format | None:
     kind = value.get("kind")
     if isinstance(kind, str) and nearest(kind, [KIND]) is None:
         return None
-    if not _any_of(_OURS, value) and any(key in value for key in _NVIDIAS):
+    if not _any_of(_OURS, value) and _any_of((*_NVIDIAS, *_NVIDIAS_BESIDE), value):
         return Format.NVIDIA_V1
     meant = {nearest(key, (*_OURS, *_NVIDIAS)) for key in islice(value, _MOST_KEYS)}
     if _any_of(_OURS, value) or meant & set(_OURS):

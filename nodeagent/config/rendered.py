@@ -66,12 +66,16 @@ def _configs(
     agent: Process, by_config_map: Mapping[tuple[str, str], Sequence[Mount]], found: Sequence[Found]
 ) -> list[SharingConfig]:
     """What an agent may be told to do by what is rendered with it."""
+    keys: dict[tuple[str, str], set[str]] = {}
+    for one in found:
+        if one.owner is not None:
+            keys.setdefault(one.owner[:2], set()).add(one.owner[2])
     return [
         one.loaded.config
         for one in found
         if one.loaded.config is not None and one.owner is not None
         for mount in by_config_map.get(one.owner[:2], ())
-        if mount.agent == agent.name and (mount.by_label or mount.key == one.owner[2])
+        if mount.agent == agent.name and (mount.by_label or mount.reads(keys[one.owner[:2]]) == one.owner[2])
     ]
 
 

@@ -88,14 +88,23 @@ def describe(schema: Mapping[str, Any]) -> str:
     if "const" in schema:
         return json.dumps(schema["const"])
     if "enum" in schema:
-        return one_of([json.dumps(option) for option in schema["enum"]])
-    kinds = schema.get("type", "object")
+        return one_of([json.dumps(option) for option in schema["enum"] if option is not None])
+    kinds = _kind(schema) or "object"
     words = " or ".join(_TYPES[kind] for kind in ([kinds] if isinstance(kinds, str) else kinds))
     for minimum, maximum, unit in _RANGES:
         low, high = schema.get(minimum), schema.get(maximum)
         if low is not None or high is not None:
             return f"{words}{_range(low, high, unit)}"
     return f"{words} that matches {schema['pattern']}" if "pattern" in schema else words
+
+
+def _kind(schema: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a word, several, or none
+    """The type that a value is to have; that it may be nothing as well helps nobody who wrote something else."""
+    kinds = schema.get("type")
+    if not isinstance(kinds, list):
+        return kinds
+    rest = [kind for kind in kinds if kind != "null"]
+    return rest[0] if len(rest) == 1 else rest
 
 
 def _range(low: int | None, high: int | None, unit: str) -> str:
@@ -201,7 +210,7 @@ def _repeated(path: Path, value: list[object]) -> Iterator[Fault]:
 
 def _mend(value: object, schema: Mapping[str, Any]) -> str:
     """How to put a value right, where that is plain."""
-    kind = schema.get("type")
+    kind = _kind(schema)
     if isinstance(value, str):
         # Where a schema explains what it expects, one near value would be half of the story.
         options = [option for option in (*schema.get("enum", ()), schema.get("const")) if isinstance(option, str)]

@@ -211,7 +211,9 @@ GOOD = "'version: v1'"
     [
         ("/config", {"sharing.yaml": GOOD}, "", ""),
         ("/config/", {"sharing.yaml": GOOD}, "", ""),
-        ("/config", {"a100.yaml": GOOD}, 'expected the key "sharing.yaml", which DaemonSet gpu/agent reads', ""),
+        ("/config", {"a100.yaml": GOOD}, "", ""),
+        ("/config", {"a100": GOOD, "t4": GOOD}, 'expected the key "sharing.yaml", which DaemonSet gpu/agent reads', ""),
+        ("/config --config-default=t4", {"a100": GOOD, "t4": GOOD}, "", "DaemonSet gpu/agent reads t4 of ConfigMap"),
         ("/config/a100.yaml", {"a100.yaml": GOOD}, "", ""),
         ("/config/a100.yaml", {"sharing.yaml": GOOD}, 'expected the key "a100.yaml", which DaemonSet gpu/agent', ""),
         ("/config", {"sharing.yaml": GOOD, "t4.yaml": GOOD}, "", "DaemonSet gpu/agent reads sharing.yaml of ConfigMap"),
@@ -223,7 +225,8 @@ def test_the_agent_beside_a_config_map_shows_what_is_read(
     config: str, keys: dict[str, str], wrong: str, noted: str
 ) -> None:
     """Where the DaemonSet is rendered as well it is known which key its agents read, and that others are not."""
-    text = MOUNTED.replace("CONFIG", config) + "".join(f"  {key}: {value}\n" for key, value in keys.items())
+    words = config.replace(" ", ", ")
+    text = MOUNTED.replace("CONFIG", words) + "".join(f"  {key}: {value}\n" for key, value in keys.items())
     checked = check_bytes(text.encode(), "stdin")
     assert bool(checked.violations) is bool(wrong)
     assert wrong in "".join(map(str, checked.violations))
