@@ -92,15 +92,20 @@ def look_into(manifest: Mapping[str, object], path: Path, name: str, mounts: Seq
     keys = {text.key for text in texts}
     faults = list(_shape(manifest, path))
     judged, passed = [], []
-    bare = any("." not in text.key for text in held.values())
+    could = _Readable(
+        keys,
+        read={key for mount in mounts if (key := mount.reads(keys)) is not None},
+        any_key=not mounts or any(mount.by_label for mount in mounts),
+        bare=any("." not in text.key for text in held.values()),
+    )
     for text in texts:
         if text.problem:
             faults += [Fault(text.path, text.problem)] if text.problem != _REPORTED else []
-        elif text.path in held or _strict(text, keys, mounts, bare=bare):
+        elif text.path in held or could.be_read(text):
             judged.append(text)
         elif text.key != REVISION_NAME:
             passed.append(text.key)
-        if problem := _misspelt(text.key, keys, {one.key for one in judged}):
+        if problem := _misspelt(text.key, keys, judged=bool(judged) and judged[-1] is text):
             faults.append(Fault(text.path, problem))
     faults += _twice(texts)
     missing = [_missing(mount, keys) for mount in mounts if mount.reads(keys) is None]
@@ -165,34 +170,41 @@ def _meant_key(key: str) -> str:
     return FILE_NAME if plain.lower() == FILE_NAME else plain
 
 
-def _misspelt(key: str, keys: set[str], judged: set[str]) -> str:
+def _misspelt(key: str, keys: Collection[str], *, judged: bool) -> str:
     """What is wrong with a key itself, where that is certain."""
     meant_key = _meant_key(key)
-    if meant_key != key and meant_key not in keys and (key in judged or meant_key == FILE_NAME):
+    if meant_key != key and meant_key not in keys and (judged or meant_key == FILE_NAME):
         return f"expected a key that an agent reads, got {show(key)}; did you mean {show(meant_key)}?"
     if not _KEY.fullmatch(key):
         return f'expected a key of letters, digits, "-", "_" and ".", got {show(key)}'
     return ""
 
 
-def _strict(text: Text, keys: set[str], mounts: Sequence[Mount], *, bare: bool) -> bool:
-    """Whether a text that does not say that it is a config is judged as one all the same: an agent could read it.
+@dataclass(frozen=True, slots=True)
+class _Readable:
+    """Which texts are judged though they do not say that they are configs, since an agent could read them.
 
-    `bare`: there are configs under keys without an ending, as for NVIDIA's config-manager.
+    `read` are the keys that known agents read, `any_key`: labels may choose others. `bare`: there are configs under
+    keys without an ending, as for NVIDIA's config-manager.
     """
-    meant_key = _meant_key(text.key)
-    if (meant_key == FILE_NAME and (text.key == FILE_NAME or FILE_NAME not in keys)) or any(
-        text.key == mount.reads(keys) for mount in mounts
-    ):
-        return True
-    if not readable(meant_key) or text.key == REVISION_NAME:
-        return False
-    if meant_key.endswith(_SUFFIX) and (not mounts or any(mount.by_label for mount in mounts)):
-        return True
-    tree = meant.examined(text.data, text.key)
-    if tree is None:
-        return bare and "." not in text.key and not _words(text.data)
-    return meant.nearly(tree)
+
+    keys: Collection[str]
+    read: Collection[str]
+    any_key: bool
+    bare: bool
+
+    def be_read(self, text: Text) -> bool:
+        key, meant_key = text.key, _meant_key(text.key)
+        if key in self.read or (meant_key == FILE_NAME and (key == FILE_NAME or FILE_NAME not in self.keys)):
+            return True
+        if not readable(meant_key) or key == REVISION_NAME:
+            return False
+        if meant_key.endswith(_SUFFIX) and self.any_key:
+            return True
+        tree = meant.examined(text.data, key)
+        if tree is None:
+            return self.bare and "." not in key and not _words(text.data)
+        return meant.nearly(tree)
 
 
 def _words(data: bytes) -> bool:

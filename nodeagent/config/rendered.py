@@ -20,6 +20,7 @@ _ACCESS: Final = "driver-access/runtime-class (or driver-access/driver-root)"
 _FILES: Final = "the driver's files"
 _LABELS_API: Final = "nodeagent.io/labels-api"
 _WAIT: Final = "wait-for-driver"
+_MOST: Final = 50
 _HASHED: Final = re.compile(r"-[bcdfghkmt2456789]{10}$")
 """How kustomize's hashes look."""
 
@@ -43,7 +44,9 @@ def notes(manifests: Sequence[Manifest], found: Sequence[Found]) -> tuple[str, .
             told += _host(process, ours)
     told += _unmounted(by_config_map, manifests, found)
     told += _hashed(by_config_map, manifests)
-    return tuple(dict.fromkeys(told))
+    once = list(dict.fromkeys(told))
+    more = [f"{len(once) - _MOST} more things do not work together"] if len(once) > _MOST else []
+    return (*once[:_MOST], *more)
 
 
 def _beside(process: Process, ours: Sequence[Process], command: str) -> list[Process]:
