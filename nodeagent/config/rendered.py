@@ -161,7 +161,7 @@ def _api(agent: Process, manifests: Sequence[Manifest]) -> Iterator[str]:
     bound = {
         (str(subject.get("namespace") or ""), str(subject.get("name")))
         for manifest in manifests
-        if manifest.get("kind") in {"ClusterRoleBinding", "RoleBinding"}
+        if str(manifest.get("kind")) in {"ClusterRoleBinding", "RoleBinding"}
         for subject in items(manifest, "subjects")
     }
     if not any(name == account and _alike(namespace, agent.namespace) for namespace, name in bound):

@@ -95,7 +95,7 @@ class Search:
             kind = manifest.get("kind")
             if is_config_map(manifest):
                 self._config_map(layer, path, manifest)
-            elif layer.depth or kind in RENDERED_BY or kind is None:
+            elif layer.depth or kind is None or (isinstance(kind, str) and kind in RENDERED_BY):
                 name = layer.called(configmap.called(manifest)) if kind is not None else layer.name
                 self._values(replace(layer, name=name), path, manifest)
 

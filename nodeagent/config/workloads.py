@@ -104,7 +104,7 @@ def processes(manifests: Iterable[Manifest]) -> tuple[Process, ...]:
 
 def _processes(manifest: Manifest) -> Iterator[Process]:
     kind = manifest.get("kind")
-    if kind != "Pod" and kind not in _KINDS:
+    if not isinstance(kind, str) or (kind != "Pod" and kind not in _KINDS):
         return
     template = manifest if kind == "Pod" else part(manifest, "spec", "template")
     labels = table(manifest, "metadata", "labels")
