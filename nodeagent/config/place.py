@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from nodeagent.documents.tree import Path, Tree
+from nodeagent.documents.tree import Path, Tree, shifted
 from nodeagent.model.config import Stage, Violation, Where
 
 _FIRST: Final = re.compile(r"^( *)[^ \n]", re.MULTILINE)
@@ -38,7 +38,7 @@ class Place:
         found = replace(violation, file=self.tree.file, inside=f"{inside}:{inner.line}:{column}" if inside else "")
         if self.path in self.tree.literals:
             where = Where(inner.path, start.line + inner.line, column + self._indent(start.line))
-            found = replace(found, where=where)
+            found = replace(found, where=where, message=shifted(violation.message, start.line))
         elif inside:
             found = replace(found, where=replace(start, path=inner.path))
         else:

@@ -13,6 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from nodeagent.documents.scalars import UNUSABLE
+from nodeagent.documents.tree import Path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,18 +26,24 @@ _Schema = Mapping[str, Any]
 _IMPORTING = threading.Lock()
 
 
-def findings(value: object, schema: _Schema) -> Iterator[ValidationError]:
-    """Every way in which a value breaks a schema, worked out as it is asked for.
+def findings(
+    value: object, schema: _Schema, *, root: _Schema | None = None, path: Path = ()
+) -> Iterator[ValidationError]:
+    """Every way in which a value, at `path`, breaks a schema, or a part of the schema `root`: worked out as it is asked
+    for.
 
     Nothing is said of what could not be read, nor of the rest of a value that is of the wrong type.
     """
-    mistyped: set[tuple[str | int, ...]] = set()
-    for error in _validator_class()(schema).iter_errors(cast("Any", value)):
-        path = tuple(error.absolute_path)
-        if error.instance is not UNUSABLE and path not in mistyped:
+    whole = _validator_class()(schema if root is None else root)
+    validator = whole if root is None else whole.evolve(schema=schema)
+    mistyped: set[Path] = set()
+    for error in validator.iter_errors(cast("Any", value)):
+        error.relative_path.extendleft(reversed(path))
+        at = tuple(error.absolute_path)
+        if error.instance is not UNUSABLE and at not in mistyped:
             yield error
         if error.validator == "type":
-            mistyped.add(path)
+            mistyped.add(at)
 
 
 def canonical(value: object) -> object:

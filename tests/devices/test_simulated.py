@@ -150,7 +150,7 @@ REFUSED = [
     ),
     pytest.param(
         "gpus:\n- {model: A, memory: 1Gi, mig: {enabled: 1, profiles: []}}\n",
-        ["gpus[0].mig.enabled: ", "true or false", "gpus[0].mig.profiles: expected the key enabled or devices"],
+        ["gpus[0].mig.enabled: ", "true or false", "gpus[0].mig.profiles: expected one of the keys enabled or devices"],
         id="mig keys",
     ),
     pytest.param(
@@ -316,7 +316,7 @@ async def test_file_is_removed(simulated: SimulatedWorld) -> None:
     simulated.file.unlink()
     after = await simulated.inventory(invalid)
     assert after.gpus == before.gpus
-    assert after.message == f"cannot read {simulated.file}: No such file or directory"
+    assert after.message == f"cannot read {simulated.file}: No such file or directory (ENOENT)"
 
 
 async def test_bad_from_the_start(simulated: SimulatedWorld) -> None:
