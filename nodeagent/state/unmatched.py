@@ -125,7 +125,7 @@ class _Node:
 
 def _entry(rule: Rule) -> str:
     """What a rule was made of: an entry of NVIDIA's file may make several."""
-    return rule.where.path or rule.name
+    return rule.origin or rule.name
 
 
 def _about(node: _Node, rule: Rule) -> Iterator[str]:
