@@ -107,7 +107,7 @@ class Builder:
     def _scalar(self, event: yaml.ScalarEvent, path: Path) -> object:
         if event.style == "|":
             self._literals.add(path)
-        if not self._unheard and (odd := _odd(event)) is not None:
+        if len(self._odd_values) < MOST_KEPT and not self._unheard and (odd := _odd(event)) is not None:
             self._odd_values[path] = odd
         if event.style:
             return event.value
@@ -153,7 +153,7 @@ class Builder:
             self._problem(event, path, f"expected a string as key, got a list, an object or an alias{mend}")
             return None
         word: str = event.value
-        if not self._unheard and (odd := _odd(event)) is not None:
+        if len(self._odd_keys) < MOST_KEPT and not self._unheard and (odd := _odd(event)) is not None:
             self._odd_keys[*path, word] = odd
         if event.anchor is not None or event.tag is not None:
             self._problem(event, path, "expected a plain string as key, got one with an anchor or a tag; remove it")

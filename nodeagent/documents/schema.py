@@ -47,7 +47,7 @@ def check(tree: Tree, schema: Schema) -> tuple[Violation, ...]:
         if not any((fault.path, missing) in meant for missing in fault.missing)
         and not (fault.again and fault.path in wrong)
     }
-    violations.update(_odd(tree, path, odd) for path, odd in islice(tree.odd_values.items(), MOST_KEPT) if odd.alone)
+    violations.update(_odd(tree, path, odd) for path, odd in tree.odd_values.items() if odd.alone)
     return tuple(sorted(violations, key=lambda one: (one.where.line, one.where.column, one.message)))
 
 
