@@ -19,7 +19,7 @@ from nodeagent.config.selection import FILE_NAME
 from nodeagent.config.v1alpha1 import KIND
 from nodeagent.documents.faults import nearest, one_of, show
 from nodeagent.documents.strict import Path, Rejected, Tree, dotted, examine, read_all
-from nodeagent.documents.tree import brief
+from nodeagent.documents.tree import brief, shifted
 from nodeagent.model.config import Document, Loaded, Stage, Violation, Where
 
 _MOST_KINDS: Final = 20
@@ -133,7 +133,8 @@ class _Place:
         start, inner = self.tree.where(self.path), violation.where
         if self.path in self.tree.literals:
             where = Where(inner.path, start.line + inner.line, inner.column + self._indent(start.line))
-            return replace(violation, file=self.tree.file, where=where)
+            message = shifted(violation.message, start.line)
+            return replace(violation, file=self.tree.file, where=where, message=message)
         path = f"{inner.path}: " if inner.path else ""
         message = f"in its line {inner.line}, column {inner.column}: {path}{violation.message}"
         return replace(violation, file=self.tree.file, where=start, message=message)

@@ -33,7 +33,7 @@ def format_of(value: object) -> Format | None:
     kind = value.get("kind")
     if isinstance(kind, str) and nearest(kind, [KIND]) is None:
         return None
-    if not _any_of(_OURS, value) and any(key in value for key in _NVIDIAS):
+    if _is_nvidias(value):
         return Format.NVIDIA_V1
     meant = {nearest(key, (*_OURS, *_NVIDIAS)) for key in islice(value, _MOST_KEYS)}
     if _any_of(_OURS, value) or meant & set(_OURS):
@@ -53,6 +53,16 @@ def not_for_us(tree: Tree) -> Violation:
     if isinstance(value, dict) and value:
         return _violation(tree, (), f"expected {expected}, got an object with {_some(value)}")
     return _violation(tree, (), f"expected {expected}, got {show(value)}")
+
+
+def _is_nvidias(value: Mapping[str, object]) -> bool:
+    """Whether it has keys of NVIDIA's file, and none by which people make a sharing config out of it."""
+    if "kind" in value or "nodeagent" in str(value.get("apiVersion")):
+        return False
+    spec = value.get("spec")
+    if "spec" in value and not (isinstance(spec, dict) and _any_of(_NVIDIAS, spec)):
+        return False
+    return _any_of(_NVIDIAS, value) and ("metadata" not in value or "sharing" in value)
 
 
 def _any_of(keys: tuple[str, ...], value: Mapping[str, object]) -> bool:

@@ -13,7 +13,7 @@ from nodeagent.config import health, nvidia_v1, v1alpha1
 from nodeagent.config.formats import Format, format_of, not_for_us
 from nodeagent.config.semantics import check_rules
 from nodeagent.documents.scalars import UNUSABLE
-from nodeagent.documents.schema import Schema, check, load_schema
+from nodeagent.documents.schema import Schema, judge, load_schema
 from nodeagent.documents.strict import Rejected, Tree, examine
 from nodeagent.model.config import Document, Loaded, SharingConfig, Violation
 
@@ -45,12 +45,10 @@ def load_tree(document: Document, tree: Tree) -> Loaded:
 def _read(tree: Tree) -> tuple[SharingConfig | None, tuple[Violation, ...]]:
     meant = format_of(tree.value)
     if meant is None:
-        if tree.value is UNUSABLE:
-            return None, tree.problems
-        return None, (*tree.problems, not_for_us(tree))
-    faults = (*tree.problems, *check(tree, _schema(meant)))
+        return None, _of_another_kind(tree)
+    faults = judge(tree, _schema(meant))
     if faults:
-        return None, _in_order(faults)
+        return None, faults
     if meant is Format.NVIDIA_V1:
         faults = nvidia_v1.check(tree)
         if faults:
@@ -61,6 +59,16 @@ def _read(tree: Tree) -> tuple[SharingConfig | None, tuple[Violation, ...]]:
         config, sited = v1alpha1.parse(tree)
         faults = _in_order((*check_rules(sited), *health.check(tree)))
     return (None, faults) if faults else (config, ())
+
+
+def _of_another_kind(tree: Tree) -> tuple[Violation, ...]:
+    """What a document is cannot be said of one that was not read; one word is no document, however it is read."""
+    words = [misread.word for _, misread in tree.misread.values() if misread is not None]
+    if tree.value is UNUSABLE and words:
+        return (not_for_us(replace(tree, value=words[0])),)
+    if tree.problems and (tree.value is UNUSABLE or () in tree.incomplete):
+        return tree.problems
+    return (*tree.problems, not_for_us(tree))
 
 
 @cache

@@ -12,7 +12,7 @@ from typing import Any, cast
 from nodeagent.devices import simulated_links, simulated_mig, simulated_xids
 from nodeagent.devices.simulated_xids import SimulatedXid
 from nodeagent.documents.quantities import parse_quantity
-from nodeagent.documents.schema import check, load_schema
+from nodeagent.documents.schema import judge, load_schema
 from nodeagent.documents.strict import Rejected, Tree, examine
 from nodeagent.documents.tree import Path
 from nodeagent.model.config import Stage, Violation
@@ -61,7 +61,7 @@ class SimulatedNode:
 def parse(data: bytes, file: str, node_name: str) -> SimulatedNode:
     """The node that a document describes. `file` is named in violations. Raises Rejected with all of them."""
     tree = examine(data, file)
-    violations = (*tree.problems, *check(tree, _schema()))
+    violations = judge(tree, _schema())
     if violations:
         raise Rejected(_ordered(violations))
     document = cast("Mapping[str, Any]", tree.value)

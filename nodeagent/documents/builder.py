@@ -13,9 +13,10 @@ from typing import Final, cast
 import yaml
 
 from nodeagent.documents.lookalikes import Odd, in_word
+from nodeagent.documents.problems import Problems
 from nodeagent.documents.scalars import UNUSABLE, Misread, resolve
-from nodeagent.documents.tree import MOST_KEPT, Mark, Path, Tree, brief, dotted
-from nodeagent.model.config import Stage, Violation, Where
+from nodeagent.documents.tree import MOST_KEPT, Mark, Path, Tree, brief
+from nodeagent.model.config import Violation
 
 MAX_DEPTH: Final = 32
 
@@ -44,7 +45,6 @@ class Builder:
         self._file = file
         self._bounds = bounds
         self._nodes = 0
-        self._unheard = 0
         self.at: Mark = (1, 1)
         self._start_document()
 
@@ -54,23 +54,26 @@ class Builder:
             if isinstance(event, yaml.DocumentStartEvent):
                 self._start_document()
                 value = self._node(next(self._events), (), 0)
-                problems = sorted(self._problems, key=lambda problem: (problem.where.line, problem.where.column))
-                yield (
-                    _mark(event),
-                    Tree(
-                        value,
-                        self._file,
-                        tuple(problems),
-                        frozenset(self._literals),
-                        self._values,
-                        self._keys,
-                        self._odd_keys,
-                        self._odd_values,
-                    ),
-                )
+                yield _mark(event), self._tree(value)
+
+    def _tree(self, value: object) -> Tree:
+        found = self._problems
+        return Tree(
+            value,
+            self._file,
+            found.all(),
+            frozenset(self._literals),
+            self._values,
+            self._keys,
+            self._odd_keys,
+            self._odd_values,
+            found.misread,
+            frozenset(found.incomplete),
+            frozenset(found.borrowed),
+        )
 
     def _start_document(self) -> None:
-        self._problems: list[Violation] = []
+        self._problems = Problems(self._file)
         self._literals: set[Path] = set()
         self._values: dict[Path, Mark] = {}
         self._keys: dict[Path, Mark] = {}
@@ -87,34 +90,46 @@ class Builder:
         self.at = _mark(event)
         self._values.setdefault(path, self.at)
         if isinstance(event, yaml.AliasEvent):
-            self._problem(
-                event, path, f"expected a value, got the alias *{brief(event.anchor or '')}; write the value out"
-            )
+            self._problems.alias(event.anchor or "", self.at, path)
             return UNUSABLE
         if not isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
             raise TypeError(f"not the start of a value: {event!r}")
+        if event.anchor is not None or event.tag is not None:
+            return self._adorned(event, path, depth)
+        return self._plain(event, path, depth)
+
+    def _adorned(self, event: yaml.ScalarEvent | yaml.CollectionStartEvent, path: Path, depth: int) -> object:
+        """A value with an anchor or a tag, or, where it seems to have nothing else, a word that begins like one."""
+        if isinstance(event, yaml.ScalarEvent) and not event.value and not event.style:
+            word = f"&{event.anchor}" if event.anchor else _short(event.tag)
+            self._problems.word(self.at, path, Misread(word, (word,), "no text"))
+            return UNUSABLE
         if event.anchor is not None:
-            self._problem(event, path, f"expected a value, got the anchor &{brief(event.anchor)}; remove it")
-        tagged = event.tag is not None
-        if tagged:
-            self._problem(event, path, f"expected a value, got the tag {brief(_short(event.tag))}; remove it")
+            self._problems.anchor(event.anchor, self.at, path)
+        if event.tag is not None:
+            self._problems.add(self.at, path, f"expected a value, got the tag {brief(_short(event.tag))}; remove it")
+            if isinstance(event, yaml.ScalarEvent):
+                return UNUSABLE
+        return self._plain(event, path, depth)
+
+    def _plain(self, event: yaml.ScalarEvent | yaml.CollectionStartEvent, path: Path, depth: int) -> object:
         if isinstance(event, yaml.MappingStartEvent):
-            return self._mapping(path, depth)
+            return self._mapping(event, path, depth)
         if isinstance(event, yaml.ScalarEvent):
-            return UNUSABLE if tagged else self._scalar(event, path)
+            return self._scalar(event, path)
         return self._sequence(path, depth)
 
     def _scalar(self, event: yaml.ScalarEvent, path: Path) -> object:
         if event.style == "|":
             self._literals.add(path)
-        if len(self._odd_values) < MOST_KEPT and not self._unheard and (odd := _odd(event)) is not None:
+        if len(self._odd_values) < MOST_KEPT and self._problems.heard and (odd := _odd(event)) is not None:
             self._odd_values[path] = odd
         if event.style:
             return event.value
         try:
             return resolve(event.value)
         except Misread as misread:
-            self._problem(event, path, str(misread))
+            self._problems.word(self.at, path, misread)
             return UNUSABLE
 
     def _sequence(self, path: Path, depth: int) -> list[object]:
@@ -125,69 +140,84 @@ class Builder:
             items.append(self._node(event, (*path, len(items)), depth + 1))
         return items
 
-    def _mapping(self, path: Path, depth: int) -> dict[str, object]:
+    def _mapping(self, start: yaml.MappingStartEvent, path: Path, depth: int) -> object:
         items: dict[str, object] = {}
+        run_together = template = False
         for event in self._events:
             if isinstance(event, yaml.MappingEndEvent):
                 break
+            if isinstance(event, yaml.ScalarEvent) and event.value == "<<" and not event.style:
+                with self._problems.merge(_mark(event), path):
+                    self._node(next(self._events), path, depth + 1)
+                continue
+            template = template or _opens_template(start, event)
             key = self._key(event, path, depth)
-            if key is None:
+            if key is None or run_together:
                 self._pass_over(next(self._events), path, depth)
                 continue
             value = self._node(next(self._events), (*path, key), depth + 1)
             if key in items:
-                first = self._keys[*path, key][0]
-                message = f'expected each key once, got "{brief(key)}" again (first in line {first})'
-                self._problem(event, (*path, key), message)
+                run_together = self._again(event, key, path, next(iter(items)))
             else:
                 items[key] = value
                 self._keys[*path, key] = _mark(event)
-        return items
+        return UNUSABLE if template else items
+
+    def _again(self, event: yaml.Event, key: str, path: Path, first_key: str) -> bool:
+        """A key that is there already; whether from here on it is another item of a list, whose dash is missing."""
+        mark, first = _mark(event), self._keys[*path, key][0]
+        message = f'expected each key once, got "{brief(key)}" again (first in line {first})'
+        run_together = bool(path) and isinstance(path[-1], int) and key == first_key and first < mark[0]
+        if run_together:
+            message += f'; write "- {brief(key)}: …" where another item begins'
+        self._problems.add(mark, (*path, key), message)
+        return run_together
 
     def _key(self, event: yaml.Event, path: Path, depth: int) -> str | None:
         """The key that starts with `event`, None when it cannot be one, which is reported."""
+        mark = _mark(event)
         if not isinstance(event, yaml.ScalarEvent):
             self._pass_over(event, path, depth)
-            template = isinstance(event, yaml.MappingStartEvent) and event.flow_style
-            mend = "; was a template {{…}} left as it is?" if template else ""
-            self._problem(event, path, f"expected a string as key, got a list, an object or an alias{mend}")
+            if isinstance(event, yaml.MappingStartEvent) and event.flow_style:
+                self._problems.template(mark, path)
+            else:
+                self._problems.incomplete.add(path)
+                self._problems.add(mark, path, "expected a string as key, got a list, an object or an alias")
             return None
         word: str = event.value
-        if len(self._odd_keys) < MOST_KEPT and not self._unheard and (odd := _odd(event)) is not None:
+        if len(self._odd_keys) < MOST_KEPT and self._problems.heard and (odd := _odd(event)) is not None:
             self._odd_keys[*path, word] = odd
         if event.anchor is not None or event.tag is not None:
-            self._problem(event, path, "expected a plain string as key, got one with an anchor or a tag; remove it")
+            message = "expected a plain string as key, got one with an anchor or a tag; remove it"
+            self._problems.add(mark, path, message)
         if event.style:
             return word
-        if word == "<<":
-            self._problem(event, path, "expected a key, got the merge key <<; write the values out")
-            return None
         try:
             value: object = resolve(word)
         except Misread:
             value = UNUSABLE
         if not isinstance(value, str):
-            shown = brief(word)
-            self._problem(event, path, f'expected a string as key, got {shown or "nothing"}; write "{shown}"')
+            self._problems.no_key(mark, path, word)
             return None
         return word
 
     def _pass_over(self, event: yaml.Event, path: Path, depth: int) -> None:
         """Take the events of what means nothing, and is not worth a report of its own."""
-        self._unheard += 1
-        self._node(event, path, depth + 1)
-        self._unheard -= 1
-
-    def _problem(self, event: yaml.Event, path: Path, message: str) -> None:
-        if not self._unheard and len(self._problems) < MOST_KEPT:
-            self._problems.append(self._violation(event, path, message))
-
-    def _violation(self, event: yaml.Event, path: Path, message: str) -> Violation:
-        return Violation(self._file, Where(dotted(path), *_mark(event)), message, Stage.PARSE)
+        with self._problems.unheard():
+            self._node(event, path, depth + 1)
 
     def _out_of_bounds(self, event: yaml.Event, expected: str) -> Rejected:
         # The path may be as deep as the nesting: line and column say enough.
-        return Rejected((*self._problems, self._violation(event, (), f"expected {expected}, got more")))
+        here = self._problems.violation(_mark(event), (), f"expected {expected}, got more")
+        return Rejected((*self._problems.all(), here))
+
+
+def _opens_template(outer: yaml.MappingStartEvent, inner: yaml.Event) -> bool:
+    """Whether these are the braces of `{{ … }}`, which is read as an object in an object."""
+    if not (outer.flow_style and isinstance(inner, yaml.MappingStartEvent) and inner.flow_style):
+        return False
+    (line, column), start = _mark(outer), _mark(inner)
+    return start == (line, column + 1)
 
 
 def _mark(event: yaml.Event) -> Mark:

@@ -17,7 +17,9 @@ from nodeagent.documents.tree import Path
 
 _Schema = Mapping[str, Any]
 
-ANNOTATIONS: Final = frozenset({"$schema", "$id", "$defs", "title", "description", "default", "examples", "x-expected"})
+ANNOTATIONS: Final = frozenset(
+    {"$schema", "$id", "$defs", "title", "description", "default", "examples", "x-expected", "x-instead", "x-synonyms"}
+)
 """What is no rule."""
 
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
 from nodeagent.documents.evaluate import Finding, canonical
+from nodeagent.documents.hints import EACH, Guide, Home
 from nodeagent.documents.lookalikes import retyped
+from nodeagent.documents.mends import mend, written
 from nodeagent.documents.scalars import UNUSABLE
-from nodeagent.documents.tree import Path, brief
+from nodeagent.documents.tree import Path, brief, dotted
 
 _TYPES: Final = {
     "object": "an object",
@@ -34,6 +36,8 @@ _RANGES: Final = (
     ("minProperties", "maxProperties", "keys"),
 )
 _LONGEST_SHOWN: Final = 60
+_LEVELS: Final = {1: "one level", 2: "two levels", 3: "three levels"}
+_UNSPACED: Final = re.compile(r"([A-Za-z][A-Za-z0-9_]*)[:=](.+)|-([A-Za-z][A-Za-z0-9_]*)")
 _MOST_SHOWN: Final = 8
 _LONGEST_GUESSED: Final = 100
 """No key of ours is half as long."""
@@ -41,40 +45,41 @@ _LONGEST_GUESSED: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault. `suggestion` is the key that was probably meant, `missing` the keys whose absence this reports;
-    `again`: nothing is wrong but that it is there already.
+    """One fault. `meant` leads to what was probably meant, `missing` are the keys whose absence it reports; `again`:
+    nothing is wrong but that it is there already.
     """
 
     path: Path
     message: str
     at_key: bool = False
-    suggestion: str | None = None
+    meant: tuple[Path, ...] = ()
     missing: tuple[str, ...] = ()
     again: bool = False
 
 
-def faults_of(error: Finding) -> Iterator[Fault]:
+def faults_of(error: Finding, guide: Guide) -> Iterator[Fault]:
     """The faults behind one finding of the validator."""
     path, schema = error.absolute_path, error.schema
     value: Any = error.instance
     rule = error.validator
     if rule == "additionalProperties":
-        yield from _unknown_keys(path, value, schema)
+        yield from (unknown_key((*path, key), guide) for key in value if key not in schema.get("properties", {}))
     elif rule == "required":
         # One finding per missing key; its name is only in the message.
         key = next(key for key in schema["required"] if error.message.startswith(f"{key!r} "))
-        yield Fault(path, f"expected {_missing(key, schema)}, got none", missing=(key,))
+        yield Fault(path, f"expected {_missing(key, schema)}, got none{_add(path, key, guide)}", missing=(key,))
     elif rule in ("oneOf", "anyOf") and (choice := _choice(schema[rule])):
-        yield from _wrong_choice(path, value, choice, exactly=rule == "oneOf")
+        if isinstance(value, dict):
+            yield from _wrong_choice(path, value, choice, exactly=rule == "oneOf")
     elif rule in ("oneOf", "anyOf") and "x-expected" not in schema:
         deepest = max(error.context or [], key=lambda one: len(one.absolute_path), default=None)
-        yield from faults_of(deepest) if deepest else [Fault(path, error.message)]
+        yield from faults_of(deepest, guide) if deepest else [Fault(path, error.message)]
     elif rule == "uniqueItems":
         yield from _repeated(path, value)
     elif rule == "not":
         yield Fault(path, f"expected {describe(schema)}, got {show(value)}; remove it", at_key=True)
     else:
-        yield Fault(path, f"expected {describe(schema)}, got {show(value)}{_mend(value, schema)}")
+        yield Fault(path, f"expected {describe(schema)}, got {show(value)}{_mend(path, value, schema, guide)}")
 
 
 def describe(schema: Mapping[str, Any]) -> str:
@@ -148,24 +153,97 @@ def _missing(key: str, schema: Mapping[str, Any]) -> str:
     return str(schema["x-expected"]) if "x-expected" in schema and "type" not in schema else f'the key "{key}"'
 
 
-def _unknown_keys(path: Path, value: Mapping[str, object], schema: Mapping[str, Any]) -> Iterator[Fault]:
-    known: Mapping[str, Any] = schema.get("properties", {})
-    for key in value:
-        if key in known:
-            continue
-        place = (*path, key)
-        meant = nearest(key, [option for option in known if option not in value])
-        home = next((name for name, inner in known.items() if key in inner.get("properties", ())), None)
-        if meant is not None:
-            message = f'expected a known key, got "{brief(key)}"; did you mean "{meant}"?'
-            yield Fault(place, message, at_key=True, suggestion=meant)
-        elif home is not None:
-            message = f'expected a known key, got "{brief(key)}"; did you mean "{home}: {{{brief(key)}: …}}"?'
-            yield Fault(place, message, at_key=True, suggestion=home)
-        elif known:
-            yield Fault(place, f'expected the key {one_of(known)}, got "{brief(key)}"', at_key=True)
-        else:
-            yield Fault(place, f'expected an empty object: {{}}, got the key "{brief(key)}"', at_key=True)
+def unknown_key(place: Path, guide: Guide) -> Fault:
+    """An unknown key, with the one that was meant: one that differs in case alone, the same one elsewhere, one that
+    goes by this name in another tool, one that looks alike.
+    """
+    path, name = place[:-1], str(place[-1])
+    known = guide.keys(path)
+    expected = _unknown(name)
+    if not guide.asked():
+        return Fault(place, expected, at_key=True)
+    if (same := _same(name, known)) is None and (homes := guide.homes(name, path)):
+        return _misplaced(place, name, homes, guide)
+    fix, synonym = guide.word("x-instead", place), guide.word("x-synonyms", place)
+    if (taken := same or synonym) in known and guide.given((*path, str(taken))):
+        fix = f"remove it, {taken} is given already"
+    if fix is not None:
+        return Fault(place, f"{expected}; {fix}", at_key=True, meant=_places(place, guide))
+    if (
+        (found := _UNSPACED.fullmatch(name))
+        and len(name) <= _LONGEST_GUESSED
+        and (start := found[1] or found[3]) in known
+    ):
+        fix = f'write "{start}: {found[2].strip()}"' if found[1] else "write a space after the dash"
+        return Fault(place, f"{expected}; {fix}", at_key=True, meant=((*path, start),))
+    free = [option for option in known if not guide.given((*path, option))]
+    for meant in (same, synonym, _same(name, guide.names), nearest(name, free)):
+        if meant in free:
+            return _did_you_mean(place, str(meant))
+        if meant is not None and (homes := guide.homes(meant, path)):
+            return _misplaced(place, meant, homes, guide)
+    if not known:
+        return Fault(place, f'expected an empty object: {{}}, got the key "{brief(name)}"', at_key=True)
+    which = "one of the keys" if len(known) > 1 else "only the key"
+    return Fault(place, f'expected {which} {one_of(known)}, got "{brief(name)}"', at_key=True)
+
+
+def _unknown(key: str | int) -> str:
+    return f'expected a known key, got "{brief(str(key))}"'
+
+
+def _places(place: Path, guide: Guide) -> tuple[Path, ...]:
+    """Where the key stands that another tool has by the name that `place` ends with."""
+    meant = guide.word("x-synonyms", place)
+    if meant is None:
+        return ()
+    if meant in guide.keys(place[:-1]):
+        return ((*place[:-1], meant),)
+    return tuple((*home.path, meant) for home in guide.homes(meant, place[:-1])[:1])
+
+
+def _same(word: str, options: Iterable[str]) -> str | None:
+    """The option that is the same word but for case and punctuation."""
+    folded = _fold(word[:_LONGEST_GUESSED])
+    return next((option for option in options if _fold(option) == folded), None)
+
+
+def _did_you_mean(place: Path, meant: str) -> Fault:
+    message = f'{_unknown(place[-1])}; did you mean "{meant}"?'
+    return Fault(place, message, at_key=True, meant=((*place[:-1], meant),))
+
+
+def _misplaced(place: Path, meant: str, homes: Sequence[Home], guide: Guide) -> Fault:
+    """A key whose name, or what was meant by it, belongs into another object: the nearest, or either of two as near."""
+    first = homes[0]
+    near = [home.path for home in homes if (home.distance, home.there) == (first.distance, first.there)]
+    free = [path for path in near if not guide.given((*path, meant))]
+    expected = _unknown(place[-1])
+    if not free:
+        return Fault(place, f"{expected}; remove it, {_spelt((*first.path, meant))} is given already", at_key=True)
+    outer = place[:-1]
+    if outer[: len(free[0])] == free[0]:
+        up = sum(isinstance(step, str) for step in outer[len(free[0]) :])
+        where = f"{_LEVELS.get(up, f'{up} levels')} up: {_spelt((*free[0], meant))}"
+    else:
+        where = f"under {one_of(map(_spelt, free[:2]))}"
+    message = f"it belongs {where}" if meant == place[-1] else f'did you mean "{meant}", which belongs {where}?'
+    return Fault(place, f"{expected}; {message}", at_key=True, meant=tuple((*path, meant) for path in free))
+
+
+def _spelt(path: Path) -> str:
+    """A path in which any item of a list may be meant."""
+    text = dotted(path)
+    return f"an item of {text.removesuffix('[-1]')}" if path[-1] == EACH else text.replace("[-1]", "[…]")
+
+
+def _add(path: Path, key: str, guide: Guide) -> str:
+    """What to write for a missing key, where that is plain."""
+    for schema in guide.at((*path, key)):
+        if "const" in schema:
+            return f'; add "{key}: {written(schema["const"])}"'
+    required = guide.required((*path, key))
+    return f'; add "{key}: {{{", ".join(f"{name}: …" for name in required)}}}"' if required else ""
 
 
 def _choice(branches: list[Mapping[str, Any]]) -> tuple[str, ...]:
@@ -195,24 +273,12 @@ def _repeated(path: Path, value: list[object]) -> Iterator[Fault]:
         seen.add(known)
 
 
-def _mend(value: object, schema: Mapping[str, Any]) -> str:
+def _mend(path: Path, value: object, schema: Mapping[str, Any], guide: Guide) -> str:
     """How to put a value right, where that is plain."""
-    kind = schema.get("type")
     if isinstance(value, str):
         # Where a schema explains what it expects, one near value would be half of the story.
         options = [option for option in (*schema.get("enum", ()), schema.get("const")) if isinstance(option, str)]
         meant = nearest(value, options) if "x-expected" not in schema else None
         if meant is not None:
             return f"; did you mean {json.dumps(meant)}?"
-        if kind in ("integer", "number") and re.fullmatch(r"-?[0-9]+", value):
-            return "; remove the quotes"
-        if kind == "boolean" and value in ("true", "false"):
-            return "; remove the quotes"
-        return ""
-    if kind == "string" and isinstance(value, int | float) and "pattern" not in schema:
-        return f'; write "{json.dumps(value)}"'
-    if kind == "array" and isinstance(value, str | int) and not isinstance(value, bool):
-        return f"; write [{json.dumps(value)}]"
-    if kind == "object" and value is None and not schema.get("properties"):
-        return "; write {}"
-    return ""
+    return mend(path, value, guide)

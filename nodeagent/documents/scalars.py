@@ -6,7 +6,9 @@ a linter may each see another file. So only what YAML 1.1 and 1.2 read alike is 
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
 from typing import Final
 
 
@@ -21,7 +23,37 @@ UNUSABLE: Final = Unusable()
 
 
 class Misread(Exception):
-    """A word that YAML readers take for different things; the message says how to write what is meant."""
+    """A word that YAML readers take for different things. `choices` may be meant, and some take it for `taken`.
+
+    The message says how to write each of them; where a place does not accept them all, `among` says it of the others.
+    """
+
+    def __init__(self, word: str, choices: Sequence[object], taken: str) -> None:
+        self.word = word
+        self.choices = tuple(choices)
+        self.taken = taken
+        super().__init__(self.among(choices))
+
+    def among(self, choices: Sequence[object]) -> str:
+        """What to say where only these of the choices are accepted."""
+        kinds = [_kind(choice, len(choices)) for choice in choices] or ["a plain decimal number", "a quoted string"]
+        shown = self.word if len(self.word) <= _SHOWN else f"{self.word[:_SHOWN]}…"
+        if kinds == ["a quoted string"]:
+            shown += f", which some readers take for {self.taken}"
+        fix = (
+            "write " + " or ".join(map(json.dumps, choices))
+            if choices
+            else "write a shorter number, or put it in quotes"
+        )
+        return f"expected {' or '.join(kinds)}, got {shown}; {fix}"
+
+
+def _kind(choice: object, of: int) -> str:
+    if choice is None:
+        return "null"
+    if isinstance(choice, bool):
+        return "true or false" if of == 1 else "true, false"
+    return "a quoted string" if isinstance(choice, str) else "a plain decimal number"
 
 
 _INTEGER: Final = re.compile(r"0|-?[1-9][0-9]*")
@@ -38,10 +70,12 @@ _LOOKS_NUMERIC: Final = re.compile(
 )
 _TIMESTAMP: Final = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[Tt ].{0,30})?")
 _TRUTHS: Final = {
-    **dict.fromkeys(("y", "yes", "on", "true"), "true"),
-    **dict.fromkeys(("n", "no", "off", "false"), "false"),
+    **dict.fromkeys(("y", "yes", "on", "true"), True),
+    **dict.fromkeys(("n", "no", "off", "false"), False),
 }
 _NUMBER_LENGTH: Final = 30
+_SHOWN: Final = 40
+_LARGEST_EXACT: Final = 1e15
 
 
 def resolve(word: str) -> str | int | float | bool | None:
@@ -55,24 +89,37 @@ def resolve(word: str) -> str | int | float | bool | None:
     if _DECIMAL.fullmatch(word) and len(word) <= _NUMBER_LENGTH:
         return float(word)
     if word in ("Null", "NULL"):
-        raise Misread(f'expected null or a quoted string, got {word}; write null or "{word}"')
+        raise Misread(word, (None, word), "null")
     truth = _TRUTHS.get(word.lower())
     if truth is not None and word in (word.lower(), word.upper(), word.capitalize()):
-        raise Misread(f'expected true, false or a quoted string, got {word}; write {truth} or "{word}"')
+        raise Misread(word, (truth, word), json.dumps(truth))
     if _LOOKS_NUMERIC.fullmatch(word):
-        shown = word if len(word) <= _NUMBER_LENGTH else f"{word[:_NUMBER_LENGTH]}…"
-        raise Misread(f"expected a plain decimal number or a quoted string, got {shown}; {_mend(word)}")
+        raise Misread(word, *_as_number(word))
     if _TIMESTAMP.fullmatch(word):
-        raise Misread(f'expected a quoted string, got {word}, which some readers take for a date; write "{word}"')
+        raise Misread(word, (word,), "a date")
     return word
 
 
-def _mend(word: str) -> str:
+def _as_number(word: str) -> tuple[Sequence[object], str]:
+    """What may be meant by something like a number, and what it is taken for."""
     if len(word) > _NUMBER_LENGTH:
-        return "write a shorter number, or put it in quotes"
-    digits = word.replace("_", "").lstrip("+").lstrip("0")
+        return (), "a number"
     if ":" in word:
-        return f'some readers take it for a number in base 60; write "{word}" if it is text'
-    if digits.isascii() and digits.isdigit():
-        return f'write {digits} or "{word}"'
-    return f'write it in plain decimal, or as "{word}"'
+        return (word,), "a number in base 60"
+    try:
+        number = _number(word.replace("_", "").lstrip("+"))
+    except ValueError:
+        return (word,), "a number"
+    return (number, word), "a number"
+
+
+def _number(word: str) -> int | float:
+    """Raises ValueError for what is none after all, or none that can be written out."""
+    if re.match("-?0[xob]", word):
+        return int(word, 0)
+    number = float(word)
+    if abs(number) < _LARGEST_EXACT and number.is_integer():
+        return int(number)
+    if not _DECIMAL.fullmatch(json.dumps(number)):
+        raise ValueError(word)
+    return number

@@ -10,12 +10,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.resources import files
-from itertools import chain, islice
+from itertools import islice
 
 from nodeagent.documents.evaluate import findings
 from nodeagent.documents.faults import Fault, faults_of
+from nodeagent.documents.hints import Guide
 from nodeagent.documents.lookalikes import Odd, named
 from nodeagent.documents.tree import MOST_KEPT, Path, Tree
+from nodeagent.documents.unread import unread
 from nodeagent.model.config import Stage, Violation, Where
 
 Schema = Mapping[str, object]
@@ -32,22 +34,29 @@ def load_schema(name: str) -> Schema:
     return schema
 
 
-def check(tree: Tree, schema: Schema) -> tuple[Violation, ...]:
-    """Every way in which `tree` breaks `schema` (stage schema), in the order of the file; the first MOST_KEPT.
+def judge(tree: Tree, schema: Schema) -> tuple[Violation, ...]:
+    """Everything that is wrong with a document: its YAML, and every way in which it breaks `schema` (stage schema), in
+    the order of the file; of each the first MOST_KEPT.
 
-    Nothing is said of a value that could not be read: that is among the problems of the tree.
+    A value that could not be read is among the problems of the tree; of that nothing more is said than how to write
+    what its place takes. What is missing where something could not be read is not missed.
     """
-    found = list(islice(chain.from_iterable(map(faults_of, findings(tree.value, schema))), MOST_KEPT))
-    # A mistyped key is one mistake, not also the absence of the key that was meant.
-    meant = {(fault.path[:-1], fault.suggestion) for fault in found if fault.suggestion is not None}
+    guide = Guide(schema, tree.value)
+    every = (fault for finding in findings(tree.value, schema) for fault in faults_of(finding, guide))
+    found = list(islice(every, MOST_KEPT))
+    # A mistyped key is one mistake, not also the absence of the key that was meant, or of what is around it.
+    meant = {path[:length] for fault in found for path in fault.meant for length in range(1, len(path) + 1)}
     wrong = {fault.path for fault in found if not fault.again}
     violations = {
         _violation(tree, fault)
         for fault in found
-        if not any((fault.path, missing) in meant for missing in fault.missing)
+        if not any((*fault.path, missing) in meant for missing in fault.missing)
+        and not (fault.missing and fault.path in tree.incomplete)
+        and not (fault.at_key and fault.path in tree.borrowed)
         and not (fault.again and fault.path in wrong)
     }
     violations.update(_odd(tree, path, odd) for path, odd in tree.odd_values.items() if odd.alone)
+    violations.update(unread(tree, guide, {fault.path: fault for fault in found if fault.at_key}))
     return tuple(sorted(violations, key=lambda one: (one.where.line, one.where.column, one.message)))
 
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import islice
 from typing import Final
 
 import yaml
 
 from nodeagent.documents.builder import Bounds, Builder, Rejected
 from nodeagent.documents.lookalikes import in_lines, line_break, named
-from nodeagent.documents.tree import MOST_KEPT, Mark, Path, Tree, dotted
+from nodeagent.documents.syntax import end, explain
+from nodeagent.documents.tree import Mark, Path, Tree, dotted
 from nodeagent.model.config import Stage, Violation, Where
 
 __all__ = ["Path", "Rejected", "Tree", "dotted", "examine", "read", "read_all"]
@@ -24,13 +26,13 @@ _BUNDLE: Final = Bounds(size=16 << 20, nodes=500_000)
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _UNPRINTABLE: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 _DIRECTIVE: Final = re.compile(r"^%", re.MULTILINE)
+_MOST_DOCUMENTS: Final = 10
 _MOST_DIRECTIVES: Final = 100
 """The parser compares each with all before it. (A line of text may begin so as well.)"""
 
 _ESCAPE_IN_TAG: Final = re.compile(r"!\S*%")
 _BAD_TAG: Final = "expected a value, got a tag whose escapes are no UTF-8; remove it"
 _LINES_BACK: Final = 100
-_CONFLICT: Final = re.compile(r"^(?:<{7}|={7}|>{7})(?=[ \r\n]|\Z)", re.MULTILINE)
 
 
 def read(data: bytes, file: str) -> Tree:
@@ -49,10 +51,23 @@ def examine(data: bytes, file: str) -> Tree:
     trees = _documents(data, file, _ONE_DOCUMENT)
     if not trees:
         raise _rejected(file, (1, 1), "expected a document, got nothing but white space and comments")
-    (_, tree), *others = trees
-    message = "expected one document, got another one; remove the `---` and what follows it"
-    extra = [_violation(file, mark, message) for mark, _ in others[:MOST_KEPT]]
-    return replace(tree, problems=(*tree.problems, *extra))
+    (mark, tree), *others = trees
+    if not others:
+        return tree
+    if tree.value is None:
+        tree, extra = others[0][1], "expected one document, got an empty one before it; remove its `---`"
+    else:
+        mark, other = others[0]
+        rest = "" if _are_parts(tree.value, other.value) else " and what follows it"
+        extra = f"expected one document, got another one; remove the `---`{rest}"
+    # What is missing in one may stand in another.
+    problems = (*tree.problems, _violation(file, mark, extra))
+    return replace(tree, problems=problems, incomplete=tree.incomplete | {()})
+
+
+def _are_parts(one: object, other: object) -> bool:
+    """Whether two documents look like one that was cut in two."""
+    return isinstance(one, dict) and isinstance(other, dict) and not one.keys() & other.keys()
 
 
 def read_all(data: bytes, file: str) -> list[Tree]:
@@ -67,10 +82,13 @@ def read_all(data: bytes, file: str) -> list[Tree]:
 def _documents(data: bytes, file: str, bounds: Bounds) -> list[tuple[Mark, Tree]]:
     text = _text(data, file, bounds)
     builder = Builder(yaml.parse(text, Loader=_LOADER), file, bounds)
+    # Of those that are too many, one is enough to say so.
+    most = _MOST_DOCUMENTS if bounds is _ONE_DOCUMENT else None
     try:
-        return list(builder.documents())
+        return list(islice(builder.documents(), most))
     except yaml.MarkedYAMLError as error:
-        raise _hidden(file, text, error) or _syntax_error(file, text, error) from None
+        cause = _hidden(file, text, error) or _rejected(file, *explain(text, error, yaml.scan(text, Loader=_LOADER)))
+        raise cause from None
     except UnicodeDecodeError:
         raise _rejected(file, _tag_after(text, builder.at), _BAD_TAG) from None
     except yaml.YAMLError as error:
@@ -87,18 +105,18 @@ def _text(data: bytes, file: str, bounds: Bounds) -> str:
     except UnicodeDecodeError as error:
         before = data[: error.start].decode("utf-8")
         message = f"expected UTF-8, got the byte 0x{data[error.start]:02x}; save the file as UTF-8"
-        raise _rejected(file, _end(before), message) from None
+        raise _rejected(file, end(before), message) from None
     found = _UNPRINTABLE.search(text)
     if not found and bounds is _ONE_DOCUMENT and (found := line_break(text)):
         message = f"got {named(found[0])}, which only some readers take for the end of a line; remove it"
-        raise _rejected(file, _end(text[: found.start()]), message)
+        raise _rejected(file, end(text[: found.start()]), message)
     if found:
         name = "a byte order mark" if found[0] == "\ufeff" else f"the character U+{ord(found[0]):04X}"
-        raise _rejected(file, _end(text[: found.start()]), f"expected printable text, got {name}; remove it")
+        raise _rejected(file, end(text[: found.start()]), f"expected printable text, got {name}; remove it")
     directives = (one for number, one in enumerate(_DIRECTIVE.finditer(text)) if number == _MOST_DIRECTIVES)
     if found := next(directives, None):
         message = f"expected at most {_MOST_DIRECTIVES} lines that begin with %, got more; remove them"
-        raise _rejected(file, _end(text[: found.start()]), message)
+        raise _rejected(file, end(text[: found.start()]), message)
     return text
 
 
@@ -117,29 +135,7 @@ def _tag_after(text: str, mark: Mark) -> Mark:
     lines = text.split("\n")
     start = sum(len(line) + 1 for line in lines[: mark[0] - 1]) + mark[1] - 1
     found = _ESCAPE_IN_TAG.search(text, start)
-    return mark if found is None else _end(text[: found.start()])
-
-
-def _syntax_error(file: str, text: str, error: yaml.MarkedYAMLError) -> Rejected:
-    mark = error.problem_mark or error.context_mark
-    if mark is None:
-        return _rejected(file, (1, 1), f"expected YAML, got something else: {error.problem}")
-    conflict = _CONFLICT.search(text)
-    if conflict:
-        before = text[: conflict.start()]
-        return _rejected(file, _end(before), f"expected YAML, got the merge conflict marker {conflict[0]}")
-    at = mark.line + 1, mark.column + 1
-    line = text.split("\n")[mark.line] if mark.line <= text.count("\n") else ""
-    if line[mark.column : mark.column + 1] == "\t":
-        return _rejected(file, at, "expected spaces as indentation, got a tab; use spaces")
-    context = f" {error.context}" if error.context else ""
-    if error.context_mark is not None and error.context_mark.line != mark.line:
-        context += f" that starts in line {error.context_mark.line + 1}"
-    return _rejected(file, at, f"expected YAML, got something else: {error.problem}{context}")
-
-
-def _end(before: str) -> Mark:
-    return before.count("\n") + 1, len(before) - before.rfind("\n")
+    return mark if found is None else end(text[: found.start()])
 
 
 def _violation(file: str, mark: Mark, message: str) -> Violation:

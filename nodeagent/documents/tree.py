@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from nodeagent.documents.lookalikes import Odd
+from nodeagent.documents.scalars import Misread
 from nodeagent.model.config import Violation, Where
 from nodeagent.model.printable import cut, printable
 
@@ -21,6 +22,7 @@ MOST_KEPT: Final = 1000
 """How many mistakes are kept of one kind: those of the YAML, or those against a schema. Nobody reads more."""
 
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
+_LINE: Final = re.compile(r'"[^"]*"|\bline ([0-9]{1,9})\b')
 _LONGEST_KEY: Final = 80
 _LONGEST_PATH: Final = 400
 
@@ -43,13 +45,24 @@ def brief(key: str) -> str:
     return printable(cut(key, _LONGEST_KEY))
 
 
+def shifted(message: str, lines: int) -> str:
+    """A message about a text, as one about the file that the text stands in so many lines further down.
+
+    >>> shifted('expected 4 spaces (as in line 7), got "line 3"', 10)
+    'expected 4 spaces (as in line 17), got "line 3"'
+    """
+    return _LINE.sub(lambda found: f"line {int(found[1]) + lines}" if found[1] else found[0], message)
+
+
 @dataclass(frozen=True)
 class Tree:
     """One document: plain dicts, lists, strings, integers, floats, booleans and None, and where each of them stands.
 
     `problems` is what is wrong with its YAML; a value that could not be read is `scalars.UNUSABLE` in `value`.
     `literals` are the paths of `|` block scalars, whose lines are lines of the file. `odd_keys` and `odd_values` are
-    those that hold a character which looks like another one, or like nothing.
+    those that hold a character which looks like another one, or like nothing. `misread` are those problems whose fix
+    depends on what the place takes: words that may mean several things, and words (None) that are no keys. `incomplete`
+    are objects of which not every key could be read, `borrowed` are values that another place wanted to refer to.
     """
 
     value: object
@@ -60,6 +73,9 @@ class Tree:
     keys: Mapping[Path, Mark] = field(default_factory=dict, repr=False)
     odd_keys: Mapping[Path, Odd] = field(default_factory=dict, repr=False)
     odd_values: Mapping[Path, Odd] = field(default_factory=dict, repr=False)
+    misread: Mapping[Violation, tuple[Path, Misread | None]] = field(default_factory=dict, repr=False)
+    incomplete: frozenset[Path] = frozenset()
+    borrowed: frozenset[Path] = frozenset()
 
     def where(self, path: Path, *, key: bool = False) -> Where:
         """The place of the value at `path`, or of its key; of the nearest thing around it where there is none."""

@@ -92,7 +92,17 @@ def test_any_key(text: str) -> None:
 
 def test_a_broken_config_is_not_passed_over() -> None:
     """A text that says it is a sharing config is checked even when it cannot be parsed."""
-    assert "expected YAML" in told(config_map(HEAD + "  rules: [", key="pool-a"))[0]
+    assert "expected ] to close this [" in told(config_map(HEAD + "  rules: [", key="pool-a"))[0]
+
+
+def test_lines_in_words() -> None:
+    """A line that a message names is one of the outer file as well, but not what the author wrote in quotes."""
+    twice = TIME_SLICED.replace("{replicas: 10}", "{replicas: 10, replicas: 4}").replace("name: test", "name: line 3")
+    found = told(config_map(twice))
+
+    assert 'got "line 3"' in found[0]
+    assert "first in line 11)" in found[1]
+    assert found[1].startswith("out.yaml:11:")
 
 
 def test_lists() -> None:
@@ -123,7 +133,7 @@ def test_liberties_of_other_manifests() -> None:
         (f"{DEPLOYMENT}---\n{config_map('hello', key='motd')}", "got DaemonSet and ConfigMap without one"),
         ("", "expected a document"),
         ("a: 1\n---\nb: 2\n", "expected a sharing config"),
-        (f"{config_map(TIME_SLICED)}---\n[", "expected YAML"),
+        (f"{config_map(TIME_SLICED)}---\n[", "expected ] to close this ["),
     ],
 )
 def test_nothing_to_check(text: str, expected: str) -> None:

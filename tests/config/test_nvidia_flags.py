@@ -257,7 +257,7 @@ def test_what_is_refused(name: str) -> None:
             "version: v1\nflags: {plugin: {deviceListStrategy: 'envvar,cdi-cri'}}\n",
             'expected "envvar", "volume-mounts"',
         ),
-        ("version: v1\nflags: {plugin: {driverRootCtrPath: /driver-root}}\n", "expected the key"),
+        ("version: v1\nflags: {plugin: {driverRootCtrPath: /driver-root}}\n", "expected one of the keys"),
         ("version: v1\nresources: {gpus: []}\n", "expected no resources, which NVIDIA's plugin ignores"),
     ],
 )

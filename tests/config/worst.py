@@ -120,6 +120,8 @@ CONTAINERS: Final[Mapping[str, Callable[[Iterator[str]], str]]] = {
     "comments": lambda words: "".join(f"\n# {word}" for word in words),
     "unclosed": lambda words: f"[{', '.join(words)}",
     "unclosed quote": lambda words: '"' + "\n".join(words),
+    "no space behind dashes": lambda words: "".join(f"\n-{word}: 1" for word in words) + "\na: b: c\n",
+    "one value too many": lambda words: "b: c\n" + "".join(f"k{number}: {word}\n" for number, word in enumerate(words)),
     "block text": lambda words: "|\n" + "".join(f"    {word}\n" for word in words),
 }
 

@@ -198,7 +198,7 @@ def test_directories_that_are_not_there(tmp_path: Path) -> None:
             '{"kind": "x/y"}',
             "expected a CDI specification, with cdiVersion, kind and devices, got something else",
         ),
-        ("a.yaml", "kind: [\n", "line 2: expected YAML"),
+        ("a.yaml", "kind: [\n", "line 1: expected ] to close this ["),
         ("a.yaml", "", "line 1: expected a document, got nothing"),
         ("a.yaml", "a: " + "[" * 40_000, "line 1: expected at most 32 levels of nesting, got more"),
         ("a.yaml", "kind: 3\ndevices: []\n", "expected a CDI specification, with cdiVersion, kind and devices"),

@@ -150,7 +150,7 @@ REFUSED = [
     ),
     pytest.param(
         "gpus:\n- {model: A, memory: 1Gi, mig: {enabled: 1, profiles: []}}\n",
-        ["gpus[0].mig.enabled: ", "true or false", "gpus[0].mig.profiles: expected the key enabled or devices"],
+        ["gpus[0].mig.enabled: ", "true or false", "gpus[0].mig.profiles: expected one of the keys enabled or devices"],
         id="mig keys",
     ),
     pytest.param(

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from nodeagent.documents.schema import check, load_schema
+from nodeagent.documents.schema import judge, load_schema
 from nodeagent.documents.strict import examine, read
 from nodeagent.model.config import Stage
 
@@ -41,14 +41,14 @@ SCHEMA = {
             ["1:1: expected at least one of name and count, got none", '1:1: expected the key "name", got none'],
         ),
         ("nam: a", ['1:1: nam: expected a known key, got "nam"; did you mean "name"?']),
-        ("name: a\ninner: {x: 1}", ['2:9: inner.x: expected the key depth, got "x"']),
-        ("name: a\ndepth: 1", ['2:1: depth: expected a known key, got "depth"; did you mean "inner: {depth: …}"?']),
+        ("name: a\ninner: {x: 1}", ['2:9: inner.x: expected only the key depth, got "x"']),
+        ("name: a\ndepth: 1", ['2:1: depth: expected a known key, got "depth"; it belongs under inner']),
         ("name: a\ninner: {deep: 1}", ['2:9: inner.deep: expected a known key, got "deep"; did you mean "depth"?']),
-        ("name: A", ['1:7: name: expected a string that matches ^[a-z]+$, got "A"']),
-        ('name: "a\\n"', ['1:7: name: expected a string that matches ^[a-z]+$, got "a\\n"']),
+        ("name: A", ['1:7: name: expected a string that matches ^[a-z]+$, got "A"; write a']),
+        ('name: "a\\n"', ['1:7: name: expected a string that matches ^[a-z]+$, got "a\\n"; write a']),
         ("name: 5", ["1:7: name: expected a string that matches ^[a-z]+$, got 5"]),
         ("name: a\ncount: 0", ["2:8: count: expected a whole number, at least 1, got 0"]),
-        ("name: a\ncount: 1.0", ["2:8: count: expected a whole number, at least 1, got 1.0"]),
+        ("name: a\ncount: 1.0", ["2:8: count: expected a whole number, at least 1, got 1.0; write 1"]),
         ("name: a\ncount: true", ["2:8: count: expected a whole number, at least 1, got true"]),
         ('name: a\nratio: "1"', ['2:8: ratio: expected a number, got "1"; remove the quotes']),
         ("name: a\nword: nevr", ['2:7: word: expected "always" or "never", got "nevr"; did you mean "never"?']),
@@ -66,23 +66,27 @@ SCHEMA = {
 )
 def test_words(text: str, expected: list[str]) -> None:
     """Each fault says where, what was expected, what is there, and the mend where it is plain."""
-    found = check(read(text.encode(), "f"), SCHEMA)
+    found = judge(read(text.encode(), "f"), SCHEMA)
 
     assert [str(one).removeprefix("f:") for one in found] == expected
     assert all(one.stage is Stage.SCHEMA for one in found)
 
 
 def test_unreadable_values_are_not_judged() -> None:
-    """A value that the YAML already got wrong is reported once, by its own error."""
+    """A value that the YAML already got wrong is reported once, by its own error, and with what its place takes."""
     tree = examine(b"name: no\ncount: 012\nlist: [1, *x]", "f")
 
     assert len(tree.problems) == 3
-    assert check(tree, SCHEMA) == ()
+    assert [one.message for one in judge(tree, SCHEMA)] == [
+        'expected a quoted string, got no, which some readers take for false; write "no"',
+        "expected a plain decimal number, got 012; write 12",
+        "expected a whole number, got *x",
+    ]
 
 
 def test_long_values_are_cut() -> None:
     """A long value is shown shortened, with its length."""
-    (fault,) = check(read(b"name: " + b"A" * 500, "f"), SCHEMA)
+    (fault,) = judge(read(b"name: " + b"A" * 500, "f"), SCHEMA)
 
     assert re.search(r'got "A{59}… \(502 characters\)$', fault.message)
 

@@ -28,7 +28,7 @@ AT_MOST = 15.0
     ("wrong", "says"),
     [
         (shared(4).replace("replicas", "replica"), 'did you mean "replicas"'),
-        (shared(4).replace("rules:", "rules: ["), "expected YAML"),
+        (shared(4).replace("rules:", "rules: ["), "expected ] to close this ["),
         (shared(4).replace("replicas: 4", "replicas: -4"), "timeSlicing.replicas"),
     ],
     ids=["unknown key", "no YAML", "out of range"],
