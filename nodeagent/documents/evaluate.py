@@ -57,9 +57,11 @@ def _look(value: object, schema: _Schema, path: Path, root: _Schema) -> Iterator
     if value is UNUSABLE:
         return
     kinds = schema.get("type")
-    if kinds is not None and not any(_is(value, kind) for kind in ([kinds] if isinstance(kinds, str) else kinds)):
-        yield Finding(path, "type", schema, value)
-        return
+    if kinds is not None:
+        fits = _is(value, kinds) if isinstance(kinds, str) else any(_is(value, kind) for kind in kinds)
+        if not fits:
+            yield Finding(path, "type", schema, value)
+            return
     for keyword in schema:
         rule = _RULES.get(keyword)
         if rule is not None:
@@ -155,9 +157,13 @@ def _all_of(value: object, schema: _Schema, path: Path, root: _Schema) -> Iterat
 
 
 def _any_of(value: object, schema: _Schema, path: Path, root: _Schema) -> Iterator[Finding]:
-    found = [tuple(_look(value, branch, path, root)) for branch in schema["anyOf"]]
-    if all(found):
-        yield Finding(path, "anyOf", schema, value, "none of these fits", tuple(one for part in found for one in part))
+    found: list[Finding] = []
+    for branch in schema["anyOf"]:
+        broken = tuple(_look(value, branch, path, root))
+        if not broken:
+            return
+        found.extend(broken)
+    yield Finding(path, "anyOf", schema, value, "none of these fits", tuple(found))
 
 
 def _one_of(value: object, schema: _Schema, path: Path, root: _Schema) -> Iterator[Finding]:
