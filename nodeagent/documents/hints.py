@@ -16,6 +16,7 @@ Schema = Mapping[str, Any]
 EACH: Final = -1
 """In a path: whichever item of the list."""
 
+MOST_ITEMS: Final = 1024
 MOST_QUESTIONS: Final = 2000
 """A report shows 50 mistakes, and a document may have 20,000."""
 
@@ -101,9 +102,9 @@ class Guide:
         return self._reach(path) is not _NOTHING
 
     def siblings(self, path: Path) -> list[object]:
-        """The list that an item stands in; empty for what is no item."""
+        """The list that an item stands in, as much of it as any list may have; empty for what is no item."""
         around = self._reach(path[:-1]) if path and isinstance(path[-1], int) else None
-        return around if isinstance(around, list) else []
+        return around[:MOST_ITEMS] if isinstance(around, list) else []
 
     def homes(self, key: str, path: Path) -> tuple[Home, ...]:
         """The objects, other than that at `path`, that take `key`: the nearest first, and of those what is there."""

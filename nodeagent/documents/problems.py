@@ -30,6 +30,10 @@ class Problems:
         """Whether what is read now is worth a report of its own."""
         return not self._unheard
 
+    @property
+    def _kept(self) -> bool:
+        return not self._unheard and len(self._found) < MOST_KEPT
+
     @contextmanager
     def unheard(self) -> Iterator[None]:
         """What is read meanwhile means nothing, and is not worth a report of its own."""
@@ -44,7 +48,7 @@ class Problems:
 
     def add(self, mark: Mark, path: Path, message: str) -> Violation | None:
         """The problem, if it is kept."""
-        if self._unheard or len(self._found) >= MOST_KEPT:
+        if not self._kept:
             return None
         self._found.append(self.violation(mark, path, message))
         return self._found[-1]
@@ -55,7 +59,7 @@ class Problems:
 
     def word(self, mark: Mark, path: Path, misread: Misread) -> None:
         """A value that may mean several things."""
-        if problem := self.add(mark, path, str(misread)):
+        if self._kept and (problem := self.add(mark, path, str(misread))):
             self.misread[problem] = path, misread
 
     def no_key(self, mark: Mark, path: Path, word: str) -> None:

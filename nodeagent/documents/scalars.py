@@ -32,7 +32,10 @@ class Misread(Exception):
         self.word = word
         self.choices = tuple(choices)
         self.taken = taken
-        super().__init__(self.among(choices))
+        super().__init__(word)
+
+    def __str__(self) -> str:
+        return self.among(self.choices)
 
     def among(self, choices: Sequence[object]) -> str:
         """What to say where only these of the choices are accepted."""
