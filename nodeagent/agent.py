@@ -104,6 +104,7 @@ class Agent:
                 subscribe=self._watch.subscribe,
                 wake=self._wake.set,
                 selects=bool(settings.config_labels),
+                default=settings.config_default,
                 why_unknown=lambda: self._node.unheard,
                 judge=self._judge,
             )
@@ -113,6 +114,7 @@ class Agent:
                 save=lambda chosen: self._gate.during(
                     lambda: self._store.save_selection(chosen, settings.config_labels)
                 ),
+                default=settings.config_default,
             )
             self._driver = open_driver(
                 settings.driver,

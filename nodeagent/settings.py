@@ -110,9 +110,17 @@ _NODE_OPTIONS: Sequence[Option] = (
         "--config-label",
         "nodeagent.io/config,nvidia.com/device-plugin.config",
         "with --kube-api on and a directory of configs: labels of the Node, the first that is there selects "
-        "<value>.yaml; none of them, sharing.yaml; off: always sharing.yaml",
+        "<value>.yaml, or <value>; off: none does",
         can_be_empty=True,
         metavar="KEY[,KEY]",
+    ),
+    Option(
+        "--config-default",
+        None,
+        "in a directory of configs: the file that is read where no label says anything, KEY.yaml or KEY (sharing.yaml, "
+        "else default.yaml or default, else the only one that is there)",
+        can_be_empty=True,
+        metavar="KEY",
     ),
     Option(
         "--startup-taint",
@@ -279,6 +287,7 @@ class Settings:
     kube_api: bool = False
     kubeconfig: Path | None = None
     config_labels: tuple[str, ...] = ()
+    config_default: str | None = None
     startup_taint: str | None = None
     handover: HandOver = field(default_factory=HandOver)
     cdi_dirs: tuple[Path, ...] = ()
@@ -363,6 +372,7 @@ class _NodeSettings(TypedDict):
     kube_api: bool
     kubeconfig: Path | None
     config_labels: tuple[str, ...]
+    config_default: str | None
     startup_taint: str | None
 
 
@@ -380,9 +390,22 @@ def _node(values: Mapping[str, str | None]) -> _NodeSettings:
         kube_api=kube_api,
         kubeconfig=_path(values["kubeconfig"]),
         config_labels=_items(values["config_label"]) if kube_api and values["config_label"] != _OFF else (),
+        config_default=_config_default(values["config_default"]),
         startup_taint=values["startup_taint"] or None,
     )
 
+
+def _config_default(given: str | None) -> str | None:
+    """The name of a file in the directory of configs. Raises BadSetting."""
+    if given and (not _CONFIG_KEY.fullmatch(given) or given == "revision"):
+        raise BadSetting(
+            "--config-default (or NODEAGENT_CONFIG_DEFAULT) must be the name of a file in the directory of configs, "
+            f"such as default or t4.yaml, got {given!r}"
+        )
+    return given or None
+
+
+_CONFIG_KEY: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9._]*[A-Za-z0-9])?", re.ASCII)
 
 _HANDOVER_FORMS: Final = (
     ("dev_root", re.compile(r"/.*"), "an absolute path"),

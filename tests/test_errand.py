@@ -14,7 +14,7 @@ from tests.waiting import eventually, longer
 LONG = longer(10.0)
 
 
-@pytest.mark.parametrize("deadline", [LONG, None])
+@pytest.mark.parametrize("deadline", [LONG, None], ids=["within a deadline", "without one"])
 async def test_answer(deadline: float | None) -> None:
     """A call that returns in time is answered with what it returns, and the next one can be made."""
     errand = Errand("test", on_late=pytest.fail)

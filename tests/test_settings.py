@@ -69,6 +69,17 @@ def test_the_config_by_label_can_be_switched_off() -> None:
     assert settings(environment={**on, "NODEAGENT_CONFIG_LABEL": "off"}).config_labels == ()
 
 
+def test_the_config_for_nodes_without_a_label() -> None:
+    """The name of a file, with or without its ending; nothing that leads out of the directory, nor the revision."""
+    assert settings().config_default is None
+    for name in ("t4", "t4.yaml", "tesla_T4-80.b"):
+        assert settings("--config-default", name).config_default == name
+        assert settings(environment={"NODEAGENT_CONFIG_DEFAULT": name}).config_default == name
+    for name in ("..", "../t4", "/t4", ".t4", "a b", "t4-", "revision"):
+        with pytest.raises(BadSetting, match=r"^--config-default \(or NODEAGENT_CONFIG_DEFAULT\) must be the name of"):
+            settings("--config-default", name)
+
+
 def test_an_empty_variable_names_no_config() -> None:
     """An empty NODEAGENT_CONFIG is no config, not the working directory."""
     parser = argparse.ArgumentParser()

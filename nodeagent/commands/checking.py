@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from nodeagent.config.bundle import load_bundle
+from nodeagent.commands import folder
+from nodeagent.config import meant
+from nodeagent.config.bundle import Bundle, bundle_of
 from nodeagent.config.formats import format_of
+from nodeagent.config.load import bounded, load
+from nodeagent.config.search import Found
+from nodeagent.config.selection import FILE_NAME
 from nodeagent.devices import simulation_file
 from nodeagent.documents.faults import nearest
 from nodeagent.documents.strict import Rejected, Tree, read_all
-from nodeagent.model.config import Loaded, Stage, Violation, Where
+from nodeagent.model.config import Document, Loaded, Stage, Violation, Where
 
 STDIN: Final = "-"
 STDIN_NAME: Final = "stdin"
 
 _SIMULATED: Final = "SimulatedNode"
-_SUFFIXES: Final = frozenset({".yaml", ".yml"})
 _NODE: Final = "node"
 """The uuids of a simulated node depend on its name, whether it is valid does not."""
 
@@ -33,12 +36,16 @@ class Checked:
     """
 
     file: str
-    configs: tuple[Loaded, ...] = ()
+    bundle: Bundle = field(default_factory=Bundle)
     simulated_gpus: int | None = None
     violations: tuple[Violation, ...] = ()
     notes: tuple[str, ...] = ()
     skipped: str | None = None
     problem: str | None = None
+
+    @property
+    def configs(self) -> tuple[Loaded, ...]:
+        return tuple(one.loaded for one in self.bundle.found)
 
     @property
     def valid(self) -> bool:
@@ -61,16 +68,39 @@ def check_bytes(data: bytes, file: str, *, named: bool = True) -> Checked:
     try:
         trees = read_all(data, file)
     except Rejected as rejected:
-        return Checked(file, violations=rejected.violations)
+        return Checked(file, violations=bounded(rejected.violations))
     if any(_is_simulation(tree) for tree in trees):
         return _check_simulation(data, file)
-    if not named and (passed_over := _not_for_us(trees)) is not None:
-        return Checked(file, skipped=passed_over)
-    bundle = load_bundle(data, file)
-    if not bundle.configs and not named:
-        return Checked(file, skipped=f"no sharing config in {_kinds(trees)}")
-    notes = tuple(note for loaded in bundle.configs if loaded.config is not None for note in loaded.config.notes)
-    return Checked(file, bundle.configs, violations=(*bundle.all_violations, *_not_alone(trees)), notes=notes)
+    if not named and not trees:
+        return Checked(file, skipped="empty")
+    bundle = bundle_of(trees, data, file, named=named)
+    if bundle.nothing and not named:
+        return Checked(file, skipped=_nothing_for_us(trees))
+    violations = (*bundle.all_violations, *_not_alone(trees))
+    return Checked(file, bundle, violations=violations, notes=tuple(_notes(bundle)))
+
+
+def _notes(bundle: Bundle) -> Iterator[str]:
+    """What its author should know: of each config once, though it may be there for agents and for a Job."""
+    yield from bundle.notes
+    for one in told_apart(bundle):
+        if one.loaded.config is not None:
+            yield from (said(bundle, one, note) for note in one.loaded.config.notes)
+
+
+def told_apart(bundle: Bundle) -> Iterator[Found]:
+    """Its configs, each text once."""
+    seen: set[bytes] = set()
+    for one in bundle.found:
+        if not one.loaded.document.data or one.loaded.document.data not in seen:
+            seen.add(one.loaded.document.data)
+            yield one
+
+
+def said(bundle: Bundle, found: Found, note: str) -> str:
+    """A note on one of the configs, with which it is where that is not clear."""
+    several = len(list(told_apart(bundle))) > 1 and found.name
+    return f"{found.name}: {note}" if several else note
 
 
 def with_violations(checked: Checked, violations: Sequence[Violation], notes: Sequence[str]) -> Checked:
@@ -81,44 +111,42 @@ def with_violations(checked: Checked, violations: Sequence[Violation], notes: Se
 
 
 def _check_directory(directory: Path) -> Iterator[Checked]:
-    checked_any = False
-    files, closed = _files_in(directory)
+    """Every file in a directory that could hold a config. What is passed over could never be read by an agent: a file
+    that has the name that agents read, or stands empty beside configs, is not.
+    """
+    checked: list[tuple[Path, Checked]] = []
+    place = folder.look(directory)
+    closed = [Checked(file, problem=problem) for file, problem in place.closed]
+    skipped = [Checked(file, skipped=why) for file, why in place.skipped]
+    checked += [(path, _check_file(path, named=path in place.read)) for path in place.files]
+    beside = {path.parent for path, one in checked if one.bundle.found or one.violations}
     yield from closed
-    for path in files:
-        checked = _check_file(path, named=False)
-        checked_any |= checked.skipped is None
-        yield checked
-    if not checked_any and not closed:
+    for path, one in checked:
+        yield _emptied(path) if one.skipped == "empty" and folder.may_be_read(path, beside) else one
+    yield from skipped
+    if all(one.skipped is not None for _, one in checked) and not closed:
         message = "expected a sharing config in this directory, got no file with one"
         yield Checked(str(directory), violations=(Violation(str(directory), Where(), message, Stage.READ),))
 
 
-def _files_in(directory: Path) -> tuple[list[Path], list[Checked]]:
-    """YAML files, and directories that cannot be looked into.
-
-    Hidden ones are left out, since a mounted ConfigMap has each of its files there once more.
-    """
-    closed: list[Checked] = []
-    files: list[Path] = []
-    for folder, folders, names in os.walk(directory, onerror=lambda error: closed.append(_unreadable(error))):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = (Path(folder, name) for name in names if not name.startswith("."))
-        files.extend(path for path in paths if path.suffix in _SUFFIXES and path.is_file())
-    return sorted(files), closed
-
-
-def _unreadable(error: OSError) -> Checked:
-    file = str(error.filename)
-    return Checked(file, problem=f"cannot read {file}: {(error.strerror or str(error)).lower()}")
+def _emptied(path: Path) -> Checked:
+    """A file without a config where agents could read one."""
+    loaded = load(Document(str(path), b""))
+    hint = "; it stands beside configs, where a label of a node could choose it: remove it, or write a config"
+    violations = tuple(replace(one, message=f"{one.message}{hint}") for one in loaded.violations)
+    return Checked(str(path), violations=violations)
 
 
 def _check_file(path: Path, *, named: bool = True) -> Checked:
     try:
         data = path.read_bytes()
     except OSError as error:
-        error.filename = path
-        return _unreadable(error)
-    return check_bytes(data, str(path), named=named)
+        return Checked(str(path), problem=folder.unreadable(path, error))
+    checked = check_bytes(data, str(path), named=named)
+    if checked.bundle.found and folder.is_misspelt(path):
+        note = f"agents read {FILE_NAME}: in a ConfigMap of this file the key has to be that ({FILE_NAME}={path.name})"
+        return replace(checked, notes=(*checked.notes, note))
+    return checked
 
 
 def _is_simulation(tree: Tree) -> bool:
@@ -134,30 +162,22 @@ def _check_simulation(data: bytes, file: str) -> Checked:
     return Checked(file, simulated_gpus=sum(gpu.mig is None for gpu in node.gpus))
 
 
-def _not_for_us(trees: Sequence[Tree]) -> str | None:
-    """Why a file holds nothing that could be meant for the agent, None where it may."""
-    if not trees:
-        return "empty"
-    if len(trees) == 1 and _kind(trees[0]) is None and format_of(trees[0].value) is None:
-        return "no sharing config"
-    return None
+def _nothing_for_us(trees: Sequence[Tree]) -> str:
+    """Why a file holds nothing that could be meant for the agent."""
+    kinds = dict.fromkeys(kind for tree in trees if (kind := _kind(tree)) is not None)
+    return f"no sharing config in {', '.join(kinds)}" if kinds else "no sharing config"
 
 
 def _not_alone(trees: Sequence[Tree]) -> Iterator[Violation]:
     """The agent takes a file with one document: what it would refuse must not pass here."""
     if len(trees) > 1:
         for tree in trees:
-            if format_of(tree.value) is not None:
+            if format_of(tree.value) is not None and not meant.foreign(tree.value):
                 message = (
                     f"expected a sharing config alone in its file, got {len(trees)} documents, and the agent reads one;"
                     " give it a file of its own, or put it into a ConfigMap"
                 )
                 yield Violation(tree.file, tree.where(()), message, Stage.PARSE)
-
-
-def _kinds(trees: Sequence[Tree]) -> str:
-    kinds = dict.fromkeys(kind for tree in trees if (kind := _kind(tree)) is not None)
-    return ", ".join(kinds) or "it"
 
 
 def _kind(tree: Tree) -> str | None:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from nodeagent.commands.checking import STDIN_NAME, Checked
-from nodeagent.model.config import Loaded, Violation
+from nodeagent.config.load import MOST_VIOLATIONS
+from nodeagent.documents.tree import MOST_KEPT
+from nodeagent.model.config import Loaded, Violation, mistakes
 from nodeagent.model.printable import printable
 
 
@@ -37,6 +39,7 @@ def as_json(found: Sequence[Checked]) -> str:
             "configs": [_config(loaded) for loaded in checked.configs],
             "simulatedGpus": checked.simulated_gpus,
             "violations": [violation_as_json(violation) for violation in checked.violations],
+            "mistakes": mistakes(checked.violations),
             "notes": list(checked.notes),
             "message": checked.problem or checked.skipped,
         }
@@ -58,10 +61,10 @@ def github(found: Sequence[Checked]) -> Iterator[str]:
             yield _command("error", checked.problem, **file, title=_TITLE)
         for violation in checked.violations:
             where = violation.where
-            path = f"{where.path}: " if where.path else ""
             if file:
                 place = {**file, "line": str(where.line), "col": str(where.column)}
-                yield _command("error", f"{path}{violation.message}", **place, title=_TITLE)
+                told = ": ".join(part for part in (violation.inside, where.path, violation.message) if part)
+                yield _command("error", printable(told), **place, title=_TITLE)
             else:
                 yield _command("error", str(violation), title=_TITLE)
         for note in checked.notes:
@@ -72,11 +75,23 @@ def github(found: Sequence[Checked]) -> Iterator[str]:
 def summary(found: Sequence[Checked]) -> str:
     """`3 files: 2 valid, 1 invalid (4 mistakes)`."""
     counts = {status: sum(_status(checked) == status for checked in found) for status in _STATUSES}
-    mistakes = sum(len(checked.violations) for checked in found)
     parts = [f"{counts[status]} {status}" for status in _STATUSES if counts[status]]
     if counts["invalid"]:
-        parts[parts.index(f"{counts['invalid']} invalid")] += f" ({_count(mistakes, 'mistake')})"
+        parts[parts.index(f"{counts['invalid']} invalid")] += f" ({_mistakes(found)})"
     return f"{_count(len(found), 'file')}: {', '.join(parts)}"
+
+
+def _mistakes(found: Sequence[Checked]) -> str:
+    """`256 mistakes, the first 50 shown`, where not all of them are."""
+    violations = [violation for checked in found for violation in checked.violations]
+    total, shown = mistakes(violations), sum(violation.stands_for == 1 for violation in violations)
+    told = _count(total, "mistake")
+    if shown == total:
+        return told
+    if any(violation.stands_for + MOST_VIOLATIONS >= MOST_KEPT for violation in violations):
+        told = f"{total} or more mistakes"
+    alone = sum(bool(checked.violations) for checked in found) == 1
+    return f"{told}, the first {shown} shown" if alone else f"{told}, {shown} of them shown"
 
 
 _TITLE: Final = "nodeagent validate"
@@ -101,7 +116,8 @@ def _what(checked: Checked) -> Iterator[str]:
             inside = loaded.document.path.removeprefix(checked.file).strip()
             place = f" {inside}" if inside else ""
             rules = _count(len(loaded.config.rules), "rule")
-            yield f"valid: sharing config{name}{place}, {rules}, blob {loaded.document.git_blob[:12]}"
+            blob = f", blob {loaded.document.git_blob[:12]}" if loaded.document.data else ""
+            yield f"valid: sharing config{name}{place}, {rules}{blob}"
 
 
 def _config(loaded: Loaded) -> dict[str, object]:
@@ -109,16 +125,17 @@ def _config(loaded: Loaded) -> dict[str, object]:
         "document": loaded.document.path,
         "name": loaded.config.name if loaded.config is not None else None,
         "rules": len(loaded.config.rules) if loaded.config is not None else None,
-        "gitBlob": loaded.document.git_blob,
-        "sha256": loaded.document.sha256,
+        "gitBlob": loaded.document.git_blob if loaded.document.data else None,
+        "sha256": loaded.document.sha256 if loaded.document.data else None,
         "revision": loaded.document.revision,
     }
 
 
 def violation_as_json(violation: Violation) -> dict[str, object]:
-    """One violation with the keys that `/status` uses."""
+    """One violation with the keys that `/status` uses, and in which of several documents of its file it is."""
     return {
         "file": violation.file,
+        "inside": violation.inside,
         "line": violation.where.line,
         "column": violation.where.column,
         "path": violation.where.path,

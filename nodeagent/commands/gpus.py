@@ -120,18 +120,6 @@ def faults(loaded: Loaded, nodes: Sequence[Sequence[Gpu]]) -> tuple[Violation, .
     return tuple(dict.fromkeys(found))
 
 
-def idle_rules(config: SharingConfig, gpus: Sequence[Gpu]) -> tuple[str, ...]:
-    """A note for each rule that decides nothing on a node with exactly these GPUs; one for all the rest may."""
-    deciding = {want.rule.name for want in resolve(config, gpus).wants.values()}
-    parts = sum(gpu.mig is not None for gpu in gpus)
-    these = _count(len(gpus) - parts, "GPU") + (f" and {_count(parts, 'MIG device')}" if parts else "")
-    return tuple(
-        f'rule "{rule.name}" decides for none of these {these}'
-        for rule in config.rules
-        if rule.name not in deciding and not rule.match.takes_all
-    )
-
-
 def _such_as(match: Match, usual: Sequence[Gpu]) -> Iterator[Gpu]:
     uuids = sorted((match.uuids or frozenset()) - match.parts)
     model = _WILD.sub("", match.models[0]) if match.models else _MODEL
@@ -155,10 +143,6 @@ def _partitioned(match: Match, glob: str, usual: Sequence[Gpu]) -> Iterator[Gpu]
             uuid = next(uuids, f"MIG-{gpu.index:08x}-0000-4000-8000-{instance:012x}")
             part = MigDevice(gpu.uuid, profile, instance, 0)
             yield replace(gpu, uuid=uuid, memory=size, mig=part)
-
-
-def _count(number: int, one: str) -> str:
-    return f"{number} {one}" if number == 1 else f"{number} {one}s"
 
 
 def _number(text: str, otherwise: int) -> int:

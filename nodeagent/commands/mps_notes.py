@@ -33,7 +33,7 @@ def notes(config: SharingConfig, gpus: Sequence[Gpu]) -> tuple[str, ...]:
         if want.contract is not None and (why := missing(want.contract, want.gpu, mps)):
             found.setdefault((want.rule, why), []).append(want.gpu)
     return tuple(
-        f'rule "{rule.name}": {named(those)} cannot come under MPS here, and would stay as before: {why}'
+        f"{rule.called}: {named(those)} cannot come under MPS here, and would stay as before: {why}"
         for (rule, why), those in found.items()
     )
 

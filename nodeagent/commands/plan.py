@@ -26,6 +26,7 @@ from nodeagent.report.status_reader import (
     moment_from_status,
     mps_from_status,
 )
+from nodeagent.state import unmatched
 from nodeagent.state.desired import check, resolve
 from nodeagent.state.health import Symptoms
 from nodeagent.state.nodegpus import node_gpus
@@ -95,7 +96,10 @@ def execute(arguments: argparse.Namespace) -> int:
         loaded,
         found,
         readable=asked.node.readable,
-        notes=mps_notes.notes(loaded.config, asked.node.gpus) if arguments.driver else (),
+        notes=(
+            *(str(remark) for remark in unmatched.remarks(loaded.config, asked.node.gpus) if remark.rule),
+            *(mps_notes.notes(loaded.config, asked.node.gpus) if arguments.driver else ()),
+        ),
     )
     if arguments.output == "json":
         print(plan_json.as_json(report))
@@ -130,10 +134,12 @@ def _load(path: str) -> Loaded:
     bundle = load_bundle(document.data, document.path)
     if bundle.all_violations:
         return Loaded(document, None, bundle.all_violations)
-    if len(bundle.configs) != 1:
+    # With presync-validate a pool has each of its configs twice.
+    configs = list({loaded.document.data: loaded for loaded in reversed(bundle.configs)}.values())
+    if len(configs) != 1:
         names = ", ".join(loaded.document.path for loaded in bundle.configs)
-        raise Failure(f"cannot plan with {len(bundle.configs)} sharing configs at once: {names}", _REJECTED)
-    loaded = bundle.configs[0]
+        raise Failure(f"cannot plan with {len(configs)} sharing configs at once: {names}", _REJECTED)
+    loaded = configs[0]
     return replace(loaded, document=replace(loaded.document, revision=loaded.document.revision or document.revision))
 
 

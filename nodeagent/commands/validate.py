@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from nodeagent.commands import findings, gpus, mps_notes
-from nodeagent.commands.checking import STDIN, Checked, check_paths, with_violations
+from nodeagent.commands.checking import STDIN, Checked, check_paths, said, told_apart, with_violations
 from nodeagent.commands.exits import EXITS_ALWAYS, OK, USAGE, Failure
+from nodeagent.model.config import SharingConfig
 from nodeagent.model.inventory import Gpu
+from nodeagent.state import unmatched
 
 DESCRIPTION: Final = """\
 Check sharing configs as the agent does, all mistakes at once, each with line
@@ -76,17 +79,27 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _on_gpus(checked: Checked, count: int | None, those: Sequence[Gpu] | None) -> Checked:
     """What the GPUs of a node make of the configs in a file."""
-    for loaded in checked.configs:
-        if loaded.config is None:
+    bundle = checked.bundle
+    if those is None and count is None:
+        return checked
+    apart = {id(one) for one in told_apart(bundle)}
+    for one in bundle.found:
+        if one.loaded.config is None:
             continue
-        if those is not None:
-            faults = gpus.faults(loaded, [those])
-            hosted = mps_notes.notes(loaded.config, those) if not faults else ()
-            checked = with_violations(checked, faults, (*gpus.idle_rules(loaded.config, those), *hosted))
-        elif count is not None:
-            faults = gpus.faults(loaded, list(gpus.plausible(count, loaded.config)))
-            checked = with_violations(checked, faults, ())
+        nodes = [those] if those is not None else list(gpus.plausible(count or 0, one.loaded.config))
+        faults = gpus.faults(one.loaded, nodes)
+        notes = _on_these(one.loaded.config, count or 0, those, judge_mps=not faults) if id(one) in apart else ()
+        outside = [replace(bundle.outside(one, fault), file=checked.file) for fault in faults]
+        checked = with_violations(checked, outside, [said(bundle, one, note) for note in notes])
     return checked
+
+
+def _on_these(config: SharingConfig, count: int, those: Sequence[Gpu] | None, *, judge_mps: bool) -> tuple[str, ...]:
+    """What is to be noted of a config on these GPUs, or on so many of which nothing else is known."""
+    if those is None:
+        return tuple(map(str, unmatched.remarks_on_count(config, count)))
+    hosted = mps_notes.notes(config, those) if judge_mps else ()
+    return (*map(str, unmatched.remarks(config, those)), *hosted)
 
 
 def _told(found: Sequence[Checked], output: str) -> Iterator[str]:

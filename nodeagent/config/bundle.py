@@ -1,42 +1,68 @@
-"""Finds the sharing configs in what a pipeline has: bare files, ConfigMaps, all that `kubectl kustomize` prints.
+"""What a pipeline has at hand, judged: a bare file, ConfigMaps, all that `kubectl kustomize` prints, values of a chart.
 
-What is wrong with a config inside a ConfigMap is told with its place in the outer file, where an editor or a review can
-point to it: exactly for block scalars (`|`), whose lines are lines of the file, else with the place inside its text.
+Everything that an agent could read is judged, and what is passed over is noted: what passes here is what agents accept.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
+from nodeagent.config import meant, rendered, workloads
 from nodeagent.config.formats import not_for_us
-from nodeagent.config.load import load, load_tree
-from nodeagent.config.reading import REVISION_NAME, revision_in
+from nodeagent.config.load import bounded, load, load_tree
+from nodeagent.config.search import RENDERED_BY, Found, Search, is_config_map, objects
 from nodeagent.config.selection import FILE_NAME
-from nodeagent.config.v1alpha1 import KIND
-from nodeagent.documents.faults import nearest, one_of, show
-from nodeagent.documents.strict import Path, Rejected, Tree, dotted, examine, read_all
-from nodeagent.documents.tree import brief, shifted
+from nodeagent.documents.faults import one_of, show
+from nodeagent.documents.strict import Rejected, Tree, read_all
+from nodeagent.documents.tree import brief
 from nodeagent.model.config import Document, Loaded, Stage, Violation, Where
 
 _MOST_KINDS: Final = 20
-_SAYS_IT_IS_ONE: Final = re.compile(rf"^kind:\s*[\"']?{KIND}\b", re.MULTILINE)
+_WHOLE: Final = (1 << 20, 10_000)
+"""Up to so many bytes and values a document that was read as one of a stream is as one that was read alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """What a file holds: its configs, good and bad, and what is wrong with the file around them."""
+    """What a file holds: its configs, good and bad, and what is wrong with the file around them.
 
-    configs: tuple[Loaded, ...]
+    `nothing` is what to say of a file without any config where it should have one. `manifests` are the objects of
+    Kubernetes in it.
+    """
+
+    found: tuple[Found, ...] = ()
     violations: tuple[Violation, ...] = ()
+    notes: tuple[str, ...] = ()
+    nothing: tuple[Violation, ...] = ()
+    manifests: tuple[Mapping[str, object], ...] = field(default=(), repr=False)
+
+    @property
+    def configs(self) -> tuple[Loaded, ...]:
+        """Its configs, with their violations as such of the file."""
+        return tuple(
+            replace(one.loaded, violations=tuple(self.outside(one, violation) for violation in one.loaded.violations))
+            for one in self.found
+        )
+
+    @property
+    def several(self) -> bool:
+        """Whether it has to be said which of its configs is meant."""
+        return len({one.name for one in self.found}) > 1
+
+    def outside(self, found: Found, violation: Violation) -> Violation:
+        """A violation in one of the configs, as one in the file."""
+        name = found.name if self.several else ""
+        if found.place is None:
+            return replace(violation, inside=name)
+        return found.place.outside(violation, name)
 
     @property
     def all_violations(self) -> tuple[Violation, ...]:
-        """Everything that is wrong, in the order in which it was found. Empty: the file is good."""
-        return (*self.violations, *(one for loaded in self.configs for one in loaded.violations))
+        """Everything that is wrong, in the order of the file. Empty: the file is good."""
+        wrong = (*self.violations, *self.nothing, *(one for loaded in self.configs for one in loaded.violations))
+        return tuple(sorted(wrong, key=lambda one: (one.where.line, one.where.column)))
 
 
 def load_bundle(data: bytes, file: str) -> Bundle:
@@ -44,122 +70,61 @@ def load_bundle(data: bytes, file: str) -> Bundle:
     try:
         trees = read_all(data, file)
     except Rejected as rejected:
-        return Bundle((), rejected.violations)
-    if len(trees) <= 1 and (not trees or not _is_manifest(trees[0])):
-        return Bundle((load(Document(file, data)),))
-    configs: list[Loaded] = []
-    violations: list[Violation] = []
+        return Bundle(violations=bounded(rejected.violations))
+    return bundle_of(trees, data, file)
+
+
+def bundle_of(trees: Sequence[Tree], data: bytes, file: str, *, named: bool = True) -> Bundle:
+    """The same where the documents of `data` have been read already. A file that nobody has `named` may be anything."""
+    alone = len(trees) == 1 and not _is_manifest(trees[0])
+    if alone and (_is_bare(trees[0]) if named else meant.likely(trees[0])):
+        return Bundle((Found(_bare(data, file, trees[0])),))
+    manifests = tuple(manifest for tree in trees for _, manifest in objects(tree))
+    search = Search(file, workloads.mounted(manifests))
     for tree in trees:
-        if _is_meant(tree.value):
-            configs.append(load_tree(Document(file, data), tree))
-            continue
-        for path, manifest in _config_maps(tree):
-            found = list(_in_config_map(tree, path, manifest, data))
-            configs.extend(found)
-            if found:
-                inside = dotted((*path, "data"))
-                violations.extend(one for one in tree.problems if one.where.path.startswith(inside))
-    if not configs:
-        violations.append(_nothing_in(trees, file))
-    return Bundle(tuple(configs), tuple(violations))
+        search.look(tree, data)
+    if search.found or search.violations:
+        notes = tuple(dict.fromkeys((*search.notes, *rendered.notes(manifests, search.found))))
+        return Bundle(tuple(search.found), tuple(search.violations), notes, (), manifests)
+    if alone or not trees:
+        return Bundle(nothing=load(Document(file, data)).violations)
+    return Bundle(nothing=(_nothing_in(trees, file),), manifests=manifests)
+
+
+def _is_bare(tree: Tree) -> bool:
+    return meant.nearly(tree) and not meant.foreign(tree.value) and not is_config_map(tree.value)
+
+
+def _bare(data: bytes, file: str, tree: Tree) -> Loaded:
+    """The one config of a file. What was read in a stream is not read again, where that could make no difference."""
+    size, values = _WHOLE
+    document = Document(file, data)
+    same = len(data) <= size and len(tree.values) <= values and b"\n---" not in data and b"\n..." not in data
+    return load_tree(document, tree) if same else load(document)
 
 
 def _is_manifest(tree: Tree) -> bool:
     """Whether a document is of Kubernetes, not for the agent itself."""
     value = tree.value
-    return isinstance(value, dict) and isinstance(value.get("kind"), str) and not _is_meant(value)
+    return isinstance(value, dict) and isinstance(value.get("kind"), str) and not meant.is_meant(value)
 
 
-def _is_meant(value: object) -> bool:
-    """Whether a document among others is a sharing config: stricter than where a file can be nothing else."""
-    if not isinstance(value, dict):
-        return False
-    kind = value.get("kind")
-    if isinstance(kind, str):
-        return nearest(kind, [KIND]) is not None
-    return "apiVersion" not in value and ("sharing" in value or (value.get("version") == "v1" and "flags" in value))
-
-
-def _config_maps(tree: Tree) -> Iterator[tuple[Path, dict[str, object]]]:
-    """The ConfigMaps of a document: itself, or the items of a List."""
-    value = tree.value
-    if not isinstance(value, dict):
-        return
-    items = value.get("items")
-    if isinstance(items, list) and str(value.get("kind", "")).endswith("List"):
-        candidates: list[tuple[Path, object]] = [(("items", position), item) for position, item in enumerate(items)]
-    else:
-        candidates = [((), value)]
-    for path, candidate in candidates:
-        if isinstance(candidate, dict) and candidate.get("kind", "ConfigMap") == "ConfigMap":
-            yield path, candidate
-
-
-def _in_config_map(tree: Tree, path: Path, manifest: dict[str, object], data: bytes) -> Iterator[Loaded]:
-    entries = manifest.get("data")
-    if not isinstance(entries, dict):
-        return
-    metadata = manifest.get("metadata")
-    name = metadata.get("name") if isinstance(metadata, dict) else None
-    revision = entries.get(REVISION_NAME)
-    for key, text in entries.items():
-        if isinstance(text, str) and (key == FILE_NAME or _holds_config(text)):
-            of = brief(name) if isinstance(name, str) and name else "without name"
-            label = f"{tree.file} (ConfigMap {of}, {brief(key)})"
-            document = Document(label, text.encode(), revision_in(revision) if isinstance(revision, str) else None)
-            loaded = load(document)
-            place = _Place(tree, (*path, "data", key), text, data)
-            yield replace(loaded, violations=tuple(place.outside(one) for one in loaded.violations))
-
-
-def _holds_config(text: str) -> bool:
-    try:
-        return _is_meant(examine(text.encode(), "").value)
-    except Rejected:
-        return _SAYS_IT_IS_ONE.search(text) is not None
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a text stands in a file."""
-
-    tree: Tree
-    path: Path
-    text: str
-    data: bytes
-
-    def outside(self, violation: Violation) -> Violation:
-        """A violation in the text, as one in the file."""
-        start, inner = self.tree.where(self.path), violation.where
-        if self.path in self.tree.literals:
-            where = Where(inner.path, start.line + inner.line, inner.column + self._indent(start.line))
-            message = shifted(violation.message, start.line)
-            return replace(violation, file=self.tree.file, where=where, message=message)
-        path = f"{inner.path}: " if inner.path else ""
-        message = f"in its line {inner.line}, column {inner.column}: {path}{violation.message}"
-        return replace(violation, file=self.tree.file, where=start, message=message)
-
-    def _indent(self, header: int) -> int:
-        """How far a block scalar is moved to the right; `header` is the line of its `|`, from 1."""
-        outer = self.data.decode().split("\n")[header:]
-        pairs = zip(self.text.split("\n"), outer, strict=False)
-        return next((_spaces(line) - _spaces(inner) for inner, line in pairs if inner.strip()), 0)
-
-
-def _kind(manifest: dict[str, object]) -> str:
+def _kind(manifest: Mapping[str, object]) -> str:
     kind = manifest["kind"]
     return brief(kind) if isinstance(kind, str) else show(kind)
 
 
-def _spaces(line: str) -> int:
-    return len(line) - len(line.lstrip(" "))
-
-
-def _nothing_in(trees: list[Tree], file: str) -> Violation:
+def _nothing_in(trees: Sequence[Tree], file: str) -> Violation:
+    """What to say of manifests without a config, and how to take out what has to be rendered first."""
     manifests = [tree.value for tree in trees if isinstance(tree.value, dict)]
-    kinds = dict.fromkeys(_kind(manifest) for manifest in manifests if "kind" in manifest)
+    kinds = list(dict.fromkeys(_kind(manifest) for manifest in manifests if "kind" in manifest))
     if not kinds:
         return not_for_us(trees[0])
-    shown = [*islice(kinds, _MOST_KINDS), *(["others"] if len(kinds) > _MOST_KINDS else [])]
+    shown = [*kinds[:_MOST_KINDS], *(["others"] if len(kinds) > _MOST_KINDS else [])]
     message = f"expected a sharing config, bare or in a ConfigMap, got {one_of(shown, 'and')} without one"
-    return Violation(file, Where(), message, Stage.SCHEMA)
+    if renderer := next((RENDERED_BY[kind] for kind in kinds if kind in RENDERED_BY), None):
+        message += f"; if one comes in when it is rendered, check that: `{renderer} ... | nodeagent validate -`"
+    elif "ConfigMap" in kinds:
+        message += f"; an agent reads the key {FILE_NAME}, or another one that a label of its node chooses"
+    first = next(tree for tree in trees if isinstance(tree.value, dict) and "kind" in tree.value)
+    return Violation(file, first.where(("kind",), key=True) if len(trees) > 1 else Where(), message, Stage.SCHEMA)

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
-from nodeagent.config.selection import describe, file_name, select, unusable
+from nodeagent.config.selection import describe, file_names, select, unusable
 from nodeagent.config.source import ConfigSource
 from nodeagent.errand import Errand
 from nodeagent.model.node import Selection, SelectionNote
@@ -22,16 +22,24 @@ _log = logging.getLogger(__name__)
 class ByLabel:
     """Has `source` read what the first of the labels `keys` selects that is on the Node.
 
-    `save` keeps a selection on disk, in a thread, or raises OSError; it is tried again after `again` seconds.
+    `save` keeps a selection on disk, in a thread, or raises OSError; it is tried again after `again` seconds. `default`
+    is the file for a node without any of the labels, where that was given.
     """
 
     def __init__(
-        self, keys: Sequence[str], *, source: ConfigSource, save: Callable[[Selection], None], again: float = 30.0
+        self,
+        keys: Sequence[str],
+        *,
+        source: ConfigSource,
+        save: Callable[[Selection], None],
+        again: float = 30.0,
+        default: str | None = None,
     ) -> None:
         self._keys = tuple(keys)
         self._source = source
         self._save = save
         self._again = again
+        self._default = default
         self._errand = Errand("config-selection", on_late=lambda: None)
         self._selection: Selection | None = None
         self._kept: Selection | None = None
@@ -44,7 +52,7 @@ class ByLabel:
         """
         if note is None:
             return
-        if problem := unusable(note, identity, self._keys, accepted):
+        if problem := unusable(note, identity, self._keys, accepted, self._default):
             _log.warning("what an earlier agent was to read is not used: %s", problem)
             return
         self._source.recall(note.selection)
@@ -57,9 +65,12 @@ class ByLabel:
         if selection == self._selection:
             return
         self._selection = selection
-        _log.info("%s: of a directory of configs it is %s", describe(selection), file_name(selection) or "none")
+        _log.info("%s: of a directory of configs it is %s", describe(selection), self._named(selection))
         self._source.select(selection)
         self._changed.set()
+
+    def _named(self, selection: Selection) -> str:
+        return " or ".join(file_names(selection, self._default)) or "none"
 
     def rewrite(self) -> None:
         """What was kept is not on disk any more: keep it again. To be called on the loop."""

@@ -17,6 +17,8 @@ _OURS: Final = ("apiVersion", "kind", "metadata", "spec")
 _NVIDIAS: Final = ("version", "flags", "sharing")
 _MOST_KEYS: Final = 100
 """Of a document with more, the others are not looked at for mistyped ones: it is hardly for us."""
+_NVIDIAS_BESIDE: Final = ("imex",)
+"""Seldom alone, and only as it is written: what is like it may be anything."""
 
 
 class Format(Enum):
@@ -62,7 +64,7 @@ def _is_nvidias(value: Mapping[str, object]) -> bool:
     spec = value.get("spec")
     if "spec" in value and not (isinstance(spec, dict) and _any_of(_NVIDIAS, spec)):
         return False
-    return _any_of(_NVIDIAS, value) and ("metadata" not in value or "sharing" in value)
+    return _any_of((*_NVIDIAS, *_NVIDIAS_BESIDE), value) and ("metadata" not in value or "sharing" in value)
 
 
 def _any_of(keys: tuple[str, ...], value: Mapping[str, object]) -> bool:

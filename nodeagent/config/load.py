@@ -15,12 +15,13 @@ from nodeagent.config.semantics import check_rules
 from nodeagent.documents.scalars import UNUSABLE
 from nodeagent.documents.schema import Schema, judge, load_schema
 from nodeagent.documents.strict import Rejected, Tree, examine
-from nodeagent.model.config import Document, Loaded, SharingConfig, Violation
+from nodeagent.documents.tree import MOST_KEPT
+from nodeagent.model.config import Document, Loaded, SharingConfig, Violation, mistakes
 
 _SCHEMAS: Final = {Format.V1ALPHA1: v1alpha1.SCHEMA, Format.NVIDIA_V1: nvidia_v1.SCHEMA}
 
 MOST_VIOLATIONS: Final = 50
-"""A document with more is reported with as many, the last of which says how many more there are."""
+"""A document with more is reported with as many, and with one more that says how many others there are."""
 
 
 def load(document: Document) -> Loaded:
@@ -32,14 +33,14 @@ def load(document: Document) -> Loaded:
     try:
         tree = examine(document.data, document.path)
     except Rejected as rejected:
-        return Loaded(document, None, _bounded(rejected.violations))
+        return Loaded(document, None, bounded(rejected.violations))
     return load_tree(document, tree)
 
 
 def load_tree(document: Document, tree: Tree) -> Loaded:
     """As `load`, of a document that has been read already: positions are those of the tree."""
     config, violations = _read(tree)
-    return Loaded(document, config, _bounded(violations))
+    return Loaded(document, config, bounded(violations))
 
 
 def _read(tree: Tree) -> tuple[SharingConfig | None, tuple[Violation, ...]]:
@@ -80,10 +81,11 @@ def _in_order(violations: tuple[Violation, ...]) -> tuple[Violation, ...]:
     return tuple(sorted(violations, key=lambda one: (one.where.line, one.where.column)))
 
 
-def _bounded(violations: tuple[Violation, ...]) -> tuple[Violation, ...]:
+def bounded(violations: tuple[Violation, ...]) -> tuple[Violation, ...]:
     """All of them, up to a number that nobody reads and that status and log can still carry."""
-    if len(violations) <= MOST_VIOLATIONS:
+    if len(violations) <= MOST_VIOLATIONS + 1:
         return violations
-    last = violations[MOST_VIOLATIONS - 1]
-    rest = len(violations) - MOST_VIOLATIONS + 1
-    return (*violations[: MOST_VIOLATIONS - 1], replace(last, message=f"{rest:,} more errors from here on"))
+    rest = mistakes(violations[MOST_VIOLATIONS:])
+    # What reads documents ends with MOST_KEPT of a kind.
+    told = f"{rest} {'or ' if rest + MOST_VIOLATIONS >= MOST_KEPT else ''}more mistakes from here on"
+    return (*violations[:MOST_VIOLATIONS], replace(violations[MOST_VIOLATIONS], message=told, stands_for=rest))

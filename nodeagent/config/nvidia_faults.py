@@ -1,13 +1,14 @@
-"""What is wrong with an NVIDIA file that fits the schema, before it can be told in rules."""
+"""What is wrong with an NVIDIA file that fits the schema, before it can be said in rules."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
 
-from nodeagent.config.nvidia_file import MigStrategy, NvidiaFile, Resource, is_part
-from nodeagent.documents.tree import Path
-from nodeagent.model.config import Mode
+from nodeagent.config.nvidia_file import MigStrategy, NvidiaFile, Resource, in_domain, is_part
+from nodeagent.documents.faults import show
+from nodeagent.documents.tree import Path, dotted
+from nodeagent.model.config import DEFAULT_RESOURCE, Mode, mig_resource
 from nodeagent.model.handover import IdStrategy
 
 MIG_STRATEGY: Final[Path] = ("flags", "migStrategy")
@@ -28,6 +29,7 @@ def faults(file: NvidiaFile) -> Iterator[Fault]:
             f'expected "uuid" beside migStrategy {file.strategy.value}, got "index": the index that a container runtime'
             " gives a MIG device is not known here",
         )
+    yield from _named(file.root.get("resources", {}))
     sharing = file.sharing
     if sharing is None:
         return
@@ -37,15 +39,10 @@ def faults(file: NvidiaFile) -> Iterator[Fault]:
             'expected "none" or "mixed" beside sharing.mps, got "single": MIG devices cannot be shared under MPS, and'
             " would have the name of the GPUs that are",
         )
-    first: dict[str, Resource] = {}
+    taken = _Taken(file)
     for resource in sharing.resources():
-        earlier = first.setdefault(resource.name, resource)
-        if earlier is not resource:
-            yield Fault(
-                (*resource.path, "name"),
-                f'expected each resource once, got "{resource.name}" again (first in line'
-                f" {file.tree.where(earlier.path).line})",
-            )
+        if (twice := taken.again(resource)) is not None:
+            yield twice
         elif resource.profile is not None and file.strategy is not MigStrategy.MIXED:
             yield Fault(
                 (*resource.path, "name"),
@@ -54,6 +51,57 @@ def faults(file: NvidiaFile) -> Iterator[Fault]:
             )
         else:
             yield from _devices(resource, file.strategy)
+
+
+class _Taken:
+    """Which devices of each resource earlier entries have. Entries of one resource share different devices, and the
+    last of them may share all the others.
+    """
+
+    def __init__(self, file: NvidiaFile) -> None:
+        self._file = file
+        self._all: dict[str, Resource] = {}
+        self._by_item: dict[tuple[str, int | str], Resource] = {}
+
+    def again(self, resource: Resource) -> Fault | None:
+        """What is wrong with an entry because of an earlier one, if anything is."""
+        if (earlier := self._all.get(resource.name)) is not None:
+            return Fault(
+                (*resource.path, "name"),
+                f'expected each resource once, got "{resource.name}" again, of which {self._place(earlier)} shares all;'
+                " write this entry above that one, with `devices`, to share some of them in another way",
+            )
+        if resource.devices == "all":
+            self._all[resource.name] = resource
+            return None
+        items: list[int | str] = [*sorted(resource.indices or ()), *sorted(resource.uuids)]
+        for item in items:
+            earlier = self._by_item.setdefault((resource.name, item), resource)
+            if earlier is not resource:
+                return Fault(
+                    (*resource.path, "devices"),
+                    f"expected each device in one entry of {resource.name}, got {item} again, which"
+                    f" {self._place(earlier)} shares; remove it from one of them",
+                )
+        return None
+
+    def _place(self, resource: Resource) -> str:
+        return f"{dotted(resource.path)} (line {self._file.tree.where(resource.path).line})"
+
+
+def _named(resources: Mapping[str, Any]) -> Iterator[Fault]:
+    """NVIDIA's plugin ignores what the file says of names, and then adds and logs its own: those may stand there."""
+    for key in ("gpus", "mig"):
+        for position, entry in enumerate(resources.get(key, ())):
+            pattern, name = entry["pattern"], in_domain(entry["name"])
+            profiles = key == "mig" and name == mig_resource(pattern)
+            if not profiles and (pattern != "*" or name != DEFAULT_RESOURCE):
+                yield Fault(
+                    ("resources", key, position),
+                    "expected no other resources than NVIDIA's plugin adds itself, got"
+                    f" {show(name)} for {show(pattern)}, which it would ignore; remove it,"
+                    " `rename` under sharing gives shares another name",
+                )
 
 
 def _devices(resource: Resource, strategy: MigStrategy) -> Iterator[Fault]:

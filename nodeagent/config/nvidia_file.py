@@ -1,6 +1,7 @@
 """NVIDIA's `version: v1` file as it is written: its strategies, and the resources that it shares.
 
-What they mean here is told in `nvidia_v1`, where NVIDIA's plugin would do otherwise in `nvidia_notes`.
+What they mean here is said in `nvidia_v1`, where NVIDIA's plugin would do otherwise in `nvidia_notes`. How the file is
+read is how that plugin reads it (0.20: api/config/v1, `config.go` to `replicas.go`).
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import Any, Final, cast
 
 from nodeagent.documents.tree import Path, Tree, dotted
-from nodeagent.model.config import DEFAULT_RESOURCE, MIG_RESOURCES, MIG_UUID, Mode
+from nodeagent.model.config import DEFAULT_RESOURCE, MIG_RESOURCES, MIG_UUID, Mode, Placement
 from nodeagent.model.handover import ListStrategy
 
 SHARING_MODES: Final[Mapping[str, tuple[Mode, str]]] = {
@@ -22,6 +24,8 @@ SHARING_MODES: Final[Mapping[str, tuple[Mode, str]]] = {
 
 _ATTRIBUTED: Final = "gb."
 """In the name of a resource a `+` of the profile, as in `1g.10gb+me`, is written as a dot."""
+
+_DOMAIN: Final = "nvidia.com/"
 
 
 class MigStrategy(Enum):
@@ -41,7 +45,7 @@ class Resource:
 
     @property
     def name(self) -> str:
-        return str(self.entry["name"])
+        return in_domain(str(self.entry["name"]))
 
     @property
     def profile(self) -> str | None:
@@ -49,6 +53,11 @@ class Resource:
         if self.name == DEFAULT_RESOURCE:
             return None
         return self.name.removeprefix(MIG_RESOURCES.removesuffix("*")).replace(_ATTRIBUTED, "gb+", 1)
+
+    @property
+    def rename(self) -> str | None:
+        found = self.entry.get("rename")
+        return None if found is None else in_domain(str(found))
 
     @property
     def devices(self) -> str | int | list[int | str]:
@@ -59,6 +68,18 @@ class Resource:
     def listed(self) -> list[int | str]:
         """The items of `devices`, where it is a list."""
         return self.devices if isinstance(self.devices, list) else []
+
+    @property
+    def uuids(self) -> frozenset[str]:
+        """Those among the items."""
+        return frozenset(str(item) for item in self.listed if str(item).startswith(("GPU-", MIG_UUID)))
+
+    @property
+    def indices(self) -> frozenset[int] | None:
+        """The GPUs that `devices` counts or numbers; None where it is all."""
+        if isinstance(self.devices, list):
+            return frozenset(int(item) for item in self.listed if str(item) not in self.uuids)
+        return None if self.devices == "all" else frozenset(range(int(self.devices)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,19 +113,24 @@ class Sharing:
 
     def called(self, resource: Resource) -> str:
         """What they are called here."""
-        return str(resource.entry.get("rename", self.would_be(resource)))
+        return resource.rename or self.would_be(resource)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class NvidiaFile:
-    """A tree that fits the schema."""
+    """A tree that fits the schema. Keys without a value, which the schema allows where NVIDIA's plugin takes them for
+    keys that are not there, are not there.
+    """
 
     tree: Tree
 
+    @cached_property
+    def root(self) -> Mapping[str, Any]:
+        return cast("dict[str, Any]", _given(self.tree.value))
+
     @property
     def flags(self) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = cast("dict[str, Any]", self.tree.value).get("flags", {})
-        return found
+        return self._section("flags")
 
     @property
     def plugin(self) -> Mapping[str, Any]:
@@ -120,8 +146,7 @@ class NvidiaFile:
 
     @property
     def imex(self) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = cast("dict[str, Any]", self.tree.value).get("imex", {})
-        return found
+        return self._section("imex")
 
     @property
     def list_strategies(self) -> frozenset[ListStrategy] | None:
@@ -136,15 +161,35 @@ class NvidiaFile:
         return MigStrategy(self.flags.get("migStrategy", MigStrategy.NONE.value))
 
     @property
+    def placement(self) -> Placement:
+        """Of shares and of MIG devices; containers get those whole GPUs that are nearest to one another."""
+        return Placement(self.plugin.get("sharedDevicesAllocationPolicy", Placement.DISTRIBUTED.value))
+
+    @property
     def sharing(self) -> Sharing | None:
-        found = cast("dict[str, Any]", self.tree.value).get("sharing", {})
-        return next((Sharing(key, found[key]) for key in SHARING_MODES if key in found), None)
+        found = self._section("sharing")
+        return next((Sharing(key, found[key]) for key in SHARING_MODES if found.get(key)), None)
 
     def place(self, *path: str | int) -> str:
         """`line 4, sharing.mps`."""
         return f"line {self.tree.where(path).line}, {dotted(path)}"
 
+    def _section(self, key: str) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.root.get(key, {})
+        return found
+
+
+def in_domain(name: str) -> str:
+    """A name of a resource without a domain is one of NVIDIA's (resources.go, NewResourceName)."""
+    return name if "/" in name else f"{_DOMAIN}{name}"
+
 
 def is_part(item: int | str) -> bool:
     """Whether an item of `devices` is the UUID of a MIG device."""
     return isinstance(item, str) and item.startswith(MIG_UUID)
+
+
+def _given(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _given(inner) for key, inner in value.items() if inner is not None}
+    return [_given(item) for item in value] if isinstance(value, list) else value

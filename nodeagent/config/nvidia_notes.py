@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from nodeagent.config.nvidia_file import MigStrategy, NvidiaFile, Sharing
 from nodeagent.model.config import Mode
-from nodeagent.model.handover import ListStrategy
+from nodeagent.model.handover import HandOver, ListStrategy
+
+_PREFIX: Final = HandOver().annotation_prefix
 
 
 def notes(file: NvidiaFile) -> Iterator[str]:
@@ -16,6 +19,7 @@ def notes(file: NvidiaFile) -> Iterator[str]:
             f"{file.place('flags', 'failOnInitError')}: NVIDIA's plugin would exit without a driver; this agent"
             " stays up, is not ready and says why, and picks the GPUs up when they appear"
         )
+    yield from _read_otherwise(file)
     yield from _handing_over(file)
     sharing = file.sharing
     if sharing is None:
@@ -34,6 +38,30 @@ def notes(file: NvidiaFile) -> Iterator[str]:
                 f"{file.place(*resource.path, 'rename')}: the shares are called {name}; NVIDIA's"
                 f" plugin would ignore this and call them {sharing.would_be(resource)}"
             )
+
+
+def _read_otherwise(file: NvidiaFile) -> Iterator[str]:
+    """What is not there, or has no effect."""
+    if not file.root.get("version"):
+        yield 'line 1: no version, which is read as v1, as NVIDIA\'s plugin does; write "version: v1"'
+    if file.flags.get("mpsRoot"):
+        yield (
+            f"{file.place('flags', 'mpsRoot')}: has no effect: the option --mps-root says where the MPS daemons have"
+            " their directories"
+        )
+    if file.flags.get("useNodeFeatureAPI"):
+        yield (
+            f"{file.place('flags', 'useNodeFeatureAPI')}: has no effect: the option --labels says where labels go, and"
+            " the agent makes no NodeFeature"
+        )
+    if any(file.root.get("resources", {}).values()):
+        yield f"{file.place('resources')}: has no effect, as with NVIDIA's plugin, which adds them itself"
+    sharing = file.tree.value.get("sharing") if isinstance(file.tree.value, dict) else None
+    if isinstance(sharing, dict) and not sharing.get("timeSlicing", True):
+        yield (
+            f"{file.place('sharing', 'timeSlicing')}: nothing is shared by it; NVIDIA's plugin logs it so, and would"
+            " refuse to read it; remove it"
+        )
 
 
 def _handing_over(file: NvidiaFile) -> Iterator[str]:
@@ -58,7 +86,9 @@ def _handing_over(file: NvidiaFile) -> Iterator[str]:
                 f"{file.place('flags', key)}: has an effect only where device nodes are passed: plugin.passDeviceSpecs,"
                 " or --pass-device-specs; the driver's library is found by --driver-root"
             )
-    if "cdiAnnotationPrefix" in plugin and ListStrategy.CDI_ANNOTATIONS not in (file.list_strategies or ()):
+    if plugin.get("cdiAnnotationPrefix", _PREFIX) != _PREFIX and ListStrategy.CDI_ANNOTATIONS not in (
+        file.list_strategies or ()
+    ):
         yield (
             f"{file.place('flags', 'plugin', 'cdiAnnotationPrefix')}: has an effect only with the strategy"
             " cdi-annotations: deviceListStrategy, or --device-list-strategy"

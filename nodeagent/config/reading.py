@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Final
 
 from nodeagent.config import selection
-from nodeagent.config.selection import FILE_NAME
+from nodeagent.config.selection import REVISION_NAME
 from nodeagent.model.config import Document, Unreadable
 from nodeagent.model.node import Selection
 
-REVISION_NAME: Final = "revision"
-
+_ABSENT: Final = "cannot read config: there is no such file"
 _LARGEST: Final = 16 << 20
 _LONGEST_REVISION: Final = 200
 _TRIES: Final = 5
@@ -27,29 +26,44 @@ _KINDS: Final = {
 }
 
 
-def read_document(path: Path) -> Document | Unreadable:
+def read_document(path: Path, default: str | None = None) -> Document | Unreadable:
     """The document that `path`, a file or a directory, holds now, with the revision beside it. Never raises OSError.
+    `default` is the name of that of a directory, if it is given.
 
     Document and revision are of one moment: both are read from behind the same `..data` link, and read again when it
     was swapped meanwhile.
     """
-    return _read(path / FILE_NAME if is_directory(path) else path)
+    if not is_directory(path):
+        return _read(path)
+    return _read_named(path, Selection(), default)
 
 
-def read_selected(path: Path, chosen: Selection | None) -> Document | Unreadable | None:
+def read_selected(path: Path, chosen: Selection | None, default: str | None = None) -> Document | Unreadable | None:
     """The same, where labels of the Node select the document of a directory. None: it is a directory, and what they
     select is not known.
     """
     if not is_directory(path):
         return _read(path)
-    if chosen is None:
-        return None
-    name = selection.file_name(chosen)
-    found = _read(path / name) if name is not None else Unreadable(str(path), missing=True, message="")
-    if not isinstance(found, Unreadable) or not found.missing:
-        return found
-    reason = selection.unknown(chosen, _names(path))
-    return Unreadable(found.path, missing=True, message=f"cannot read config: {reason}")
+    return None if chosen is None else _read_named(path, chosen, default)
+
+
+def _read_named(path: Path, chosen: Selection, default: str | None) -> Document | Unreadable:
+    """The first of the files that are looked for; where nothing is said of a node also the only one that there is."""
+    names = selection.file_names(chosen, default)
+    for name in names:
+        found = _read(path / name)
+        if not isinstance(found, Unreadable) or not found.missing:
+            return found
+    if any(map(os.path.islink, (path / name for name in names))):  # leads nowhere: nobody means another one
+        return Unreadable(str(path / names[0]), missing=True, message=_ABSENT)
+    present = _names(path)
+    if chosen.value is None and default is None and (only := selection.only_one(present)) is not None:
+        return _read(path / only)
+    where = path / names[0] if names else path
+    if names[:1] == (selection.FILE_NAME,) and not any(map(selection.readable, present)):
+        return Unreadable(str(where), missing=True, message=_ABSENT)
+    reason = selection.unknown(chosen, present, default)
+    return Unreadable(str(where), missing=True, message=f"cannot read config: {reason}")
 
 
 def _read(file: Path) -> Document | Unreadable:
@@ -62,7 +76,7 @@ def _read(file: Path) -> Document | Unreadable:
                 return Document(str(file), data, revision)
         return Unreadable(str(file), missing=False, message="cannot read config: it keeps changing while it is read")
     except FileNotFoundError:
-        return Unreadable(str(file), missing=True, message="cannot read config: there is no such file")
+        return Unreadable(str(file), missing=True, message=_ABSENT)
     except (OSError, RuntimeError, ValueError) as error:
         return Unreadable(str(file), missing=False, message=f"cannot read config: {_reason(error)}")
 
@@ -84,8 +98,9 @@ def is_directory(path: Path) -> bool:
 
 
 def _names(directory: Path) -> list[str]:
+    """The files that are there, which a link that leads nowhere is not."""
     try:
-        return os.listdir(directory)  # noqa: PTH208 - names are what is wanted
+        return [name for name in os.listdir(directory) if (directory / name).is_file()]  # noqa: PTH208 - names
     except OSError:
         return []
 

@@ -88,14 +88,15 @@ def _ambiguous_resources(rules: Sequence[Sited]) -> Iterator[_Objection]:
         if earlier is not sited and _terms(rule) != _terms(earlier.rule) and not by_default:
             whole_after_shared = rule.mode is Mode.EXCLUSIVE and earlier.rule.mode is not Mode.EXCLUSIVE
             message = (
-                f'{_terms(earlier.rule)} in {earlier.named} and {_terms(rule)} in "{rule.name}";'
-                f" {_another_name(earlier if whole_after_shared else sited, resource, rules)}"
+                f"{_terms(earlier.rule)} in {earlier.named} and {_terms(rule)} in {_called(sited, sited)};"
+                f" {_another_name(earlier if whole_after_shared else sited, sited, resource, rules)}"
             )
             yield _Objection(sited.where("resource"), expected + message)
         elif earlier is sited and leftover and resource == DEFAULT_RESOURCE and _terms(rule) != _terms(IMPLICIT_RULE):
+            rest, or_else = _leftover(sited, rules)
             message = (
-                f'{_terms(rule)} in "{rule.name}" and {_terms(IMPLICIT_RULE)} for the GPUs that no rule matches;'
-                f" {_another_name(sited, resource, rules)}, or let a rule match every GPU"
+                f"{_terms(rule)} in {_called(sited, sited)} and {_terms(IMPLICIT_RULE)} for the GPUs that {rest};"
+                f" {_another_name(sited, sited, resource, rules)}{or_else}"
             )
             yield _Objection(sited.where("resource"), expected + message)
 
@@ -187,11 +188,29 @@ def _terms(rule: Rule) -> str:
     return f"{rule.mode.value} with {each}, at most {limits.most} per container"
 
 
-def _another_name(sited: Sited, resource: str, rules: Sequence[Sited]) -> str:
+def _leftover(sited: Sited, rules: Sequence[Sited]) -> tuple[str, str]:
+    """What is said of the GPUs that are left over, and how to have none beside these shares. In NVIDIA's file the last
+    entry for GPUs may take all that are left.
+    """
+    if sited.rule.origin is None:
+        return "no rule matches", ", or let a rule match every GPU"
+    last = [one.rule.origin for one in rules if not one.rule.match.mig_only][-1:]
+    can_take_all = sited.gives("devices") and last == [sited.rule.origin]
+    return "are not shared", ", or remove `devices`" if can_take_all else ""
+
+
+def _called(sited: Sited, here: Sited) -> str:
+    """A rule, as it is called where `here` is spoken of."""
+    if sited.rule.origin is None:
+        return f'"{sited.rule.name}"'
+    return "this entry" if sited.rule.origin == here.rule.origin else sited.rule.origin
+
+
+def _another_name(sited: Sited, here: Sited, resource: str, rules: Sequence[Sited]) -> str:
     """The mend: a name that is free and, if it can, says what the shares are."""
     taken = {one.rule.contract.resource for one in rules if one.rule.contract is not None}
-    suffix = _SHARED.get(sited.rule.mode, "")
+    suffix = _SHARED.get(sited.rule.mode, "") if sited.rule.origin is None else ".shared"
     name = f"{resource}{suffix}"
     if name in taken or not suffix or resource.endswith(suffix):
         name = f"{resource}-{sited.rule.name}"
-    return f'give the shares of "{sited.rule.name}" another name, such as "{sited.key("resource")}: {name}"'
+    return f'give the shares of {_called(sited, here)} another name, such as "{sited.key("resource")}: {name}"'

@@ -21,11 +21,15 @@ class Sited:
     @property
     def named(self) -> str:
         """`rule "small" (line 7)`."""
-        return f'rule "{self.rule.name}" (line {self.where().line})'
+        return f"{self.rule.called} (line {self.where().line})"
 
     def where(self, name: str | None = None) -> Where:
-        """The place of a field of this rule, or of the rule itself."""
-        return self.tree.where(self.path if name is None else self._path(name))
+        """The place of a field of this rule, or of the rule itself; this too for a field that NVIDIA's file could have
+        and has not.
+        """
+        if name is None or (self.rule.origin is not None and not self.gives(name)):
+            return self.tree.where(self.path)
+        return self.tree.where(self._path(name))
 
     def gives(self, name: str) -> bool:
         """Whether its author wrote a field, rather than leave it to its default."""

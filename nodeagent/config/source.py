@@ -17,7 +17,7 @@ from typing import Final
 
 from nodeagent.config.judging import Judge
 from nodeagent.config.reading import is_directory, read_document, read_selected
-from nodeagent.config.selection import FILE_NAME, describe, file_name
+from nodeagent.config.selection import FILE_NAME, describe, file_names
 from nodeagent.errand import Errand, Hangs
 from nodeagent.model.config import Document, Loaded, Unreadable
 from nodeagent.model.node import Selection
@@ -69,7 +69,9 @@ class ConfigSource:
     With `selects` it is `select` that says which document of a directory is read. Where that is not known within
     `patience` seconds, what an earlier agent read is (`recall`); without one it is told, with what `why_unknown` says.
     A selection stays until there is another one. A path that is not there counts as a directory unless its name has an
-    ending.
+    ending. `default` is the file of a directory that is read where no label says anything, if that is given. Where
+    another file of the directory is found than before, which may be because the one before is being swapped, it is
+    taken for missing first.
 
     `subscribe` is that of a DirectoryWatch. The file is looked at again every `reread` seconds in any case, and a judge
     that failed on it is asked again after `ask_again`. A file that is missing for less than `missing_grace` seconds is
@@ -89,6 +91,7 @@ class ConfigSource:
         missing_grace: float = 1.0,
         deadline: float = 5.0,
         selects: bool = False,
+        default: str | None = None,
         patience: float = PATIENCE,
         why_unknown: Callable[[], str] = lambda: "",
         judge: Judge | None = None,
@@ -101,6 +104,9 @@ class ConfigSource:
         self._missing_grace = missing_grace
         self._deadline = deadline
         self._selects = selects
+        self._default = default
+        self._named: str | None = None
+        self._other_since: float | None = None
         self._selection: Selection | None = None
         self._remembered: Selection | None = None
         self._patience = patience
@@ -135,7 +141,7 @@ class ConfigSource:
         """Read this document of the directory from now on. To be called on the loop."""
         if selection != self._selection:
             self._selection = selection
-            self._away_since = None
+            self._away_since = self._other_since = self._named = None
             self.look_again()
 
     def recall(self, selection: Selection | None) -> None:
@@ -148,8 +154,10 @@ class ConfigSource:
         """
         name = PurePath(document.path).name
         if self._is_file:
-            return name in {self._path.name, FILE_NAME}
-        return self._selection is not None and file_name(self._selection) == name
+            return name in {self._path.name, FILE_NAME, self._named, *file_names(Selection(), self._default)}
+        return self._selection is not None and (
+            name == self._named or name in file_names(self._selection, self._default)
+        )
 
     async def run(self) -> None:
         """Follow the file until cancelled."""
@@ -166,7 +174,9 @@ class ConfigSource:
                 found = await self._look(chosen)
                 if chosen != self._selection:
                     continue  # nobody wants to know what is in that file any more
-                pause = self._weigh(found, noticed) if isinstance(found, Document) else self._take(found, noticed)
+                pause = self._until_back(found)
+                if pause <= 0.0:
+                    pause = self._weigh(found, noticed) if isinstance(found, Document) else self._take(found, noticed)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
                         await self._again.wait()
@@ -177,10 +187,11 @@ class ConfigSource:
 
     async def _look(self, chosen: Selection | None) -> Document | Unreadable | None:
         """Read, off the loop. None: nobody knows yet which one is to be read."""
-        path, selects = self._path, self._selects
+        path, selects, default = self._path, self._selects, self._default
 
         def look() -> tuple[Document | Unreadable | None, bool]:
-            return read_selected(path, chosen) if selects else read_document(path), is_directory(path)
+            found = read_selected(path, chosen, default) if selects else read_document(path, default)
+            return found, is_directory(path)
 
         try:
             found, directory = await self._reader.run(look, self._deadline)
@@ -194,6 +205,21 @@ class ConfigSource:
             self._beside = True
             self._subscribe(path.parent, self.look_again)
         return found
+
+    def _until_back(self, found: Document | Unreadable | None) -> float:
+        """For how long the file that was read before may still come back, where another one was found."""
+        if not isinstance(found, Document):
+            return 0.0
+        name = PurePath(found.path).name
+        if name == self._named or self._named is None:
+            self._named, self._other_since = name, None
+            return 0.0
+        if self._other_since is None:
+            self._other_since = time.monotonic()
+        left = self._other_since + self._missing_grace - time.monotonic()
+        if left <= 0.0:
+            self._named, self._other_since = name, None
+        return left
 
     def _weigh(self, document: Document, noticed: float) -> float:
         """Have a document judged and offer what it means; seconds until the next look. One that was begun earlier and

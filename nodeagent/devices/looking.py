@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nodeagent.model.health import XidLog
-from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason
+from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason, Vgpu
 from nodeagent.model.topology import Topology
 
 Subscribe = Callable[[Path, Callable[[], None]], None]
@@ -96,6 +96,7 @@ def assemble(
     cuda_version: str | None = None,
     driver_load: str | None = None,
     topology: Topology | None = None,
+    vgpu: Vgpu | None = None,
 ) -> Inventory:
     """The inventory of a look in which every GPU has answered or failed. Both `found` and `known` are whole GPUs and
     their MIG devices.
@@ -143,6 +144,7 @@ def assemble(
         complete=True,
         driver_load=driver_load,
         topology=topology or Topology(),
+        vgpu=vgpu,
         counted=sum(gpu.mig is None for gpu in found) + len(faults),
     )
 

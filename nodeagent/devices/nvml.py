@@ -21,6 +21,7 @@ from nodeagent.devices.nvml_errors import CannotLoad, Handle, NVMLError
 from nodeagent.devices.nvml_library import Library, System
 from nodeagent.devices.nvml_topology import Ways
 from nodeagent.devices.turns import Turns
+from nodeagent.devices.vgpu import VgpuLook
 from nodeagent.devices.xid_watch import XidWatch
 from nodeagent.errand import Errand, Hangs
 from nodeagent.model.inventory import (
@@ -64,6 +65,7 @@ class NvmlDriver(LookingDriver):
         self._gpus: dict[int, Turns] = {}
         self._ways = Ways(deadline, on_late=self.refresh)
         self._sysfs = sysfs
+        self._vgpu = VgpuLook(sysfs)
         self._lost = False
         self._doubted: set[str] = set()
         self._wants_xids = xids
@@ -80,6 +82,10 @@ class NvmlDriver(LookingDriver):
     # --- looks ------------------------------------------------------------------------------------------------------
 
     async def _look(self, last: Inventory) -> Inventory:
+        found, vgpu = await asyncio.gather(self._look_at_gpus(last), self._vgpu.find())
+        return replace(found, vgpu=vgpu)
+
+    async def _look_at_gpus(self, last: Inventory) -> Inventory:
         """All GPUs at once. The library, the GPUs and, where they are others than before, the ways between them take
         `deadline` seconds each at most.
         """

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import pynvml
 
-from nodeagent.devices import nvml_mig
+from nodeagent.devices import nvml_fabric, nvml_mig
 from nodeagent.devices.nvml_errors import Handle, NVMLError, is_refused, optional
 from nodeagent.model.inventory import ComputeMode, Gpu, GpuProcess
 
@@ -63,6 +63,7 @@ def read_gpu(index: int, sysfs: Path) -> tuple[Gpu, ...]:
         mig_enabled=mig_enabled,
         mig_capable=mig_capable,
         pci_class=None if bus_id is None else _pci_attribute(bus_id, sysfs, "class"),
+        clique=nvml_fabric.clique(handle),
     )
     parts: tuple[Gpu, ...] = ()
     try:

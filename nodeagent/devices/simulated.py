@@ -188,6 +188,7 @@ def _inventory(node: SimulatedNode, answers: Iterable[Gpu | Fault]) -> Inventory
         cuda_version=node.cuda_version,
         driver_load=node.driver_load,
         topology=node.topology,
+        vgpu=node.vgpu,
     )
 
 

@@ -16,7 +16,7 @@ from nodeagent.documents.schema import judge, load_schema
 from nodeagent.documents.strict import Rejected, Tree, examine
 from nodeagent.documents.tree import Path
 from nodeagent.model.config import Stage, Violation
-from nodeagent.model.inventory import ComputeMode, Gpu, GpuHealth, GpuProcess
+from nodeagent.model.inventory import ComputeMode, Gpu, GpuHealth, GpuProcess, Vgpu
 from nodeagent.model.topology import Topology
 
 MAX_GPUS = 64
@@ -49,6 +49,7 @@ class SimulatedNode:
     xids: tuple[SimulatedXid, ...] = ()
     silent: tuple[Gpu, ...] = ()
     topology: Topology = field(default_factory=Topology)
+    vgpu: Vgpu | None = None
 
     @property
     def everything(self) -> Iterator[Gpu]:
@@ -83,6 +84,7 @@ def parse(data: bytes, file: str, node_name: str) -> SimulatedNode:
         xids=tuple(xid for gpu, entry, found in whole for xid in simulated_xids.xids(gpu, found, entry)),
         silent=tuple(gpu for gpu, entry, _ in whole if not simulated_xids.reports(entry)),
         topology=simulated_links.topology(gpus, document.get("nvlink", ())),
+        vgpu=_vgpu(document.get("virtualGpus")),
     )
 
 
@@ -116,6 +118,7 @@ def _gpus(entries: list[Mapping[str, Any]], node_name: str) -> Iterator[tuple[in
                 mig_enabled=simulated_mig.enabled(entry),
                 mig_capable="mig" in entry,
                 pci_class=entry.get("pciClass"),
+                clique=entry.get("clique"),
             ),
         )
 
@@ -126,6 +129,12 @@ def _use(entry: Mapping[str, Any]) -> Use:
         processes=tuple(sorted(processes, key=lambda one: one.pid)),
         mode=ComputeMode(entry.get("computeMode", "default")),
     )
+
+
+def _vgpu(entry: Mapping[str, Any] | None) -> Vgpu | None:
+    if entry is None:
+        return None
+    return Vgpu(entry["present"], entry.get("hostDriverVersion", ""), entry.get("hostDriverBranch", ""))
 
 
 def _version(text: str) -> tuple[int, int]:

@@ -7,6 +7,7 @@ Recursion here is bounded by MAX_DEPTH, work by the number of nodes.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -23,10 +24,13 @@ MAX_DEPTH: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How large a file may be: in bytes, and in nodes (scalars, lists and objects) of all its documents."""
+    """How large a file may be: in bytes, and in nodes (scalars, lists and objects) of all its documents. `heard` is how
+    many documents are worth a report of what is in them.
+    """
 
     size: int
     nodes: int
+    heard: int
 
 
 class Rejected(Exception):
@@ -50,10 +54,13 @@ class Builder:
 
     def documents(self) -> Iterator[tuple[Mark, Tree]]:
         """Each document with where it starts. Raises yaml.YAMLError, and Rejected when a bound is exceeded."""
+        number = 0
         for event in self._events:
             if isinstance(event, yaml.DocumentStartEvent):
+                number += 1
                 self._start_document()
-                value = self._node(next(self._events), (), 0)
+                with self._problems.unheard() if number > self._bounds.heard else nullcontext():
+                    value = self._node(next(self._events), (), 0)
                 yield _mark(event), self._tree(value)
 
     def _tree(self, value: object) -> Tree:
@@ -102,7 +109,7 @@ class Builder:
         """A value with an anchor or a tag, or, where it seems to have nothing else, a word that begins like one."""
         if isinstance(event, yaml.ScalarEvent) and not event.value and not event.style:
             word = f"&{event.anchor}" if event.anchor else _short(event.tag)
-            self._problems.word(self.at, path, Misread(word, (word,), "no text"))
+            self._problems.word(self.at, path, Misread(word, lambda: ((word,), "no text")))
             return UNUSABLE
         if event.anchor is not None:
             self._problems.anchor(event.anchor, self.at, path)

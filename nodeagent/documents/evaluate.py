@@ -1,47 +1,49 @@
-"""JSON Schema as far as our schemas use it: which keyword a value breaks, and where.
+"""Which keywords of a JSON Schema a document breaks: jsonschema's answer, one finding at a time, at a bounded cost.
 
-Not a library's, whose cost for one value is many times that of reading it: a document of a hostile author, or of a
-broken template, must cost no more than some passes over its text. So limits come before what they limit: a value of the
-wrong type is looked at no further, nor are the items of a list with too many. Tests hold this against a library.
+The library is made for documents that mean well. Four keywords are read here as a hostile one, or a broken template,
+asks for: limits come before what they limit, and equal items are found by hashing.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+import threading
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast
 
 from nodeagent.documents.scalars import UNUSABLE
 from nodeagent.documents.tree import Path
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jsonschema.exceptions import ValidationError
+    from jsonschema.protocols import Validator
+
 _Schema = Mapping[str, Any]
 
-ANNOTATIONS: Final = frozenset(
-    {"$schema", "$id", "$defs", "title", "description", "default", "examples", "x-expected", "x-instead", "x-synonyms"}
-)
-"""What is no rule."""
+_IMPORTING = threading.Lock()
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """`validator` is the keyword of `schema` that `instance`, at `absolute_path`, breaks; `context` is what broke each
-    of the branches of a choice.
+def findings(
+    value: object, schema: _Schema, *, root: _Schema | None = None, path: Path = ()
+) -> Iterator[ValidationError]:
+    """Every way in which a value, at `path`, breaks a schema, or a part of the schema `root`: worked out as it is asked
+    for.
+
+    Nothing is said of what could not be read, nor of the rest of a value that is of the wrong type.
     """
-
-    absolute_path: Path
-    validator: str
-    schema: _Schema
-    instance: object
-    message: str = ""
-    context: tuple[Finding, ...] = ()
-
-
-def findings(value: object, schema: _Schema, *, root: _Schema | None = None, path: Path = ()) -> Iterator[Finding]:
-    """Every way in which a value, at `path`, breaks a schema, or a part of the schema `root`. Nothing is said of what
-    could not be read.
-    """
-    return _look(value, schema, path, schema if root is None else root)
+    whole = _validator_class()(schema if root is None else root)
+    validator = whole if root is None else whole.evolve(schema=schema)
+    mistyped: set[Path] = set()
+    for error in validator.iter_errors(cast("Any", value)):
+        error.relative_path.extendleft(reversed(path))
+        at = tuple(error.absolute_path)
+        if error.instance is not UNUSABLE and at not in mistyped:
+            yield error
+        if error.validator == "type":
+            mistyped.add(at)
 
 
 def canonical(value: object) -> object:
@@ -53,171 +55,45 @@ def canonical(value: object) -> object:
     return ("true or false", value) if isinstance(value, bool) else value
 
 
-def _look(value: object, schema: _Schema, path: Path, root: _Schema) -> Iterator[Finding]:
-    if value is UNUSABLE:
-        return
-    kinds = schema.get("type")
-    if kinds is not None:
-        fits = _is(value, kinds) if isinstance(kinds, str) else any(_is(value, kind) for kind in kinds)
-        if not fits:
-            yield Finding(path, "type", schema, value)
-            return
-    for keyword in schema:
-        rule = _RULES.get(keyword)
-        if rule is not None:
-            yield from rule(value, schema, path, root)
+@cache
+def _validator_class() -> type[Validator]:
+    """The current draft, but `10.0` is no integer, and `$` in a pattern is the end of the text, as in every editor."""
+    # Several threads read documents, and at the start of the agent all at once. Python resolves what it takes for a
+    # deadlock between threads that import by giving one of them a module that is not whole.
+    with _IMPORTING:
+        from jsonschema import Draft202012Validator, validators
+        from jsonschema.exceptions import ValidationError
+
+    def is_integer(_: object, value: object) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool)
+
+    def pattern(_: object, expression: str, value: object, __: object) -> Iterator[ValidationError]:
+        if isinstance(value, str) and ("\n" in value or not re.search(expression, value, re.ASCII)):
+            yield ValidationError(f"does not match {expression!r}")
+
+    def items(validator: Validator, wanted: _Schema, value: object, schema: _Schema) -> Iterator[ValidationError]:
+        if isinstance(value, list) and not _too_long(value, schema):
+            for position, item in enumerate(value):
+                yield from cast("Any", validator).descend(item, wanted, path=position)  # its protocol lacks it
+
+    def unique(_: object, wanted: object, value: object, schema: _Schema) -> Iterator[ValidationError]:
+        if wanted and isinstance(value, list) and not _too_long(value, schema):
+            # Whether two that could not be read are the same, nobody knows.
+            readable = [canonical(item) for item in value if item is not UNUSABLE]
+            if len(set(readable)) < len(readable):
+                yield ValidationError("has items more than once")
+
+    def of_type(validator: Validator, kinds: str | list[str], value: object, _: object) -> Iterator[ValidationError]:
+        if not any(
+            validator.is_type(cast("Any", value), kind) for kind in ([kinds] if isinstance(kinds, str) else kinds)
+        ):
+            yield ValidationError(f"is not of type {kinds!r}")  # without the value, which may be large
+
+    checker = Draft202012Validator.TYPE_CHECKER.redefine("integer", is_integer)
+    extend = cast("Callable[..., type[Validator]]", validators.extend)
+    ours = {"pattern": pattern, "items": items, "uniqueItems": unique, "type": of_type}
+    return extend(Draft202012Validator, ours, type_checker=checker)
 
 
-def _fits(value: object, schema: _Schema, path: Path, root: _Schema) -> bool:
-    return next(_look(value, schema, path, root), None) is None
-
-
-def _is(value: object, kind: str) -> bool:
-    return isinstance(value, _TYPES[kind]) and (kind == "boolean" or not isinstance(value, bool))
-
-
-def _ref(value: object, schema: _Schema, path: Path, root: _Schema) -> Iterator[Finding]:
-    yield from _look(value, root["$defs"][schema["$ref"].removeprefix("#/$defs/")], path, root)
-
-
-def _const(value: object, schema: _Schema, path: Path, _: _Schema) -> Iterator[Finding]:
-    if canonical(value) != canonical(schema["const"]):
-        yield Finding(path, "const", schema, value)
-
-
-def _enum(value: object, schema: _Schema, path: Path, _: _Schema) -> Iterator[Finding]:
-    wanted = canonical(value)
-    if all(canonical(option) != wanted for option in schema["enum"]):
-        yield Finding(path, "enum", schema, value)
-
-
-def _properties(value: object, schema: _Schema, path: Path, root: _Schema) -> Iterator[Finding]:
-    if isinstance(value, dict):
-        known = schema["properties"]
-        for key, item in value.items():
-            if key in known:
-                yield from _look(item, known[key], (*path, key), root)
-
-
-def _additional(value: object, schema: _Schema, path: Path, _: _Schema) -> Iterator[Finding]:
-    if isinstance(value, dict) and not value.keys() <= schema.get("properties", {}).keys():
-        yield Finding(path, "additionalProperties", schema, value)
-
-
-def _required(value: object, schema: _Schema, path: Path, _: _Schema) -> Iterator[Finding]:
-    if isinstance(value, dict):
-        for key in schema["required"]:
-            if key not in value:
-                yield Finding(path, "required", schema, value, f"{key!r} is a required property")
-
-
-def _items(value: object, schema: _Schema, path: Path, root: _Schema) -> Iterator[Finding]:
-    if isinstance(value, list) and len(value) <= schema.get("maxItems", len(value)):
-        wanted = schema["items"]
-        for position, item in enumerate(value):
-            yield from _look(item, wanted, (*path, position), root)
-
-
-def _unique(value: object, schema: _Schema, path: Path, _: _Schema) -> Iterator[Finding]:
-    if isinstance(value, list) and schema["uniqueItems"] and len(value) <= schema.get("maxItems", len(value)):
-        # Whether two that could not be read are the same, nobody knows.
-        readable = [canonical(item) for item in value if item is not UNUSABLE]
-        if len(set(readable)) < len(readable):
-            yield Finding(path, "uniqueItems", schema, value)
-
-
-def _pattern(value: object, schema: _Schema, path: Path, _: _Schema) -> Iterator[Finding]:
-    """`$` is the end of the text, as in every editor."""
-    if isinstance(value, str) and ("\n" in value or not re.search(schema["pattern"], value, re.ASCII)):
-        yield Finding(path, "pattern", schema, value)
-
-
-def _bound(keyword: str, amount: Callable[[object], float | None], sign: int) -> _Rule:
-    """A limit on something that a value has."""
-
-    def rule(value: object, schema: _Schema, path: Path, _: _Schema) -> Iterator[Finding]:
-        found = amount(value)
-        if found is not None and sign * found > sign * schema[keyword]:
-            yield Finding(path, keyword, schema, value)
-
-    return rule
-
-
-def _size_of(kind: type[str | list[Any] | dict[Any, Any]]) -> Callable[[object], float | None]:
-    return lambda value: len(value) if isinstance(value, kind) else None
-
-
-def _number(value: object) -> float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _all_of(value: object, schema: _Schema, path: Path, root: _Schema) -> Iterator[Finding]:
-    for part in schema["allOf"]:
-        yield from _look(value, part, path, root)
-
-
-def _any_of(value: object, schema: _Schema, path: Path, root: _Schema) -> Iterator[Finding]:
-    found: list[Finding] = []
-    for branch in schema["anyOf"]:
-        broken = tuple(_look(value, branch, path, root))
-        if not broken:
-            return
-        found.extend(broken)
-    yield Finding(path, "anyOf", schema, value, "none of these fits", tuple(found))
-
-
-def _one_of(value: object, schema: _Schema, path: Path, root: _Schema) -> Iterator[Finding]:
-    found = [tuple(_look(value, branch, path, root)) for branch in schema["oneOf"]]
-    if found.count(()) != 1:
-        message = "expected one thing, got none or several"
-        yield Finding(path, "oneOf", schema, value, message, tuple(one for part in found for one in part))
-
-
-def _not(value: object, schema: _Schema, path: Path, root: _Schema) -> Iterator[Finding]:
-    if _fits(value, schema["not"], path, root):
-        yield Finding(path, "not", schema, value)
-
-
-def _if(value: object, schema: _Schema, path: Path, root: _Schema) -> Iterator[Finding]:
-    branch = "then" if _fits(value, schema["if"], path, root) else "else"
-    if branch in schema:
-        yield from _look(value, schema[branch], path, root)
-
-
-_Rule = Callable[[object, _Schema, Path, _Schema], Iterator[Finding]]
-
-_TYPES: Final[Mapping[str, Any]] = {
-    "object": dict,
-    "array": list,
-    "string": str,
-    "integer": int,  # 10.0 is none
-    "number": (int, float),
-    "boolean": bool,
-    "null": type(None),
-}
-_RULES: Final[Mapping[str, _Rule]] = {
-    "$ref": _ref,
-    "const": _const,
-    "enum": _enum,
-    "properties": _properties,
-    "additionalProperties": _additional,
-    "required": _required,
-    "minimum": _bound("minimum", _number, -1),
-    "maximum": _bound("maximum", _number, 1),
-    "minLength": _bound("minLength", _size_of(str), -1),
-    "maxLength": _bound("maxLength", _size_of(str), 1),
-    "minItems": _bound("minItems", _size_of(list), -1),
-    "maxItems": _bound("maxItems", _size_of(list), 1),
-    "minProperties": _bound("minProperties", _size_of(dict), -1),
-    "maxProperties": _bound("maxProperties", _size_of(dict), 1),
-    "pattern": _pattern,
-    "items": _items,
-    "uniqueItems": _unique,
-    "allOf": _all_of,
-    "anyOf": _any_of,
-    "oneOf": _one_of,
-    "not": _not,
-    "if": _if,
-}
-KEYWORDS: Final = frozenset({"type", "then", "else", *_RULES})
-"""What a schema may say."""
+def _too_long(value: list[Any], schema: _Schema) -> bool:
+    return len(value) > cast("int", schema.get("maxItems", len(value)))

@@ -11,14 +11,17 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from nodeagent.documents.evaluate import Finding, canonical
+from nodeagent.documents.evaluate import canonical
 from nodeagent.documents.hints import EACH, Guide, Home
 from nodeagent.documents.lookalikes import retyped
 from nodeagent.documents.mends import mend, written
 from nodeagent.documents.scalars import UNUSABLE
 from nodeagent.documents.tree import Path, brief, dotted
+
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
 
 _TYPES: Final = {
     "object": "an object",
@@ -57,9 +60,10 @@ class Fault:
     again: bool = False
 
 
-def faults_of(error: Finding, guide: Guide) -> Iterator[Fault]:
+def faults_of(error: ValidationError, guide: Guide) -> Iterator[Fault]:
     """The faults behind one finding of the validator."""
-    path, schema = error.absolute_path, error.schema
+    path: Path = tuple(error.absolute_path)
+    schema: Mapping[str, Any] = error.schema if isinstance(error.schema, dict) else {}
     value: Any = error.instance
     rule = error.validator
     if rule == "additionalProperties":
@@ -89,14 +93,23 @@ def describe(schema: Mapping[str, Any]) -> str:
     if "const" in schema:
         return json.dumps(schema["const"])
     if "enum" in schema:
-        return one_of([json.dumps(option) for option in schema["enum"]])
-    kinds = schema.get("type", "object")
+        return one_of([json.dumps(option) for option in schema["enum"] if option is not None])
+    kinds = _kind(schema) or "object"
     words = " or ".join(_TYPES[kind] for kind in ([kinds] if isinstance(kinds, str) else kinds))
     for minimum, maximum, unit in _RANGES:
         low, high = schema.get(minimum), schema.get(maximum)
         if low is not None or high is not None:
             return f"{words}{_range(low, high, unit)}"
     return f"{words} that matches {schema['pattern']}" if "pattern" in schema else words
+
+
+def _kind(schema: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a word, several, or none
+    """The type that a value is to have; that it may be nothing as well helps nobody who wrote something else."""
+    kinds = schema.get("type")
+    if not isinstance(kinds, list):
+        return kinds
+    rest = [kind for kind in kinds if kind != "null"]
+    return rest[0] if len(rest) == 1 else rest
 
 
 def _range(low: int | None, high: int | None, unit: str) -> str:

@@ -6,18 +6,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from nodeagent.documents.evaluate import Finding, findings
+from nodeagent.documents.evaluate import findings
 from nodeagent.documents.tree import Path
+
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
 
 Schema = Mapping[str, Any]
 
 EACH: Final = -1
 """In a path: whichever item of the list."""
 
-MOST_ITEMS: Final = 1024
-MOST_QUESTIONS: Final = 2000
+MOST_QUESTIONS: Final = 1000
 """A report shows 50 mistakes, and a document may have 20,000."""
 
 _CONDITIONAL: Final = ("then", "else")
@@ -43,6 +45,7 @@ class Guide:
         self._schema = schema
         self._value = value
         self._left = MOST_QUESTIONS
+        self._known: dict[Path, tuple[Schema, ...]] = {}
         self._objects: Sequence[tuple[Path, Sequence[str]]] | None = None
 
     def asked(self) -> bool:
@@ -52,6 +55,12 @@ class Guide:
 
     def at(self, path: Path) -> tuple[Schema, ...]:
         """The schemas that a value at `path` has to fit. Empty: none is known."""
+        kind = tuple(EACH if isinstance(step, int) else step for step in path)
+        if kind not in self._known:
+            self._known[kind] = self._at(kind)
+        return self._known[kind]
+
+    def _at(self, path: Path) -> tuple[Schema, ...]:
         found: tuple[Schema, ...] = (self._schema,)
         for step in path:
             inner = tuple(self._inner(found, step))
@@ -64,11 +73,11 @@ class Guide:
         schemas = self.at(path) if self.asked() else ()
         return bool(schemas) and not any(self._findings(path, value, schemas))
 
-    def finding(self, path: Path, value: object) -> Finding | None:
+    def finding(self, path: Path, value: object) -> ValidationError | None:
         """What would be wrong with a value at `path`."""
         return next(self._findings(path, value, self.at(path)), None)
 
-    def _findings(self, path: Path, value: object, schemas: Iterable[Schema]) -> Iterator[Finding]:
+    def _findings(self, path: Path, value: object, schemas: Iterable[Schema]) -> Iterator[ValidationError]:
         for schema in schemas:
             yield from findings(value, schema, root=self._schema, path=path)
 
@@ -102,9 +111,9 @@ class Guide:
         return self._reach(path) is not _NOTHING
 
     def siblings(self, path: Path) -> list[object]:
-        """The list that an item stands in, as much of it as any list may have; empty for what is no item."""
+        """The list that an item stands in; empty for what is no item."""
         around = self._reach(path[:-1]) if path and isinstance(path[-1], int) else None
-        return around[:MOST_ITEMS] if isinstance(around, list) else []
+        return around if isinstance(around, list) else []
 
     def homes(self, key: str, path: Path) -> tuple[Home, ...]:
         """The objects, other than that at `path`, that take `key`: the nearest first, and of those what is there."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from nodeagent.documents.scalars import Misread
@@ -30,10 +30,6 @@ class Problems:
         """Whether what is read now is worth a report of its own."""
         return not self._unheard
 
-    @property
-    def _kept(self) -> bool:
-        return not self._unheard and len(self._found) < MOST_KEPT
-
     @contextmanager
     def unheard(self) -> Iterator[None]:
         """What is read meanwhile means nothing, and is not worth a report of its own."""
@@ -46,11 +42,12 @@ class Problems:
         found = [problem for problem in self._found if problem not in self._solved]
         return tuple(sorted(found, key=lambda problem: (problem.where.line, problem.where.column)))
 
-    def add(self, mark: Mark, path: Path, message: str) -> Violation | None:
+    def add(self, mark: Mark, path: Path, message: str | Callable[[], str]) -> Violation | None:
         """The problem, if it is kept."""
-        if not self._kept:
+        if self._unheard or len(self._found) >= MOST_KEPT:
             return None
-        self._found.append(self.violation(mark, path, message))
+        told = message if isinstance(message, str) else message()
+        self._found.append(self.violation(mark, path, told))
         return self._found[-1]
 
     def violation(self, mark: Mark, path: Path, message: str) -> Violation:
@@ -59,7 +56,7 @@ class Problems:
 
     def word(self, mark: Mark, path: Path, misread: Misread) -> None:
         """A value that may mean several things."""
-        if self._kept and (problem := self.add(mark, path, str(misread))):
+        if problem := self.add(mark, path, lambda: str(misread)):
             self.misread[problem] = path, misread
 
     def no_key(self, mark: Mark, path: Path, word: str) -> None:
@@ -78,11 +75,12 @@ class Problems:
         self._used.append(name)
         if name not in self._anchors:
             word = f"*{name}"
-            self.word(mark, path, Misread(word, (word,), "a reference to a value that is not there"))
-        elif self.add(
-            mark, path, f"expected a value, got the alias *{brief(name)}; write the value out{self._and(name)}"
-        ):
+            self.word(mark, path, Misread(word, lambda: ((word,), "a reference to a value that is not there")))
+        elif self.add(mark, path, lambda: self._alias(name)):
             self._solve(name)
+
+    def _alias(self, name: str) -> str:
+        return f"expected a value, got the alias *{brief(name)}; write the value out{self._and(name)}"
 
     @contextmanager
     def merge(self, mark: Mark, path: Path) -> Iterator[None]:

@@ -57,7 +57,7 @@ def judge(tree: Tree, schema: Schema) -> tuple[Violation, ...]:
         and not (fault.at_key and fault.path in tree.borrowed)
         and not (fault.again and fault.path in wrong)
     }
-    violations.update(_odd(tree, path, odd) for path, odd in tree.odd_values.items() if odd.alone)
+    violations.update(_odd(tree, path, odd) for path, odd in islice(tree.odd_values.items(), MOST_KEPT) if odd.alone)
     violations.update(unread(tree, guide, found))
     return tuple(sorted(violations, key=lambda one: (one.where.line, one.where.column, one.message)))
 

@@ -7,6 +7,7 @@ rewrite that only moves lines or comments is recognised as `unchanged`.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from fnmatch import fnmatchcase
@@ -93,20 +94,29 @@ class Stage(Enum):
 @dataclass(frozen=True, slots=True)
 class Violation:
     """One thing that is wrong with a document, where, and how to mend it. Whatever the document holds, the message is
-    of one line, not long, and can be printed.
+    of one line, not long, and can be printed. `stands_for` is how many there are where one stands for all that are not
+    listed; `inside` is the document and the place in it, where the file has several: `ConfigMap gpu/sharing,
+    t4.yaml:4:7`.
     """
 
     file: str
     where: Where
     message: str
     stage: Stage
+    stands_for: int = 1
+    inside: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "message", cut(printable(cut(self.message, LONGEST_MESSAGE)), LONGEST_MESSAGE))
 
     def __str__(self) -> str:
-        path = f"{self.where.path}: " if self.where.path else ""
-        return f"{printable(self.file)}:{self.where.line}:{self.where.column}: {path}{self.message}"
+        told = ": ".join(part for part in (printable(self.inside), self.where.path, self.message) if part)
+        return f"{printable(self.file)}:{self.where.line}:{self.where.column}: {told}"
+
+
+def mistakes(violations: Iterable[Violation]) -> int:
+    """How many things are wrong, those that are not listed included."""
+    return sum(violation.stands_for for violation in violations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +156,7 @@ class Match:
         """Whether it matches, whatever is said or not said of MIG. The memory is that of `whole`, if that is given."""
         return (
             (self.indices is None or gpu.index in self.indices)
-            and (self.uuids is None or gpu.uuid in self.uuids or gpu.physical in self.uuids)
+            and (self.uuids is None or any(name in self.uuids for name in (gpu.uuid, gpu.physical, gpu.older_name)))
             and (self.models is None or any(fnmatchcase(gpu.model, glob) for glob in self.models))
             and (self.min_memory is None or (whole or gpu).memory >= self.min_memory)
         )
@@ -155,7 +165,7 @@ class Match:
         if gpu.mig is None:
             return self.mig is None
         if self.mig is None:
-            return self.uuids is not None and gpu.uuid in self.uuids
+            return self.uuids is not None and (gpu.uuid in self.uuids or gpu.older_name in self.uuids)
         return any(fnmatchcase(gpu.mig.profile, glob) for glob in self.mig)
 
 
@@ -185,7 +195,8 @@ class Rule:
     `contract` is None for withheld GPUs; under MPS it has no limits yet, which follow from `mps` and the GPU; with the
     resource MIG_RESOURCES each MIG device has the name that its profile gives it.
     `replicas` is the number of shares per GPU (1 when exclusive, 0 when withheld). `max_shares_per_container` None
-    means no limit. `mps` is there under MPS only, and always there.
+    means no limit. `mps` is there under MPS only, and always there. `origin` is the entry of NVIDIA's file that a rule
+    says in our words, which its author has not seen.
     """
 
     name: str
@@ -196,6 +207,12 @@ class Rule:
     mps: MpsTerms | None = None
     placement: Placement = Placement.DISTRIBUTED
     where: Where = field(default=Where(), compare=False)
+    origin: str | None = field(default=None, compare=False)
+
+    @property
+    def called(self) -> str:
+        """What its author calls it: `rule "small"`, or `sharing.mps.resources[0]`."""
+        return f'rule "{self.name}"' if self.origin is None else self.origin
 
     def matches(self, gpu: Gpu, whole: Gpu | None = None) -> bool:
         """Whether it speaks of this GPU or MIG device. A GPU that is withheld is so with all its MIG devices; `whole`

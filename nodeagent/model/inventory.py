@@ -72,7 +72,8 @@ class Gpu:
     does not say; a MIG device has those of its GPU. `message` explains a health other than OK, or why
     the MIG devices of a GPU that is well are not known. `mig_enabled`: this is a
     GPU that can be used through its MIG devices only; `mig_capable`: one that could be divided. `pci_class` is the
-    class code of its PCI function (`0x030200`), None where it is not known.
+    class code of its PCI function (`0x030200`), None where it is not known. `clique` is the part of an NVLink fabric
+    that it is attached to, as cluster and number (`b1028956-cfa2-0990-bf4a-5da9abb51763.1`); None where it is to none.
     """
 
     uuid: str
@@ -91,6 +92,7 @@ class Gpu:
     pci_class: str | None = None
     driver_index: int | None = None
     provisional: bool = False
+    clique: str | None = None
 
     @property
     def renumbered(self) -> bool:
@@ -101,6 +103,13 @@ class Gpu:
     def physical(self) -> str:
         """The uuid of the GPU that this is, or is a part of."""
         return self.uuid if self.mig is None else self.mig.parent
+
+    @property
+    def older_name(self) -> str:
+        """What drivers before R470 call a MIG device, `MIG-GPU-…/7/0`, and files still do; its uuid for a GPU."""
+        if self.mig is None:
+            return self.uuid
+        return f"MIG-{self.mig.parent}/{self.mig.gpu_instance}/{self.mig.compute_instance}"
 
     @property
     def label(self) -> str:
@@ -151,6 +160,17 @@ class InventoryReason(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Vgpu:
+    """Whether this is a virtual machine with vGPUs, and the version (`460.16`) and branch (`r460_00`) of its host's
+    driver, empty where that does not say.
+    """
+
+    present: bool
+    host_version: str = ""
+    host_branch: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Inventory:
     """The newest that a driver knows: GPUs by index, each followed by its MIG devices.
 
@@ -160,7 +180,7 @@ class Inventory:
     many GPUs the driver has numbers for, of which one that does not answer may not be in `gpus`; None where that is not
     known. `driver_load`
     tells one loading of the kernel driver from the next on the same boot; None where that is not known. `topology` is
-    how near whole GPUs are to one another.
+    how near whole GPUs are to one another. `vgpu`: whether the node has vGPUs, None where nobody may know.
     """
 
     gpus: tuple[Gpu, ...] = ()
@@ -172,6 +192,7 @@ class Inventory:
     driver_load: str | None = None
     topology: Topology = field(default_factory=Topology)
     counted: int | None = None
+    vgpu: Vgpu | None = None
 
     @property
     def whole(self) -> bool:

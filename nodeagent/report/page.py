@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from nodeagent.model.config import mistakes
 from nodeagent.model.inventory import GpuHealth
 from nodeagent.model.snapshot import (
     ABNORMAL,
@@ -115,7 +116,7 @@ def _judge(snapshot: Snapshot) -> tuple[str, str, str, str]:
             "bad",
             "✗",
             "Not in sync: the newest document is rejected",
-            f"{count(config.violations, 'error')}; {running}.",
+            f"{count(mistakes(config.violations), 'error')}; {running}.",
         )
     if accepted is not None and not accepted.status:
         return (
@@ -172,7 +173,7 @@ def _errors(config: ConfigState) -> Html:
         return Html("")
     return fill(
         '<section class="bad" id="errors"><h2>{} in the newest document</h2><ul class="errors">{}</ul></section>',
-        count(config.violations, "error"),
+        count(mistakes(config.violations), "error"),
         items(
             '<li><code>{}:{}:{}</code> {}<br>{} <span class="tag plain">{}</span></li>',
             (

@@ -130,7 +130,7 @@ def _too_many(desired: Desired, file: str) -> Violation:
     most = (MAX_SHARES - total + made[name]) // len(by_rule[name])
     message = (
         f"expected at most {MAX_SHARES} shares on a node, got {total} on {sum(map(len, by_rule.values()))} GPUs; "
-        f'rule "{name}" makes {made[name]} of them: lower its `replicas`'
+        f"{by_rule[name][0].rule.called} makes {made[name]} of them: lower its `replicas`"
     )
     return _violation(file, by_rule[name][0].rule, f"{message} to at most {most}" if most > 0 else message)
 

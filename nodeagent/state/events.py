@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from nodeagent.model.config import THROUGH_MIG, Contract
+from nodeagent.model.config import THROUGH_MIG, Contract, mistakes
 from nodeagent.model.inventory import Gpu, GpuHealth
 from nodeagent.model.node import NodeEvent
 from nodeagent.model.plan import WaitReason
@@ -71,7 +71,7 @@ def _rejected(before: ConfigState | None, after: ConfigState) -> Iterator[NodeEv
         return
     if before is not None and before.violations and before.newest is not None and before.newest.sha256 == newest.sha256:
         return
-    first, more = after.violations[0], len(after.violations) - 1
+    first, more = after.violations[0], mistakes(after.violations) - 1
     told = f"rejected {_blob(newest)}: {first}{f' (and {more} more)' if more else ''}"
     yield _event("ConfigRejected", told, warning=True)
 

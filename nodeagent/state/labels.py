@@ -10,7 +10,7 @@ from nodeagent.model.inventory import InventoryReason
 from nodeagent.model.node import NodeReport
 from nodeagent.model.shares import AppliedGpu
 from nodeagent.model.snapshot import ConfigState, DocumentInfo, Snapshot
-from nodeagent.state.gpu_labels import gpu_labels, present, value
+from nodeagent.state.gpu_labels import gpu_labels, present, value, vgpu_labels
 
 POOL: Final = "nodeagent.io/pool"
 STATE: Final = "nodeagent.io/config.state"
@@ -51,6 +51,7 @@ def report(snapshot: Snapshot) -> NodeReport | None:
 def labels(snapshot: Snapshot) -> dict[str, str]:
     """NVIDIA's and ours, by key."""
     found = gpu_labels(snapshot.applied, snapshot.inventory, snapshot.terms, snapshot.machine)
+    found |= vgpu_labels(snapshot.inventory.vgpu)
     if snapshot.terms.timestamp:
         found[TIMESTAMP] = str(snapshot.timestamp)
     if pool := value(snapshot.pool or ""):

@@ -32,13 +32,20 @@ def faults(decided: Iterable[Decided]) -> Iterator[Fault]:
         found = [(rule, gpu) for rule, gpu in listed if gpu.health is not GpuHealth.LOST] or listed
         if (odd := _odd(found, _kind)) is not None:
             rule, told = odd
-            mend = "give the others a rule with another `resource`"
-            if rule.mode is Mode.EXCLUSIVE:
-                mend = f"leave `resource` out (in NVIDIA's file: migStrategy mixed) for names by profile, or {mend}"
-            yield Fault(rule, f"expected {resource} to be one kind of device, {told}; {mend}")
+            single = any(one.match.mig == ("*",) for one, _ in found)
+            yield Fault(rule, f"expected {resource} to be one kind of device, {told}; {_mend(rule, single=single)}")
         elif (odd := _odd(found, _terms)) is not None:
             rule, told = odd
-            yield Fault(rule, f"expected one mode and one limit for {resource}, {told}; give these another `resource`")
+            key = "resource" if rule.origin is None else "rename"
+            yield Fault(rule, f"expected one mode and one limit for {resource}, {told}; give these another `{key}`")
+
+
+def _mend(rule: Rule, *, single: bool) -> str:
+    """How to have a name for each kind. `single`: as by NVIDIA's strategy of that name."""
+    if rule.origin is not None:
+        return 'write "migStrategy: mixed" under flags' if single else "give these another `rename`"
+    mend = "give the others a rule with another `resource`"
+    return mend if rule.mode is not Mode.EXCLUSIVE else f"leave `resource` out for names by profile, or {mend}"
 
 
 def _odd(found: Iterable[Decided], group_of: Callable[[Decided], str]) -> tuple[Rule, str] | None:

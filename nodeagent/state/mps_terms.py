@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from nodeagent.model.config import MIB, Mode, MpsLimits, Rule
+from nodeagent.model.config import DEFAULT_RESOURCE, MIB, Mode, MpsLimits, Rule
 from nodeagent.model.inventory import Gpu
 from nodeagent.model.mps import most_clients
 from nodeagent.state.naming import gpus as named
@@ -50,11 +50,15 @@ def _too_many_clients(rule: Rule, gpus: Sequence[Gpu]) -> Iterator[Fault]:
 def _unknown_memory(rule: Rule, gpus: Sequence[Gpu]) -> Iterator[Fault]:
     found = [gpu for gpu in gpus if not gpu.memory]
     if found and _is_part(rule):
-        yield Fault(
-            rule,
-            f"expected `memoryPerReplica`, since the driver does not say how much memory {_named(found)}"
-            f" {'has' if len(found) == 1 else 'have'}, got none",
-        )
+        some = f"{_named(found)} {'has' if len(found) == 1 else 'have'}"
+        message = f"expected `memoryPerReplica`, since the driver does not say how much memory {some}, got none"
+        if rule.origin is not None:
+            message = (
+                f"expected GPUs whose memory is known, got none: the driver does not say how much {some}; list others"
+                " under `devices`, with a `rename`, or write `memoryPerReplica` in a file of our own format (nodeagent"
+                " convert)"
+            )
+        yield Fault(rule, message)
 
 
 def _too_much_memory(rule: Rule, gpus: Sequence[Gpu]) -> Iterator[Fault]:
@@ -92,12 +96,26 @@ def _different_parts(under_mps: Mapping[Rule, Sequence[Gpu]]) -> Iterator[Fault]
     for resource, sets in sorted(by_resource.items()):
         if len(sets) > 1:
             told = " and ".join(f"{limits} on {_named([gpu for gpu, _ in on])}" for limits, on in sets.items())
-            _, second, *_ = sets.values()
-            yield Fault(
-                second[0][1],
-                f"expected one set of limits for {resource}, got {told}; write `memoryPerReplica`, or a rule with"
-                " another `resource` for each kind of GPU",
-            )
+            _, *others = sets.values()
+            rule = others[0][0][1]
+            mend = "write `memoryPerReplica`, or a rule with another `resource` for each kind of GPU"
+            if rule.origin is not None:
+                mend = _other_entries(rule, resource, [[gpu for gpu, _ in on] for on in others])
+            yield Fault(rule, f"expected one set of limits for {resource}, got {told}; {mend}")
+
+
+def _other_entries(rule: Rule, resource: str, kinds: Iterable[Sequence[Gpu]]) -> str:
+    """What helps in NVIDIA's file, which knows no limits: an entry with a name of its own for each kind of GPU."""
+    names: list[str] = []
+    entries = []
+    for gpus in kinds:
+        size = f"{resource}-{max(gpu.memory for gpu in gpus) >> 30}gb"
+        names.append(size if size not in names else f"{size}-{len(names)}")
+        devices = ", ".join(gpu.uuid if rule.match.uuids else str(gpu.index) for gpu in gpus)
+        fields = f"name: {DEFAULT_RESOURCE}, rename: {names[-1]}, devices: [{devices}], replicas: {rule.replicas}"
+        entries.append(f"- {{{fields}}}")
+    taken = "" if rule.match.takes_all else ", and take these out of its `devices`"
+    return f"write this above {rule.called}{taken}: {' and '.join(entries)}"
 
 
 def _is_part(rule: Rule) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from nodeagent.model.config import THROUGH_MIG, Stage
+from nodeagent.model.config import THROUGH_MIG, Stage, mistakes
 from nodeagent.model.handover import HandOver, HostFiles
 from nodeagent.model.health import EventsReason, XidLog
 from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason
@@ -259,7 +259,8 @@ def _config_accepted(facts: Facts) -> Condition:
         return Condition("ConfigAccepted", False, reason, config.problem or "")
     if config.violations:
         first = config.violations[0]
-        more = f" (and {len(config.violations) - 1} more)" if len(config.violations) > 1 else ""
+        others = mistakes(config.violations) - 1
+        more = f" (and {others} more)" if others else ""
         return Condition("ConfigAccepted", False, _REJECTED[first.stage], f"{first}{more}")
     return Condition("ConfigAccepted", True, Reason.ACCEPTED, config.newest.git_blob)
 

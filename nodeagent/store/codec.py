@@ -65,6 +65,7 @@ def _encode_gpu(entry: AppliedGpu, zero: float) -> dict[str, object]:
         "mig": None if gpu.mig is None else _encode_mig(gpu.mig),
         "migCapable": gpu.mig_capable,
         "pciClass": gpu.pci_class,
+        "clique": gpu.clique,
         "provisional": gpu.provisional,
         # In Unix seconds for an agent from before monotonic times, and then in those.
         "xids": {str(xid): _unix(at, zero) for xid, at in entry.xids.items()},
@@ -143,6 +144,7 @@ def _decode_entry(uuid: str, item: Mapping[str, object], now: float, zero: float
         # An agent from before labels wrote nothing of these.
         mig_capable=optional(item, "migCapable", bool) or False,
         pci_class=optional(item, "pciClass", str),
+        clique=optional(item, "clique", str),
         # An agent from before it wrote nothing of this: its numbers stay as they are.
         provisional=optional(item, "provisional", bool) or False,
     )
@@ -187,7 +189,16 @@ def _check(entry: AppliedGpu) -> None:
 def _check_texts(entry: AppliedGpu) -> None:
     """JSON can carry text that UTF-8 cannot, and numbers that a list for the kubelet cannot."""
     gpu, contract = entry.gpu, entry.contract
-    texts = (gpu.uuid, gpu.model, gpu.message, gpu.pci_bus_id, gpu.pci_class, entry.fault, entry.driver_load)
+    texts = (
+        gpu.uuid,
+        gpu.model,
+        gpu.message,
+        gpu.pci_bus_id,
+        gpu.pci_class,
+        gpu.clique,
+        entry.fault,
+        entry.driver_load,
+    )
     of_mig = (gpu.mig.parent, gpu.mig.profile) if gpu.mig is not None else ()
     for text in (*texts, *of_mig, contract.resource if contract is not None else None):
         check_text(text or "", "text")

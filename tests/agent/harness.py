@@ -482,6 +482,7 @@ def arguments(settings: Settings) -> list[str]:
         "--kube-api": "on" if settings.kube_api else "off",
         "--kubeconfig": settings.kubeconfig,
         "--config-label": ",".join(settings.config_labels),
+        "--config-default": settings.config_default,
         "--startup-taint": settings.startup_taint,
     }
     flags = [part for flag, value in given.items() if value is not None for part in (flag, str(value))]

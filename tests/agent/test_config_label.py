@@ -35,6 +35,21 @@ async def has(node: Node, agent: InProcess, name: str, replicas: int) -> None:
     assert agent.says("ConfigAccepted").status
 
 
+async def test_a_config_map_of_nvidias_config_manager(node: Node) -> None:
+    """Keys without an ending, in NVIDIA's format: the label names one, and where it says nothing the option does."""
+    file = (
+        "version: v1\nsharing: {{timeSlicing: {{renameByDefault: true, resources: [{{name: gpu, replicas: {}}}]}}}}\n"
+    )
+    node.mount.write({"tesla-t4": file.format(4).encode(), "a100": file.format(6).encode()})
+    agent = await node.agent(config_labels=BOTH, config_default="a100")
+    agent.agent.take_labels({})
+    await has(node, agent, "a100", 6)
+    agent.agent.take_labels({NVIDIAS: "tesla-t4"})
+    await has(node, agent, "tesla-t4", 4)
+    agent.agent.take_labels({NVIDIAS: ""})
+    await has(node, agent, "a100", 6)
+
+
 async def test_labels_switch_between_documents(several: Node) -> None:
     """Each change of the label is a reload like a commit: nobody's share is lost, an unknown value changes nothing and
     says what there is, the way back heals at once, and without a label it is the document for all.

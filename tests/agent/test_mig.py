@@ -117,7 +117,7 @@ async def test_hardware_that_the_config_in_force_does_not_fit(node: Node) -> Non
     node.commit(json.dumps({"version": "v1", "flags": {"migStrategy": "single"}}).encode())
     agent = await node.agent()
     await node.advertises({GPU: 4})
-    node.mount.write({"other.yaml": b""})
+    node.mount.write({"one.yaml": b"", "other.yaml": b""})
     await eventually(lambda: agent.says("ConfigAccepted").reason == "Missing")
     node.simulate(2, mig={0: ["1g.10gb"] * 2, 1: ["3g.40gb"]})
     await eventually(lambda: any(drift.subject == "GPUs" for drift in agent.snapshot.drift))

@@ -47,7 +47,7 @@ async def test_it_is_enforced_and_not_only_remembered(node: Node) -> None:
     await node.advertises({SHARED: 8})
     await first.stop()
 
-    node.mount.write({"nothing": b""})
+    node.mount.write({"revision": b""})
     node.simulate(3)
     agent = await node.agent()
 

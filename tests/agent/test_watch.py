@@ -115,7 +115,7 @@ async def test_a_missing_file_keeps_what_is_applied(node: Node) -> None:
     agent = await started(node, node.mount.directory)
     sent = node.kubelet.record.message_count
 
-    node.mount.write({"other.yaml": b"{}"})
+    node.mount.write({"revision": b"a1b2c3"})
     await eventually(lambda: agent.says("ConfigAccepted").reason == "Missing")
     assert "there is no such file" in agent.says("ConfigAccepted").message
     assert await agent.metric("config_last_reload_successful") == 0

@@ -67,6 +67,72 @@ def test_what_cannot_be_converted(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "no such file or directory" in capsys.readouterr().err
 
 
+SEVERAL = """\
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: configs}
+data:
+  default: |
+    version: v1
+    flags: {migStrategy: none}
+  t4: |
+    version: v1
+    sharing: {timeSlicing: {resources: [{name: gpu, replicas: 4}]}}
+  a100.yaml: |
+    version: v1
+    sharing: {timeSlicing: {resources: [{name: gpu, replicas: 8}]}}
+  broken: |
+    version: v1
+    sharing: {timeSlicing: {resources: [{name: gpu, replicas: 1}]}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("default", "exclusive: {}"),
+        ("t4", "replicas: 4"),
+        ("a100.yaml", "replicas: 8"),
+        ("a100", "replicas: 8"),
+        ("configs/t4", "replicas: 4"),
+    ],
+)
+def test_one_of_several_is_chosen_by_its_key(key: str, says: str) -> None:
+    """What is wrong with another one is no obstacle."""
+    done = nodeagent("convert", "--config", key, "-", stdin=SEVERAL)
+    assert done.returncode == 0, done.stderr
+    assert says in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("broken", "expected a whole number from 2"),
+        ("t5", "cannot convert t5: there is no config of that name, but "),
+        ("others/t4", "cannot convert others/t4: there is no config of that name, but "),
+        ("4", "cannot convert 4: there is no config of that name, but "),
+    ],
+)
+def test_what_cannot_be_chosen(key: str, says: str) -> None:
+    """Of one that is wrong it is said what is, of one that is not there what there is."""
+    done = nodeagent("convert", "--config", key, "-", stdin=SEVERAL)
+    assert done.returncode == 1
+    assert says in done.stderr
+
+
+def test_one_key_in_several_config_maps() -> None:
+    """The name of the ConfigMap before the key says which one."""
+    other = SEVERAL.replace("name: configs", "name: others").replace("replicas: 4", "replicas: 5")
+    both = f"{SEVERAL}---\n{other}"
+    done = nodeagent("convert", "--config", "t4", "-", stdin=both)
+    assert done.returncode == 1
+    assert done.stderr.endswith("choose one by --config NAME/KEY\n")
+    done = nodeagent("convert", "--config", "others/t4", "-", stdin=both)
+    assert "replicas: 5" in done.stdout
+    done = nodeagent("convert", "-", stdin=SEVERAL.partition("  broken")[0])
+    assert done.stderr.endswith("choose one by --config KEY\n")
+
+
 @pytest.mark.parametrize("name", [None, *SCHEMAS])
 def test_schemas_are_printed_as_they_are_published(name: str | None, capsys: pytest.CaptureFixture[str]) -> None:
     """`schema` prints the file of that name, that of the sharing config when none is named."""

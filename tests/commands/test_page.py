@@ -30,7 +30,7 @@ IN_TABLES = (
     *("--driver-root", "--nvml-library", "--cgroup-root", "--mps-"),
     *("--device-list-", "--device-id-", "--pass-device-specs", "--dev-root"),
     *("--gds-", "--mofed-", "--gdrcopy-", "--imex-", "--cdi-"),
-    *("--labels", "--machine-type-", "--kube-api", "--kubeconfig", "--config-label", "--startup-"),
+    *("--labels", "--machine-type-", "--kube-api", "--kubeconfig", "--config-label", "--config-default", "--startup-"),
 )
 AS_OF_RUN = {"--node-name", "--log-format", "--log-level"}
 TYPED = [

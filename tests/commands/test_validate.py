@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from nodeagent.cli import main
-from nodeagent.commands.gpus import idle_rules, plausible
+from nodeagent.commands.gpus import plausible
 from nodeagent.config.load import load
 from nodeagent.model.config import Document
 from nodeagent.state.desired import resolve
 from tests.commands.conftest import EXAMPLES, H100X8, NVIDIAS, SHARED_BY_TEN, WRONG_TWICE, config_map, nodeagent
-from tests.state import make
 
 KUSTOMIZATION = "resources: [sharing.yaml]\n"
 SERVICE = "apiVersion: v1\nkind: Service\nmetadata: {name: metrics}\n"
@@ -280,7 +280,8 @@ def test_a_driver_brings_its_own_gpus(tmp_path: Path, capsys: pytest.CaptureFixt
     path = tmp_path / "sharing.yaml"
     path.write_text(SHARED_BY_TEN.replace("      resource", "      match: {indices: [9]}\n      resource"), "utf-8")
     assert main(["validate", "--driver", f"simulated:{H100X8}", str(path)]) == 0
-    assert 'note: rule "small-inference" decides for none of these 8 GPUs' in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert 'note: rule "small-inference": no GPU of this node has the index 9; there are GPUs 0-7' in told
     assert main(["validate", "--driver", "simulated:absent.yaml", str(path)]) == 2
     assert "cannot read absent.yaml: no such file or directory" in capsys.readouterr().err
 
@@ -357,27 +358,6 @@ def test_plausible_mig_devices_are_such_as_the_rules_ask_for() -> None:
     assert {gpu.mig_enabled for gpu in nodes[0]} == {False}
 
 
-def test_rules_that_decide_for_no_mig_device() -> None:
-    """GPUs and MIG devices are counted apart; a rule for GPUs that are all used through MIG decides nothing."""
-    text = mig_rules(
-        "name: first, match: {indices: [0]}, exclusive: {}",
-        "name: small, match: {mig: ['1g.*']}, exclusive: {}",
-        "name: large, match: {mig: ['7g.*']}, exclusive: {}",
-        "name: rest-of-mig, match: {mig: ['*']}, withheld: {}",
-    )
-    config = load(Document("x", text.encode())).config
-    assert config is not None
-    parts = [make.mig(0, instance, "1g.10gb") for instance in (7, 8)]
-    assert idle_rules(config, [make.with_mig(0), *parts]) == (
-        'rule "first" decides for none of these 1 GPU and 2 MIG devices',
-        'rule "large" decides for none of these 1 GPU and 2 MIG devices',
-    )
-    assert idle_rules(config, [make.gpu(0)]) == (
-        'rule "small" decides for none of these 1 GPU',
-        'rule "large" decides for none of these 1 GPU',
-    )
-
-
 def test_plausible_gpus_are_such_as_the_rules_ask_for() -> None:
     """For each rule that asks for a model, memory or uuids there is a node on which it decides."""
     text = """\
@@ -396,6 +376,169 @@ spec:
     assert all(len(gpus) == 4 for gpus in nodes)
     deciding = {config.rule_for(gpu).name for gpus in nodes for gpu in gpus}
     assert {"big", "named", "(default)"} <= deciding
+
+
+@pytest.mark.parametrize("output", ["text", "json", "github"])
+def test_all_mistakes_are_counted_though_the_first_are_shown(
+    output: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A document with 256 mistakes has 256, however many of them are listed; so says each output, and the agent."""
+    path = tmp_path / "many.yaml"
+    rules = "".join(f"    - {{name: r{number}, exclusiv: {{}}}}\n" for number in range(256))
+    path.write_text(BY_INDEX + rules, "utf-8")
+    assert main(["validate", "-o", output, str(path)]) == 1
+    told = capsys.readouterr().out
+    assert "1 file: 1 invalid (256 mistakes, the first 50 shown)" in told
+    assert "206 more mistakes from here on" in told
+    if output == "json":
+        assert json.loads(told)["files"][0]["mistakes"] == 256
+    assert main(["validate", "-o", output, str(path), str(path)]) == 1
+    assert "(512 mistakes, 100 of them shown)" in capsys.readouterr().out
+    path.write_text(BY_INDEX + "".join(rules.splitlines(keepends=True)[:51]), "utf-8")
+    assert main(["validate", "-o", output, str(path)]) == 1
+    assert "1 file: 1 invalid (51 mistakes)" in capsys.readouterr().out
+
+
+FOLDERS: dict[str, tuple[dict[str, str], int, str]] = {
+    "emptied": ({"sharing.yaml": ""}, 1, "sharing.yaml:1:1: expected a document, got nothing"),
+    "comments": (
+        {"sharing.yaml": "# was here\n", "a100.yaml": SHARED_BY_TEN},
+        1,
+        "sharing.yaml:1:1: expected a document",
+    ),
+    "dashes": (
+        {"sharing.yaml": "---\n", "a100.yaml": SHARED_BY_TEN},
+        1,
+        'or NVIDIA\'s file ("version: v1"), got nothing',
+    ),
+    "null": ({"sharing.yaml": "null\n"}, 1, "got nothing"),
+    "something else": ({"sharing.yaml": "- a\n", "a100.yaml": SHARED_BY_TEN}, 1, "got a list of 1"),
+    "beside configs": (
+        {"sharing.yaml": SHARED_BY_TEN, "t4.yaml": ""},
+        1,
+        "t4.yaml:1:1: expected a document, got nothing",
+    ),
+    "beside a broken one": ({"sharing.yaml": "a: [", "t4.yaml": ""}, 1, "it stands beside configs"),
+    "of others": (
+        {"sharing.yaml": SHARED_BY_TEN, "kustomization.yaml": "", "values.yaml": ""},
+        0,
+        "values.yaml: skipped: empty",
+    ),
+    "elsewhere": ({"a/sharing.yaml": SHARED_BY_TEN, "b/x.yaml": ""}, 0, "b/x.yaml: skipped: empty"),
+    "nothing else": ({"x.yaml": ""}, 1, "expected a sharing config in this directory, got no file with one"),
+    "another ending": (
+        {"sharing.yaml": SHARED_BY_TEN, "sharing.json": "{}"},
+        0,
+        "sharing.json: skipped: agents read sharing.yaml",
+    ),
+    "yml": ({"sharing.yml": SHARED_BY_TEN}, 0, "sharing.yml: note: agents read sharing.yaml"),
+    "other tools": (
+        {
+            "Chart.yaml": "apiVersion: v2\nname: x\nversion: 1.0.0\n",
+            "docker-compose.yml": "version: '3'\nservices: {}\n",
+            "patch.yaml": "spec: {template: {}}\n",
+            "x.yaml": SHARED_BY_TEN,
+        },
+        0,
+        "4 files: 1 valid, 3 skipped",
+    ),
+    "what a kustomization lists": (
+        {
+            "kustomization.yaml": "configMapGenerator:\n- files: [sharing.yaml=pool, t4.yaml=sub/t4.txt]\n",
+            "pool": SHARED_BY_TEN,
+            "sub/t4.txt": "a: 1\n",
+        },
+        1,
+        'sub/t4.txt:1:1: expected a sharing config ("apiVersion: nodeagent.io/v1alpha1")',
+    ),
+    "values of a chart": (
+        {"values.yaml": f"config: |\n  {WRONG_TWICE.replace(chr(10), chr(10) + '  ')}\n"},
+        1,
+        "values.yaml:5:11: ",
+    ),
+}
+
+
+@pytest.mark.parametrize(("files", "code", "expected"), FOLDERS.values(), ids=FOLDERS)
+def test_only_what_no_agent_could_read_is_passed_over(
+    files: dict[str, str], code: int, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that agents read by its name, by a label or by what a kustomization lists has to hold a config; of others
+    it is said that they were passed over, and why.
+    """
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, "utf-8")
+    assert main(["validate", str(tmp_path)]) == code
+    assert expected in capsys.readouterr().out
+
+
+def test_a_name_that_agents_read_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A link that leads nowhere, and what is no regular file, cannot be read; links to directories are not followed."""
+    (tmp_path / "x.yaml").write_text(SHARED_BY_TEN, "utf-8")
+    (tmp_path / "elsewhere").symlink_to(tmp_path.parent)
+    assert main(["validate", str(tmp_path)]) == 0
+    assert "elsewhere: skipped: a link to a directory, which is not followed" in capsys.readouterr().out
+    (tmp_path / "sharing.yaml").symlink_to("nowhere")
+    assert main(["validate", str(tmp_path)]) not in {0, 1}
+    assert f"cannot read {tmp_path}/sharing.yaml: no such file" in capsys.readouterr().out
+    (tmp_path / "sharing.yaml").unlink()
+    os.mkfifo(tmp_path / "sharing.yaml")
+    assert main(["validate", str(tmp_path)]) not in {0, 1}
+    assert f"cannot read {tmp_path}/sharing.yaml: not a regular file" in capsys.readouterr().out
+
+
+def test_every_key_of_a_mounted_config_map_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a mount each file is a key: one without an ending, one for a label, the revision."""
+    hidden = tmp_path / "..2026_01_01"
+    hidden.mkdir()
+    keys = {"sharing.yaml": SHARED_BY_TEN, "t4": "", "a100.yaml": "a: 1\n", "motd": "hello", "revision": "abc"}
+    for name, text in keys.items():
+        (hidden / name).write_text(text, "utf-8")
+        (tmp_path / name).symlink_to(f"..data/{name}")
+    (tmp_path / "..data").symlink_to(hidden.name)
+    assert main(["validate", str(tmp_path)]) == 1
+    told = capsys.readouterr().out
+    assert f"{tmp_path}/t4:1:1: expected a document" in told
+    assert f'{tmp_path}/a100.yaml:1:1: expected a sharing config ("apiVersion' in told
+    assert f"{tmp_path}/motd: skipped: no sharing config" in told
+    assert told.endswith("4 files: 1 valid, 2 invalid (2 mistakes), 1 skipped\n")
+
+
+def test_what_is_said_in_vain_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With GPUs, by number or by a driver, `validate` and `plan` say which rules are for none of them; `plan` shows
+    the GPUs that no rule is for anyway.
+    """
+    path = tmp_path / "sharing.yaml"
+    path.write_text(SHARED_BY_TEN.replace("      resource", "      match: {indices: [1, 9]}\n      resource"), "utf-8")
+    index = 'rule "small-inference": no GPU of this node has the index 9; there are GPUs 0-7'
+    left = "no rule is for GPUs 0, 2-7, which are exclusive nvidia.com/gpu then"
+    for option in (["--gpus", "8"], ["--driver", f"simulated:{H100X8}"]):
+        assert main(["validate", *option, str(path)]) == 0
+        told = capsys.readouterr().out
+        assert f"note: {index}\n" in told
+        assert f"note: {left}\n" in told
+    main(["plan", "--driver", f"simulated:{H100X8}", "--config", str(path)])
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"note: {index}" in told
+    assert left not in told
+
+
+def test_a_config_of_several_pools_is_noted_with_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Notes and what depends on the node say which config they are about, and a copy of a config is noted once."""
+    bad = SHARED_BY_TEN.replace("      resource", "      match: {indices: [9]}\n      resource")
+    stream = "---\n".join([config_map(SHARED_BY_TEN, "a"), config_map(bad, "b"), config_map(bad, "copy")])
+    path = tmp_path / "out.yaml"
+    path.write_text(stream, "utf-8")
+    assert main(["validate", "--gpus", "8", str(path)]) == 0
+    told = capsys.readouterr().out
+    assert told.count("no GPU of this node has the index 9") == 1
+    assert 'out.yaml: note: ConfigMap b, sharing.yaml: rule "small-inference": no GPU' in told
+    path.write_text(stream.replace("replicas: 10", "replicas: 60000"), "utf-8")
+    assert main(["validate", "--gpus", "8", "-o", "github", str(path)]) == 1
+    first = capsys.readouterr().out.splitlines()[0]
+    assert ",line=13,col=11," in first
+    assert "ConfigMap a, sharing.yaml:7:7: spec.rules[0]: expected a list of" in first
 
 
 @pytest.mark.parametrize(

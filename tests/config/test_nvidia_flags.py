@@ -11,7 +11,7 @@ import yaml
 
 from nodeagent.config.convert import notes, to_yaml
 from nodeagent.documents.schema import load_schema
-from nodeagent.model.config import SharingConfig
+from nodeagent.model.config import Placement, SharingConfig
 from nodeagent.model.handover import CONTROL_NODES, IMEX_CHANNEL, HandOver, HostFiles, IdStrategy, ListStrategy
 from nodeagent.model.mps import MpsStatus
 from nodeagent.model.plan import Plan
@@ -29,12 +29,12 @@ NVIDIAS = {
     ),
     "plugin": (
         "passDeviceSpecs deviceListStrategy deviceIDStrategy cdiAnnotationPrefix nvidiaCTKPath containerDriverRoot"
-        " kubeletSocket cdiFeatureFlags"
+        " sharedDevicesAllocationPolicy kubeletSocket cdiFeatureFlags"
     ),
     "gfd": "oneshot noTimestamp sleepInterval outputFile machineTypeFile",
     "imex": "channelIDs required",
 }
-"""The fields of NVIDIA's plugin v0.17 and later (api/config/v1, flags.go and imex.go), by group."""
+"""The fields of NVIDIA's plugin v0.17 to v0.20 (api/config/v1, flags.go and imex.go), by group."""
 EVERY = {f"{group}.{name}".removeprefix("flags.") for group, names in NVIDIAS.items() for name in names.split()}
 
 
@@ -168,6 +168,13 @@ OTHERS: Mapping[str, tuple[Mapping[str, object], Callable[[SharingConfig], objec
     "migStrategy": ({"migStrategy": "mixed"}, lambda config: (config.mig, config.labels.mig_strategy), (True, "mixed")),
     "failOnInitError": ({"failOnInitError": True}, lambda config: len(config.notes), 1),
     "deviceDiscoveryStrategy": ({"deviceDiscoveryStrategy": "nvml"}, lambda config: config.notes, ()),
+    "mpsRoot": ({"mpsRoot": "/run/nvidia/mps"}, lambda config: len(config.notes), 1),
+    "useNodeFeatureAPI": ({"useNodeFeatureAPI": True}, lambda config: len(config.notes), 1),
+    "plugin.sharedDevicesAllocationPolicy": (
+        {"migStrategy": "mixed", "plugin_sharedDevicesAllocationPolicy": "packed"},
+        lambda config: config.rules[-1].placement,
+        Placement.PACKED,
+    ),
     "gfd.noTimestamp": ({"gfd_noTimestamp": True}, lambda config: config.labels.timestamp, False),
 }
 """What has an effect on something else than containers: the file, what to look at, and what there must be."""
@@ -191,8 +198,12 @@ def test_labels_by_default() -> None:
 HOOK = '"/usr/bin/nvidia-ctk" or no nvidiaCTKPath, since CDI specifications are made by the container toolkit'
 
 REFUSED: Mapping[str, tuple[Mapping[str, object], str]] = {
-    "mpsRoot": ({"mpsRoot": "/run/nvidia/mps"}, "expected no mpsRoot, since the option --mps-root says"),
-    "useNodeFeatureAPI": ({"useNodeFeatureAPI": True}, "expected false, since the option --labels says"),
+    "mpsRoot": ({"mpsRoot": "mps"}, "expected an absolute path, such as"),
+    "useNodeFeatureAPI": ({"useNodeFeatureAPI": "yes please"}, "expected true or false"),
+    "plugin.sharedDevicesAllocationPolicy": (
+        {"plugin_sharedDevicesAllocationPolicy": "pack"},
+        'expected "distributed" or "packed", got "pack"; did you mean "packed"?',
+    ),
     "deviceDiscoveryStrategy": (
         {"deviceDiscoveryStrategy": "tegra"},
         'expected "auto" or "nvml", since the GPUs are found through NVML, got "tegra"',
@@ -258,7 +269,11 @@ def test_what_is_refused(name: str) -> None:
             'expected "envvar", "volume-mounts"',
         ),
         ("version: v1\nflags: {plugin: {driverRootCtrPath: /driver-root}}\n", "expected one of the keys"),
-        ("version: v1\nresources: {gpus: []}\n", "expected no resources, which NVIDIA's plugin ignores"),
+        (
+            "version: v1\nresources: {gpus: [{pattern: 'A100*', name: gpu}]}\n",
+            "expected no other resources than NVIDIA's plugin adds itself, got",
+        ),
+        ("version: v1\nresources: [gpu]\n", "expected no resources, which NVIDIA's plugin ignores"),
     ],
 )
 def test_what_else_is_refused(text: str, expected: str) -> None:
@@ -283,6 +298,7 @@ NVIDIAS_DEFAULTS = {
     "plugin_cdiAnnotationPrefix": "cdi.k8s.io/",
     "plugin_nvidiaCTKPath": "/usr/bin/nvidia-ctk",
     "plugin_containerDriverRoot": "/driver-root",
+    "plugin_sharedDevicesAllocationPolicy": "distributed",
     "plugin_kubeletSocket": "/var/lib/kubelet/device-plugins/kubelet.sock",
     "plugin_cdiFeatureFlags": "",
     "gfd_oneshot": False,

@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from nodeagent.config.selection import FILE_NAME, describe, file_name, select, unknown
+from nodeagent.config.selection import (
+    FILE_NAME,
+    describe,
+    file_name,
+    file_names,
+    only_one,
+    readable,
+    select,
+    unknown,
+)
 from nodeagent.model.node import Selection
 
 OURS, NVIDIAS = "nodeagent.io/config", "nvidia.com/device-plugin.config"
@@ -57,6 +66,68 @@ def test_a_value_names_a_file_of_the_directory_or_none(value: str, expected: str
     assert file_name(Selection(OURS, value)) == expected
 
 
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("sharing.yaml", True),
+        ("t4.yaml", True),
+        ("tesla-t4", True),
+        ("default", True),
+        ("T4_b.2", True),
+        ("a" * 63, True),
+        (f"{'a' * 63}.yaml", True),
+        ("a" * 64, False),
+        (f"{'a' * 64}.yaml", False),
+        ("revision", False),
+        ("t4-", False),
+        ("..data", False),
+        (".hidden.yaml", False),
+        ("sharing.yaml ", False),
+        ("", False),
+        (".yaml", False),
+    ],
+)
+def test_it_is_known_which_keys_an_agent_could_read(key: str, expected: bool) -> None:
+    """sharing.yaml, and whatever a label can name, with our ending or as NVIDIA's config-manager has it."""
+    assert readable(key) is expected
+
+
+@pytest.mark.parametrize(
+    ("selection", "default", "names"),
+    [
+        (Selection(OURS, "t4"), None, ("t4.yaml", "t4")),
+        (Selection(OURS, "t4.yaml"), None, ("t4.yaml.yaml", "t4.yaml")),
+        (Selection(OURS, "t4"), "a", ("t4.yaml", "t4")),
+        (Selection(OURS, "revision"), None, ("revision.yaml",)),
+        (Selection(OURS, "../t4"), None, ()),
+        (Selection(), None, ("sharing.yaml", "default.yaml", "default")),
+        (Selection(), "t4", ("t4.yaml", "t4")),
+        (Selection(), "t4.yaml", ("t4.yaml", "t4.yaml.yaml")),
+        (Selection(), "sharing", ("sharing.yaml", "sharing")),
+    ],
+)
+def test_names_that_are_looked_for(selection: Selection, default: str | None, names: tuple[str, ...]) -> None:
+    """Our ending first, and the bare name that NVIDIA's config-manager knows; where nothing is said, our file for all
+    and then its.
+    """
+    assert file_names(selection, default) == names
+
+
+@pytest.mark.parametrize(
+    ("present", "expected"),
+    [
+        (["tesla-t4", "..data", "..2026_11_30", "revision"], "tesla-t4"),
+        (["t4.yaml", "revision"], "t4.yaml"),
+        (["t4.yaml", "a100"], None),
+        (["revision", "..data"], None),
+        ([], None),
+    ],
+)
+def test_the_only_one_there_is(present: Sequence[str], expected: str | None) -> None:
+    """A directory with a single config has it for every node, whatever it is called."""
+    assert only_one(present) == expected
+
+
 def test_without_a_label_it_is_the_document_for_all() -> None:
     """A node with none of the labels reads what it would read without labels."""
     assert file_name(Selection()) == FILE_NAME
@@ -77,13 +148,16 @@ def test_without_a_label_it_is_the_document_for_all() -> None:
         ),
         (
             Selection(NVIDIAS, "x"),
-            ["x", "revision"],
+            ["..data", "revision"],
             "label nvidia.com/device-plugin.config of the node is 'x', and there is no x.yaml, nor any other *.yaml",
         ),
         (
             Selection(),
             ["a.yaml", "b.yaml"],
-            "no label of the node selects a config, and there is no sharing.yaml; there are a.yaml, b.yaml",
+            (
+                "no label of the node selects a config, and there is no sharing.yaml; there are a.yaml, b.yaml;"
+                " --config-default says which is read then"
+            ),
         ),
         (
             Selection(OURS, "x"),

@@ -18,6 +18,7 @@ import pytest
 
 from nodeagent.config.judging import MOST_LEFT, Judge
 from nodeagent.config.load import load
+from nodeagent.config.reading import read_document
 from nodeagent.config.source import REREAD, ConfigSource, Reading
 from nodeagent.model.config import Document, Loaded, Stage, Unreadable
 from nodeagent.model.node import Selection
@@ -53,6 +54,9 @@ class Mount:
         old = self.directory / "..data"
         previous = old.readlink() if old.is_symlink() else None
         (self.directory / "..data_tmp").rename(old)
+        for link in self.directory.iterdir():  # as the kubelet does: links to keys that are gone go
+            if link.is_symlink() and not link.exists():
+                link.unlink()
         if previous is not None:
             shutil.rmtree(self.directory / previous)
 
@@ -832,3 +836,60 @@ class TestSelecting:
         async with selecting(several.directory / "none.yaml") as follower:
             await eventually(lambda: follower.source.newest)
             assert missing(follower.newest)
+
+    async def test_what_nvidias_config_manager_would_find(self, mount: Mount) -> None:
+        """Keys without an ending are read by label, and for nodes without one that is called `default`, or is the only
+        one; ours come before them.
+        """
+        mount.swap(**{"tesla-t4": text(2), "a100": text(3)})
+        async with selecting(mount.directory) as follower:
+            follower.source.select(Selection(LABEL, "tesla-t4"))
+            await follower.until(says(2))
+            follower.source.select(Selection())
+            reading = await follower.until(missing)
+            assert isinstance(reading.loaded, Unreadable)
+            assert "there are a100, tesla-t4; --config-default says which" in reading.loaded.message
+            mount.swap(**{"tesla-t4": text(2), "default": text(4)})
+            await follower.until(says(4))
+            mount.swap(**{"tesla-t4": text(2), "default": text(4), "default.yaml": text(5)})
+            await follower.until(says(5))
+            mount.swap(**{"sharing.yaml": text(6), "default.yaml": text(5)})
+            await follower.until(says(6))
+            mount.swap(**{"tesla-t4": text(2), "revision": "abc"})
+            await follower.until(says(2))
+            assert follower.source.concerns(Document(str(mount.directory / "tesla-t4"), b""))
+            assert not follower.source.concerns(Document(str(mount.directory / "a100"), b""))
+
+
+@pytest.mark.parametrize(("default", "name"), [("t4", "t4"), ("t4", "t4.yaml"), ("t4.yaml", "t4.yaml")])
+async def test_the_file_for_nodes_of_which_nothing_is_said(mount: Mount, default: str, name: str) -> None:
+    """`--config-default` names it, with or without its ending; without labels too, and nothing else is read then."""
+    mount.swap(**{name: text(2), "sharing.yaml": text(3), "default": text(4)})
+    assert isinstance(found := read_document(mount.directory, default), Document)
+    assert found.data == text(2).encode()
+    mount.swap(**{"sharing.yaml": text(3)})
+    gone = read_document(mount.directory, default)
+    assert isinstance(gone, Unreadable)
+    assert "no label of the node selects a config, and there is no t4.yaml; there" in gone.message
+
+
+async def test_another_file_is_not_read_while_one_is_swapped(tmp_path: Path) -> None:
+    """A directory in which the file is missing for a moment leaves another one as the only one, which nobody meant."""
+    (tmp_path / "sharing.yaml").write_text(text(2))
+    (tmp_path / "t4.yaml").write_text(text(3))
+    watch = DirectoryWatch()
+    source = ConfigSource(tmp_path, subscribe=watch.subscribe, wake=lambda: None, missing_grace=0.5, reread=0.05)
+    task = asyncio.create_task(source.run())
+
+    def read(replicas: int) -> bool:
+        return source.newest is not None and says(replicas)(source.newest)
+
+    try:
+        await eventually(lambda: read(2))
+        gone = time.monotonic()
+        (tmp_path / "sharing.yaml").unlink()
+        await eventually(lambda: read(3))
+        assert time.monotonic() - gone >= 0.5
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

@@ -204,11 +204,11 @@ def test_the_page_shows_a_pool_that_works(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "pair",
-    [pair for pair in combinations([*EARLY, *LATE], 2) if {*pair} not in [{*both} for both in WITHIN.items()]],
+    list(combinations([*EARLY, *LATE], 2)),
     ids=" and ".join,
 )
 def test_components_compose(tmp_path: Path, pair: tuple[str, str]) -> None:
-    """Any two components work together on the base, and the result is valid."""
+    """Any two components work together on the base, one that is part of the other included, and the result is valid."""
     made = render(compose(tmp_path, *pair))
 
     names = [name(one) for one in made]
@@ -255,7 +255,7 @@ def test_a_config_fits_the_nodes_of_its_pool(tmp_path: Path, pool: str) -> None:
 
     done = validate(file.read_bytes(), "--driver", f"simulated:{node}")
     assert done.returncode == 0, done.stdout
-    assert b"decides for none" not in done.stdout
+    assert done.stdout.count(b"note:") == done.stdout.count(b"cannot come under MPS here")
     assert planned(file, node) == OFFERED[pool]
 
 

@@ -320,6 +320,24 @@ async def test_the_presync_job_checks_the_config(tmp_path: Path, valid: bool) ->
         assert ("1 valid" in job.log) is valid, job.log
 
 
+@pytest.mark.parametrize(("text", "code"), [(None, 0), ("", 1), ("# emptied\n", 1), ("a: 1\n", 1)])
+async def test_the_presync_job_checks_every_key(tmp_path: Path, text: str | None, code: int) -> None:
+    """Where a label of a node chooses among configs the Job judges all of them: each is what some node gets."""
+    shutil.copytree(KUSTOMIZE, tmp_path / "kustomize")
+    folder = tmp_path / "examples/config-by-label"
+    shutil.copytree(ROOT / "examples/config-by-label", folder)
+    if text is not None:
+        (folder / "whole.yaml").write_text(text, "utf-8")
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text("utf-8"))
+    kustomization["components"].append("../../kustomize/components/presync-validate")
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization), "utf-8")
+    manifests = render(folder)
+    async with RenderedNode(A100S) as node:
+        job = await node.start(manifests, find(manifests, "Job", "validate"))
+        assert await job.ended(WITHIN) == code, job.log
+        assert ("whole.yaml:1:1: expected" in job.log) is bool(code), job.log
+
+
 async def test_a_driver_root_brings_library_and_programs(
     a100: list[Manifest], tmp_path: Path, gcc: Path, mps_control: Path
 ) -> None:

@@ -44,6 +44,15 @@ async def test_facts(world: World) -> None:
     assert inventory.message == ""
 
 
+async def test_fabric(world: World) -> None:
+    """The clique of the fabric that a GPU is attached to is among its facts, of each GPU by itself."""
+    attached = replace(gpu(0), clique="b1028956-cfa2-0990-bf4a-5da9abb51763.4294967295")
+    world.has(attached, gpu(1))
+    await world.start()
+    inventory = await world.inventory(found)
+    assert [one.clique for one in inventory.gpus] == [attached.clique, None]
+
+
 async def test_facts_that_are_not_told(world: World) -> None:
     """A fact that the driver does not tell is None, and costs no other."""
     bare = replace(gpu(0), compute_capability=None, minor=None, pci_bus_id=None, numa_node=None, pci_class=None)

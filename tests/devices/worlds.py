@@ -278,6 +278,8 @@ class SimulatedWorld(World):
                 entry["numaNode"] = gpu.numa_node
             if gpu.pci_class is not None:
                 entry["pciClass"] = gpu.pci_class
+            if gpu.clique is not None:
+                entry["clique"] = gpu.clique
             if gpu.uuid in node.modes:
                 entry["computeMode"] = node.modes[gpu.uuid].value
             if gpu.uuid in node.processes:
@@ -328,6 +330,7 @@ class SimulatedWorld(World):
             minor=gpu.index,
             numa_node=gpu.numa_node,
             pci_class=gpu.pci_class,
+            clique=gpu.clique,
         )
 
     def options(self) -> dict[str, object]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import pytest
 
 from nodeagent.documents.schema import judge, load_schema
 from nodeagent.documents.strict import examine, read
 from nodeagent.model.config import Stage
+from tests.waiting import longer
 
 SCHEMA = {
     "type": "object",
@@ -95,3 +98,44 @@ def test_unknown_schema() -> None:
     """A schema that is not published is an error at once."""
     with pytest.raises(FileNotFoundError):
         load_schema("no-such-schema")
+
+
+ONE_AT_A_TIME = """
+import importlib.abc, sys, threading, time
+from nodeagent.documents import evaluate
+
+class Watcher(importlib.abc.MetaPathFinder):
+    seen = None
+    def find_spec(self, name, path, target=None):
+        if name == "jsonschema.validators":
+            others = {one.ident for one in readers} - {threading.get_ident()}
+            deadline = time.monotonic() + float(sys.argv[1])
+            while time.monotonic() < deadline:
+                files = [sys._current_frames()[one].f_code.co_filename for one in others]
+                if all(name.endswith("evaluate.py") or "importlib" in name for name in files):
+                    break
+                time.sleep(0.001)
+            self.seen = files
+        return None
+
+sys.meta_path.insert(0, watcher := Watcher())
+barrier = threading.Barrier(4)
+
+def reads():
+    barrier.wait()
+    evaluate._validator_class()
+
+readers = [threading.Thread(target=reads) for _ in range(4)]
+for one in readers:
+    one.start()
+for one in readers:
+    one.join()
+print([name for name in watcher.seen if "importlib" in name])
+"""
+
+
+def test_threads_that_read_at_once_import_one_after_the_other() -> None:
+    """None of them is in Python's import machinery while another one is: it may be given half a module there."""
+    command = [sys.executable, "-c", ONE_AT_A_TIME, str(longer(10.0))]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=longer(60.0))
+    assert told.stdout.strip() == "[]"

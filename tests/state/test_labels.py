@@ -29,7 +29,7 @@ from nodeagent.devices.simulated import load_inventory
 from nodeagent.executor import share_actions
 from nodeagent.model.config import Document, LabelTerms, SharingConfig
 from nodeagent.model.holds import ShareKey
-from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason
+from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason, Vgpu
 from nodeagent.model.mps import DaemonState, MpsDaemon
 from nodeagent.model.plan import Plan, Refusal, Register, Retire
 from nodeagent.model.shares import Applied
@@ -342,7 +342,7 @@ class TestValues:
         [
             ((6, 1), "pascal"), ((7, 0), "volta"), ((7, 2), "volta"), ((7, 5), "turing"), ((8, 0), "ampere"),
             ((8, 6), "ampere"), ((8, 9), "ada-lovelace"), ((9, 0), "hopper"), ((10, 0), "blackwell"),
-            ((12, 0), "blackwell"), ((4, 0), "undefined"), ((11, 0), "undefined"),
+            ((12, 0), "blackwell"), ((13, 0), "rubin"), ((4, 0), "undefined"), ((11, 0), "undefined"),
         ],
     )  # fmt: skip
     def test_family(self, capability: tuple[int, int], told: str) -> None:
@@ -356,6 +356,78 @@ class TestValues:
     def test_mode(self, pci_class: str | None, mode: str) -> None:
         """With a display, without one, or who knows."""
         assert labels(one_gpu(pci_class=pci_class).snapshot())["nvidia.com/gpu.mode"] == mode
+
+    @pytest.mark.parametrize(
+        ("text", "suffix", "told"),
+        [
+            ("NVIDIA A100", "SHARED", "NVIDIA-A100-SHARED"),
+            ("a" * 56, "SHARED", f"{'a' * 56}-SHARED"),
+            ("a" * 57, "SHARED", f"{'a' * 56}-SHARED"),
+            ("a" * 95, "MIG 1g.5gb.me SHARED", f"{'a' * 42}-MIG-1g.5gb.me-SHARED"),
+            (f"{'a' * 54}-b c", "SHARED", f"{'a' * 54}-b-SHARED"),
+            (f"{'a' * 55}- c", "SHARED", f"{'a' * 55}-SHARED"),
+            ("", "SHARED", "SHARED"),
+            ("a" * 95, "", "a" * 63),
+        ],
+    )
+    def test_a_long_value_keeps_its_end(self, text: str, suffix: str, told: str) -> None:
+        """What tells shares and MIG devices from whole GPUs is not what is cut off."""
+        assert value(text, suffix) == told
+        assert len(value(text, suffix)) <= 63
+
+    @pytest.mark.parametrize(
+        ("classes", "mode"),
+        [
+            (("0x030200", "0x030200"), "compute"),
+            (("0x030200", "0x030000"), "unknown"),
+            ((None, "0x030200"), "unknown"),
+        ],
+    )
+    def test_mode_of_several(self, classes: tuple[str | None, ...], mode: str) -> None:
+        """GPUs that are not alike have none together, as NVIDIA's labels have it."""
+        told = Told(make.inventory(*(replace(make.gpu(index), pci_class=one) for index, one in enumerate(classes))))
+        told.accept(EXCLUSIVE, {})
+        assert labels(told.snapshot())["nvidia.com/gpu.mode"] == mode
+
+    @pytest.mark.parametrize(
+        ("cliques", "told"),
+        [
+            ((None, None), None),
+            (("a.1", "a.1"), "a.1"),
+            (("a.1", None), "a.1"),
+            (("a.1", "a.2"), None),
+            (("a.1", "b.1"), None),
+        ],
+    )
+    def test_clique(self, cliques: tuple[str | None, ...], told: str | None) -> None:
+        """One for the node, where all GPUs that are attached to a fabric are in it."""
+        node = Told(make.inventory(*(replace(make.gpu(index), clique=one) for index, one in enumerate(cliques))))
+        node.accept(EXCLUSIVE, {})
+        assert labels(node.snapshot()).get("nvidia.com/gpu.clique") == told
+
+    @pytest.mark.parametrize(
+        ("vgpu", "told"),
+        [
+            (None, {}),
+            (Vgpu(present=False), {"present": "false"}),
+            (Vgpu(present=True), {"present": "true"}),
+            (
+                Vgpu(present=True, host_version="460.16", host_branch="r460_00"),
+                {"present": "true", "host-driver-version": "460.16", "host-driver-branch": "r460_00"},
+            ),
+        ],
+    )
+    def test_vgpu(self, vgpu: Vgpu | None, told: dict[str, str]) -> None:
+        """What the config space says, also where there is no driver; nothing where nobody may read it."""
+        for inventory in (make.inventory(make.gpu(0)), NO_DRIVER):
+            node = Told(replace(inventory, vgpu=vgpu))
+            node.accept(EXCLUSIVE, {})
+            found = {key: text for key, text in labels(node.snapshot()).items() if "/vgpu." in key}
+            assert found == {f"nvidia.com/vgpu.{key}": text for key, text in told.items()}
+
+    def test_memory_that_is_not_told(self) -> None:
+        """A GPU that shares the memory of its host has no label of memory."""
+        assert "nvidia.com/gpu.memory" not in labels(one_gpu(memory=0).snapshot())
 
     def test_a_gpu_that_is_lost(self) -> None:
         """It does not count, as NVML does not list it."""

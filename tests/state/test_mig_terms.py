@@ -56,7 +56,7 @@ def test_one_name_for_two_profiles() -> None:
     (found,) = told([rule("mig", EVERY, GPU)], *MIXED)
     assert found == (
         "mig: expected nvidia.com/gpu to be one kind of device, 1g.10gb as on MIG devices 0:7-9, got 3g.40gb on MIG"
-        " device 0:1; leave `resource` out (in NVIDIA's file: migStrategy mixed) for names by profile, or give the"
+        " device 0:1; leave `resource` out for names by profile, or give the"
         " others a rule with another `resource`"
     )
     (sliced,) = told([rule("mig", EVERY, "example.com/mig", 4)], *MIXED)

@@ -72,7 +72,7 @@ def test_what_is_written_here_the_release_before_reads_and_writes_so_that_it_is_
 
 def known(entry: AppliedGpu) -> AppliedGpu:
     """What the release before knows of a GPU."""
-    return replace(entry, leaving=False, gpu=replace(entry.gpu, provisional=False))
+    return replace(entry, leaving=False, gpu=replace(entry.gpu, provisional=False, clique=None))
 
 
 def test_the_highest_number_of_a_share_is_read_by_the_release_before(release_before: Path) -> None:

@@ -35,6 +35,7 @@ GPU = Gpu(
     pci_bus_id="00000000:04:00.0",
     numa_node=1,
     pci_class="0x030200",
+    clique="b1028956-cfa2-0990-bf4a-5da9abb51763.1",
     provisional=True,
 )
 ATTRIBUTES = MigAttributes(20096, 14, 3, 1, 3, 2, 0, 0, 0)
@@ -176,13 +177,13 @@ class TestApplied:
         """What it did not write is not known, until the driver tells; everything else is as it was."""
         value = json.loads(codec.encode_applied(APPLIED))
         for item in value["gpus"]:
-            del item["migCapable"], item["pciClass"], item["provisional"]
+            del item["migCapable"], item["pciClass"], item["provisional"], item["clique"]
             if item["mig"] is not None:
                 del item["mig"]["attributes"]
         found = codec.decode_applied(json.dumps(value).encode(), 0.0)
         told = {uuid: entry.gpu for uuid, entry in APPLIED.gpus.items()}
         assert {uuid: entry.gpu for uuid, entry in found.gpus.items()} == {
-            "GPU-0": replace(told["GPU-0"], pci_class=None, provisional=False),
+            "GPU-0": replace(told["GPU-0"], pci_class=None, provisional=False, clique=None),
             "GPU-1": told["GPU-1"],
             "GPU-2": replace(told["GPU-2"], mig_capable=False),
             "MIG-0": replace(told["MIG-0"], mig=MigDevice("GPU-2", "1c.3g.20gb+me", 2, 1)),

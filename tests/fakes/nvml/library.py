@@ -96,6 +96,13 @@ class Controls:
         """Where XIDs are taken from."""
         return self.path.with_suffix(".events")
 
+    def show_pci(self, address: str, vendor: str, config: bytes) -> None:
+        """Let the kernel show a PCI function."""
+        device = self.sysfs / "bus/pci/devices" / address
+        device.mkdir(parents=True, exist_ok=True)
+        (device / "vendor").write_text(f"{vendor}\n", encoding="ascii")
+        (device / "config").write_bytes(config)
+
     def load_driver(self) -> None:
         """Let the kernel show that the driver has been loaded, and unloaded before if it was there."""
         module = self.sysfs / "module/nvidia"
@@ -117,6 +124,26 @@ class Controls:
             fresh.replace(device / name)  # whole at once, as the kernel's
 
 
+def config_space(*capabilities: bytes, listed: bool = True) -> bytes:
+    """The 256 bytes of a PCI function with these capabilities, each from its third byte on: its length and
+    what follows.
+    """
+    space = bytearray(256)
+    space[6] = 0x10 if listed else 0
+    place, link = 0x60, 0x34
+    for capability in capabilities:
+        space[link] = place
+        space[place : place + 2 + len(capability)] = bytes([0x09, 0]) + capability
+        link, place = place + 1, (place + 2 + len(capability) + 3) & ~3
+    return bytes(space)
+
+
+def vgpu_capability(*records: tuple[int, bytes]) -> bytes:
+    """That of a vGPU, with these records by id."""
+    body = b"VF" + b"".join(bytes([number, len(data) + 2]) + data for number, data in records)
+    return bytes([len(body) + 3]) + body
+
+
 def _kernel_address(bus_id: str) -> str:
     return bus_id.lower().removeprefix("0000")
 
@@ -129,6 +156,8 @@ def _answers(gpu: Gpu) -> dict[str, object]:
         answers["number"] = gpu.minor
     if gpu.pci_bus_id is not None:
         answers["bus"] = gpu.pci_bus_id
+    if gpu.clique is not None:
+        answers["cluster"], _, answers["clique"] = gpu.clique.partition(".")
     if gpu.health is GpuHealth.LOST:
         answers["error"] = GPU_IS_LOST
     if gpu.health is GpuHealth.HANG:

@@ -25,10 +25,12 @@
  *   ways.0.1=40                     the common ancestor of two GPUs, the lower index first
  *   gpu.0.links=4                   how many NVLinks it has (none: not supported)
  *   gpu.0.link.2=00000000:1B:00.0   where this one leads: a bus id, or `switch`; none: it is down; `absent`: it is not there
+ *   gpu.0.cluster=b1028956-...      the NVLink fabric that it is attached to (none: not supported), with .clique=1 and, where
+ *                                   they are others than those of a GPU that is set up, .fabric=3 (its state) and .status=0
  *   log=/path                       one line per call is appended there: the function and the index of the GPU
  *
  * The file is to be replaced by rename. Compiled with -DOLD the library lacks what old ones do: nvmlDeviceGetMinorNumber,
- * the clients of MPS, MIG, events and what is at the end of an NVLink.
+ * the clients of MPS, MIG, events, what is at the end of an NVLink, and fabrics.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -67,6 +69,12 @@ typedef struct {
     unsigned multiprocessors, copy_engines, decoders, encoders, jpegs, ofas, slices, computing;
     unsigned long long memory;
 } attributes;
+
+typedef struct {
+    unsigned char cluster[16];
+    unsigned status, clique;
+    unsigned char state;
+} fabric_info;
 
 typedef struct {
     long read;
@@ -271,6 +279,26 @@ int nvmlDeviceGetMinorNumber(void *handle, unsigned *minor) {
     if (code) return code;
     if (!field(handle, "number", value)) return NOT_SUPPORTED;
     *minor = (unsigned)atoi(value);
+    return SUCCESS;
+}
+#endif
+
+#ifndef OLD
+int nvmlDeviceGetGpuFabricInfo(void *handle, fabric_info *info) {
+    char value[LINE];
+    int code = device_call("nvmlDeviceGetGpuFabricInfo", handle);
+    unsigned byte, place = 0;
+    if (code) return code;
+    if (!field(handle, "cluster", value)) return NOT_SUPPORTED;
+    memset(info, 0, sizeof *info);
+    for (const char *digit = value; *digit && place < sizeof info->cluster; digit += 2) {
+        if (*digit == '-') digit++;
+        if (sscanf(digit, "%2x", &byte) != 1) return UNKNOWN;
+        info->cluster[place++] = (unsigned char)byte;
+    }
+    info->clique = field(handle, "clique", value) ? (unsigned)strtoul(value, NULL, 10) : 0;
+    info->state = field(handle, "fabric", value) ? (unsigned char)atoi(value) : 3;
+    info->status = field(handle, "status", value) ? (unsigned)atoi(value) : SUCCESS;
     return SUCCESS;
 }
 #endif

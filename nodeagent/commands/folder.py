@@ -1,0 +1,110 @@
+"""Which files of a directory `validate` looks at, and which of them an agent could come to read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from nodeagent.config.selection import FILE_NAME, REVISION_NAME, readable
+from nodeagent.config.workloads import items
+from nodeagent.documents.strict import Rejected, read_all
+
+SUFFIXES: Final = frozenset({".yaml", ".yml"})
+
+_OTHERS: Final = frozenset({"kustomization.yaml", "kustomization.yml", "values.yaml", "Chart.yaml", "Chart.lock"})
+"""Files that stand beside configs and are read by others."""
+
+_KUSTOMIZATIONS: Final = frozenset({"kustomization.yaml", "kustomization.yml", "Kustomization"})
+
+_MOUNTED: Final = "..data"
+"""Through this link the kubelet mounts a ConfigMap."""
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """What is in a directory and below it: files to look at, those of them that agents are to `read`, what cannot be
+    opened, and what is passed over and why.
+    """
+
+    files: tuple[Path, ...]
+    read: frozenset[Path]
+    closed: tuple[tuple[str, str], ...]
+    skipped: tuple[tuple[str, str], ...]
+
+
+def look(directory: Path) -> Folder:
+    """Hidden files are left out, since a mounted ConfigMap has each of its files there once more. Of such a mount every
+    file is looked at, since every key may be read; elsewhere those that are YAML by their names.
+    """
+    read: set[Path] = set()
+    closed: list[tuple[str, str]] = []
+    skipped: list[tuple[str, str]] = []
+    files: list[Path] = []
+
+    def cannot(error: OSError) -> None:
+        closed.append((str(error.filename), unreadable(Path(error.filename), error)))
+
+    for folder, folders, names in os.walk(directory, onerror=cannot):
+        mounted = _MOUNTED in folders
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        links = [path for path in (Path(folder, name) for name in folders) if path.is_symlink()]
+        skipped += [(str(path), "a link to a directory, which is not followed") for path in links]
+        for path in (Path(folder, name) for name in sorted(names) if not name.startswith(".")):
+            if path.name in _KUSTOMIZATIONS:
+                read |= _generated(path)
+            if path.name == FILE_NAME or (mounted and path.suffix == Path(FILE_NAME).suffix and readable(path.name)):
+                read.add(path)
+            if mounted or path.suffix in SUFFIXES:
+                if path.name == FILE_NAME and path.exists() and not path.is_file():
+                    closed.append((str(path), f"cannot read {path}: not a regular file"))
+                else:
+                    _sort(path, files, skipped, mounted=mounted)
+            elif path.stem.lower() == Path(FILE_NAME).stem:
+                skipped.append((str(path), f"agents read {FILE_NAME}, and only *.yaml and *.yml are looked at"))
+    there = dict.fromkeys(sorted([*files, *(path for path in read if path.is_file())]))
+    return Folder(tuple(there), frozenset(read), tuple(closed), tuple(skipped))
+
+
+def _generated(kustomization: Path) -> set[Path]:
+    """The files of which a kustomization makes a ConfigMap for agents."""
+    try:
+        trees = read_all(kustomization.read_bytes(), str(kustomization))
+    except (OSError, Rejected):
+        return set()
+    found: set[Path] = set()
+    for tree in trees:
+        for generator in items(tree.value, "configMapGenerator"):
+            listed = generator.get("files")
+            pairs = [str(one).partition("=") for one in listed] if isinstance(listed, list) else []
+            files = {(key if equals else Path(key).name): path if equals else key for key, equals, path in pairs}
+            if FILE_NAME in files:
+                found |= {kustomization.parent / path for key, path in files.items() if key != REVISION_NAME}
+    return {Path(os.path.normpath(path)) for path in found if path.is_file()}
+
+
+def _sort(path: Path, files: list[Path], skipped: list[tuple[str, str]], *, mounted: bool) -> None:
+    if mounted and path.name == REVISION_NAME:
+        return
+    if path.is_file() or (path.is_symlink() and not path.exists()):
+        files.append(path)
+    else:
+        skipped.append((str(path), "not a regular file"))
+
+
+def may_be_read(path: Path, beside: Collection[Path]) -> bool:
+    """Whether an agent could come to read an empty file: it stands `beside` configs, and its name is no other's."""
+    return path.parent in beside and readable(path.name) and path.name not in _OTHERS
+
+
+def is_misspelt(path: Path) -> bool:
+    """Whether a file has nearly the name that agents read."""
+    same = path.stem.lower() == Path(FILE_NAME).stem and path.suffix.lower() in SUFFIXES
+    return same and path.name != FILE_NAME
+
+
+def unreadable(path: Path, error: OSError) -> str:
+    """Why a file or a directory cannot be read."""
+    return f"cannot read {path}: {(error.strerror or str(error)).lower()}"

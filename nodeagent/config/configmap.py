@@ -1,0 +1,284 @@
+"""What the keys of a ConfigMap are to an agent that has it mounted: configs, the revision, or nothing.
+
+A key becomes a file. An agent reads `sharing.yaml`, or, where a label of its node says so, `<value>.yaml` or `<value>`;
+so every key of a ConfigMap for agents that could be read so is judged, and what is passed over is said. ConfigMaps of
+other software are none of our business: one is for agents if they mount it, if a key says so, or a config is in it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from nodeagent.config import meant
+from nodeagent.config.reading import revision_in
+from nodeagent.config.selection import FILE_NAME, REVISION_NAME, readable
+from nodeagent.documents.faults import one_of, show
+from nodeagent.documents.scalars import UNUSABLE
+from nodeagent.documents.tree import Path, brief
+
+KINDS: Final = ("ConfigMap", "Secret")
+
+_KEY: Final = re.compile(r"[-._a-zA-Z0-9]{1,253}")
+_SUFFIX: Final = ".yaml"
+_LISTED: Final = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """How an agent has a ConfigMap: which agent, which key it reads, and whether labels of its node may choose another
+    one. `frozen`: by `subPath`, so that it never sees a change.
+    """
+
+    agent: str
+    key: str = FILE_NAME
+    by_label: bool = False
+    frozen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What a key holds: the bytes that the kubelet mounts, or why there are none. `plain`: they stand in the file as
+    they are, so that places in them can be told.
+    """
+
+    key: str
+    path: Path
+    data: bytes = b""
+    problem: str = ""
+    plain: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong at a place of a ConfigMap; `at_key`: at the key there."""
+
+    path: Path
+    message: str
+    at_key: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """A ConfigMap for agents: the texts to be judged, what is wrong with the rest, and what is to be noted."""
+
+    judged: tuple[Text, ...]
+    faults: tuple[Fault, ...] = ()
+    notes: tuple[str, ...] = ()
+    revision: str | None = None
+
+
+def look_into(manifest: Mapping[str, object], path: Path, name: str, mounts: Sequence[Mount]) -> Contents | None:
+    """What is in a ConfigMap; None where it is not for agents. `path` leads to it, `name` is what it is called, and
+    `mounts` are the agents that have it, as far as they are known.
+    """
+    texts = list(_texts(manifest, path))
+    held = {text.path: text for text in texts if _is_config(text, manifest)}
+    if not (mounts or held or any(_meant_key(text.key) == FILE_NAME for text in texts)):
+        return None
+    keys = {text.key for text in texts}
+    faults = list(_shape(manifest, path))
+    judged, passed = [], []
+    bare = any("." not in text.key for text in held.values())
+    for text in texts:
+        if text.problem:
+            faults += [Fault(text.path, text.problem)] if text.problem != _REPORTED else []
+        elif text.path in held or _strict(text, keys, mounts, bare=bare):
+            judged.append(text)
+        elif text.key != REVISION_NAME:
+            passed.append(text.key)
+        if problem := _misspelt(text.key, keys, {one.key for one in judged}):
+            faults.append(Fault(text.path, problem))
+    faults += _twice(texts)
+    missing = [_missing(mount, keys) for mount in mounts if mount.key not in keys]
+    faults += [Fault((*path, "data"), missing_, at_key=True) for missing_ in missing if missing_]
+    notes = tuple(_notes(name, keys, [text.key for text in judged], passed, mounts))
+    if manifest.get("immutable") is True:
+        notes += (f"{name} is immutable: agents see a change only as another ConfigMap (components/rollout-on-change)",)
+    return Contents(tuple(judged), tuple(faults), notes, _revision(texts))
+
+
+_REPORTED: Final = "reported"
+"""The problem of a value that the reader of YAML has reported."""
+
+
+def _texts(manifest: Mapping[str, object], path: Path) -> Iterator[Text]:
+    secret = manifest.get("kind") == "Secret"
+    for name, encoded in (("data", secret), ("stringData", False), ("binaryData", True)):
+        entries = manifest.get(name)
+        if isinstance(entries, dict):
+            for key, value in entries.items():
+                yield _text(key, (*path, name, key), value, encoded=encoded)
+
+
+def _text(key: str, path: Path, value: object, *, encoded: bool) -> Text:
+    if value is UNUSABLE:
+        return Text(key, path, problem=_REPORTED)
+    if not isinstance(value, str):
+        return Text(key, path, problem=_no_text(key, value))
+    if not encoded:
+        return Text(key, path, value.encode())
+    try:
+        data = base64.b64decode("".join(value.split()), validate=True)
+    except (binascii.Error, ValueError):
+        return Text(key, path, problem=f"expected base64, got {show(value)}; text goes under `data`")
+    return Text(key, path, data, plain=False)
+
+
+def _no_text(key: str, value: object) -> str:
+    if isinstance(value, dict | list):
+        return f"expected text, got {show(value)}; add a bar, so that what follows is text: `{key}: |`"
+    if value is None:
+        return f"expected text, got nothing; write `{key}: |` and the config below it, indented"
+    return f"expected text, got {show(value)}; put it in quotes"
+
+
+def _is_config(text: Text, manifest: Mapping[str, object]) -> bool:
+    if text.problem:
+        field_ = manifest.get(str(text.path[-2]))
+        return isinstance(field_, dict) and meant.is_meant(field_.get(text.key))
+    if not meant.may_hold(told := text.data.decode("utf-8", "replace")):
+        return False
+    tree = meant.examined(text.data, text.key)
+    return meant.is_meant(tree.value) if tree is not None else meant.says_it_is(told)
+
+
+def _meant_key(key: str) -> str:
+    """The key that was meant: with the usual letters and ending."""
+    plain = key.strip()
+    stem, dot, ending = plain.rpartition(".")
+    if dot and ending.lower() in {"yaml", "yml"}:
+        plain = f"{stem}{_SUFFIX}"
+    return FILE_NAME if plain.lower() == FILE_NAME else plain
+
+
+def _misspelt(key: str, keys: set[str], judged: set[str]) -> str:
+    """What is wrong with a key itself, where that is certain."""
+    meant_key = _meant_key(key)
+    if meant_key != key and meant_key not in keys and (key in judged or meant_key == FILE_NAME):
+        return f"expected a key that an agent reads, got {show(key)}; did you mean {show(meant_key)}?"
+    if not _KEY.fullmatch(key):
+        return f'expected a key of letters, digits, "-", "_" and ".", got {show(key)}'
+    return ""
+
+
+def _strict(text: Text, keys: set[str], mounts: Sequence[Mount], *, bare: bool) -> bool:
+    """Whether a text that does not say that it is a config is judged as one all the same: an agent could read it.
+
+    `bare`: there are configs under keys without an ending, as for NVIDIA's config-manager.
+    """
+    meant_key = _meant_key(text.key)
+    if (meant_key == FILE_NAME and (text.key == FILE_NAME or FILE_NAME not in keys)) or any(
+        text.key == mount.key for mount in mounts
+    ):
+        return True
+    if not readable(meant_key) or text.key == REVISION_NAME:
+        return False
+    if meant_key.endswith(_SUFFIX) and (not mounts or any(mount.by_label for mount in mounts)):
+        return True
+    tree = meant.examined(text.data, text.key)
+    if tree is None:
+        return bare and "." not in text.key and not _words(text.data)
+    return meant.nearly(tree)
+
+
+def _words(data: bytes) -> bool:
+    """Whether anything is in it but white space and comments."""
+    return any((line := raw.strip()) and not line.startswith(b"#") and line != b"---" for raw in data.splitlines())
+
+
+def _shape(manifest: Mapping[str, object], path: Path) -> Iterator[Fault]:
+    for name in ("data", "binaryData", "stringData"):
+        value = manifest.get(name)
+        if name in manifest and value is not None and not isinstance(value, dict):
+            yield Fault((*path, name), f"expected keys with texts, got {show(value)}")
+    kind = manifest.get("kind")
+    if isinstance(kind, str) and kind not in KINDS:
+        yield Fault((*path, "kind"), f'expected "ConfigMap", got {show(kind)}', at_key=False)
+
+
+def _twice(texts: Sequence[Text]) -> Iterator[Fault]:
+    seen: set[str] = set()
+    for text in texts:
+        if text.key in seen:
+            yield Fault(
+                text.path, f"expected each key once, got {show(text.key)} in two of data, binaryData, stringData"
+            )
+        seen.add(text.key)
+
+
+def _missing(mount: Mount, keys: set[str]) -> str:
+    """What is wrong where the one key that an agent is sure to read is not there."""
+    if mount.by_label:
+        return ""
+    there = one_of([show(key) for key in sorted(keys)[:_LISTED]], "and") if keys else "no key"
+    return f"expected the key {show(mount.key)}, which {mount.agent} reads and no other, got {there}"
+
+
+def _notes(
+    name: str, keys: set[str], judged: Sequence[str], passed: Sequence[str], mounts: Sequence[Mount]
+) -> Iterator[str]:
+    """What is read of a ConfigMap, and what is not."""
+    others = [key for key in judged if _meant_key(key) != FILE_NAME]
+    if not mounts and others and FILE_NAME not in map(_meant_key, keys):
+        values = one_of([show(key.removesuffix(_SUFFIX)) for key in others[:_LISTED]])
+        yield (
+            f"{name} has no key {FILE_NAME}, which is what an agent reads; {_listed(others)} {_is(others)} read only"
+            f" where a label of the node, nodeagent.io/config for example, says {values}"
+        )
+    for mount in mounts:
+        if mount.frozen:
+            yield f"{mount.agent} has {name} by subPath, so that no change ever reaches it: mount the directory"
+        unread = [key for key in judged if key != mount.key]
+        if unread and not mount.by_label and mount.key in keys:
+            yield (
+                f"{mount.agent} reads {mount.key} of {name} and not {_listed(unread)}: it does not speak to the"
+                " Kubernetes API (components/kube-api), by which labels of the node would choose a key"
+            )
+        elif mount.by_label and mount.key not in keys:
+            yield f"{name} has no key {mount.key}: a node without a label that chooses another key has no config"
+    if passed:
+        yield f"{name}: passed over, since nothing in it is meant for an agent: {_listed(passed)}"
+
+
+def _listed(keys: Sequence[str]) -> str:
+    shown = [brief(key) for key in keys[:_LISTED]]
+    more = len(keys) - len(shown)
+    return one_of([*shown, f"{more} more"] if more else shown, "and")
+
+
+def _is(keys: Sequence[str]) -> str:
+    return "is" if len(keys) == 1 else "are"
+
+
+def _revision(texts: Sequence[Text]) -> str | None:
+    found = next((text.data for text in texts if text.key == REVISION_NAME and not text.problem), None)
+    return revision_in(found.decode("utf-8", "replace")) if found is not None else None
+
+
+def identity(manifest: Mapping[str, object]) -> tuple[str, str]:
+    """Namespace and name."""
+    metadata = manifest.get("metadata")
+    told: Mapping[str, object] = metadata if isinstance(metadata, dict) else {}
+    return str(told.get("namespace") or ""), str(told.get("name") or "")
+
+
+def called(manifest: Mapping[str, object]) -> str:
+    """`ConfigMap gpu/sharing`."""
+    metadata = manifest.get("metadata")
+    told: Mapping[str, object] = metadata if isinstance(metadata, dict) else {}
+    kind, namespace, name, generated = (
+        brief(value) if isinstance(value, str) and value else ""
+        for value in (
+            manifest.get("kind", "ConfigMap"),
+            told.get("namespace"),
+            told.get("name"),
+            told.get("generateName"),
+        )
+    )
+    own = name or (f"{generated}*" if generated else "without name")
+    return f"{kind} {namespace}/{own}" if namespace else f"{kind} {own}"
