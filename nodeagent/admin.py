@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from nodeagent import refusals
 from nodeagent.errand import Errand, Hangs
 
 logger = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ class AdminSocket:
         except Hangs:
             problem = "no answer from the disk"
         except OSError as error:
-            problem = error.strerror or str(error)
+            problem = refusals.words(error)
         if not quiet:
             logger.error("cannot serve %s, trying again: %s", self._directory / SOCKET, problem)
         return None
@@ -181,7 +182,7 @@ def ask(directory: Path, command: str, argument: str) -> Answer:
                 told = json.loads(reply.readline(MOST_BYTES))
         return Answer(bool(told["done"]), str(told["message"]))
     except OSError as error:
-        raise Unreachable(f"cannot reach an agent at {path}: {error.strerror or error}") from error
+        raise Unreachable(f"cannot reach an agent at {path}: {refusals.words(error, path)}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Unreachable(f"cannot understand the agent at {path}: is it another version?") from error
 

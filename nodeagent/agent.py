@@ -37,6 +37,7 @@ from nodeagent.model.shares import Applied
 from nodeagent.model.snapshot import Snapshot
 from nodeagent.ownership import Claim, Ending, Ownership
 from nodeagent.reconciler import Reconciler, Remembered
+from nodeagent.renewal import Renewal
 from nodeagent.report.http import HttpServer
 from nodeagent.report.metrics import Metrics
 from nodeagent.settings import Settings
@@ -212,6 +213,7 @@ class Agent:
         remembered = await self._unless_stopped(self._remember())
         if remembered is None:
             return
+        renewal = self._renewal()
         machine, now = await self._machine_type(), clocks.now()
         for notice in self._store.notices:
             logger.warning("%s", notice)
@@ -239,6 +241,7 @@ class Agent:
             counters=self._metrics,
             remembered=remembered,
             wake=self._wake,
+            remark=lambda: renewal.remark,
         )
         admin = AdminSocket(
             self._settings.state_dir,
@@ -260,6 +263,7 @@ class Agent:
             "node": self._node.run,
             "admin socket": admin.run,
             "state directory": ownership.run,
+            "driver change": renewal.run,
         }
         if self._mps_host is not None:
             parts["mps host"] = self._mps_host.run
@@ -286,6 +290,17 @@ class Agent:
             rewrite=rewrite,
             end=self._end_as,
             subscribe=self._watch.subscribe,
+        )
+
+    def _renewal(self) -> Renewal:
+        """What ends us, once, where only a new container can use the driver again."""
+        return Renewal(
+            wanted=self._settings.restart_on_driver_change,
+            inventory=lambda: self._driver.inventory,
+            load=lambda: self._gate.during(self._store.load_renewal),
+            save=lambda note: self._gate.during(lambda: self._store.save_renewal(note)),
+            end=lambda: self._end_as(Ending.DRIVER_CHANGED),
+            wake=self._wake.set,
         )
 
     def _end_as(self, ending: Ending) -> None:

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Final, NoReturn
 
 from nodeagent import __version__
-from nodeagent.commands.exits import INTERNAL, USAGE, Failure
+from nodeagent.commands.exits import BROKEN_PIPE, INTERNAL, INTERRUPTED, TABLE, USAGE, Failure, listed
 from nodeagent.model.printable import legible
 
 COMMANDS: Final = {
@@ -48,11 +48,11 @@ examples:
   nodeagent status                       on a node
 
 `nodeagent COMMAND --help` tells what a command does, with examples and its
-exit codes. Exit codes of all: 64 usage, 70 internal error.
+exit codes, which mean the same of all of them.
+
 """
 
 _WIDTH: Final = 80
-_INTERRUPTED, _BROKEN_PIPE = 130, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,11 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as left:
         return left.code if isinstance(left.code, int) else INTERNAL
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return INTERRUPTED
     except BrokenPipeError:
         # The reader, such as `head`, has had enough. Without this Python would complain once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _BROKEN_PIPE
+        return BROKEN_PIPE
     except Exception as error:  # noqa: BLE001 - the last resort of the program
         traceback.print_exc()
         print(f"nodeagent: internal error: {type(error).__name__}: {error}", file=sys.stderr)
@@ -113,7 +113,9 @@ def _flush() -> None:
 
 def _parser(name: str | None) -> argparse.ArgumentParser:
     """The parser, complete for the command of that name; of the others it knows what they are for."""
-    parser = _Parser(prog="nodeagent", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=_Overview)
+    parser = _Parser(
+        prog="nodeagent", description=_DESCRIPTION, epilog=_EPILOG + listed(TABLE), formatter_class=_Overview
+    )
     parser.add_argument("--version", action="version", version=f"nodeagent {__version__}")
     commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND", parser_class=_Parser)
     for command, summary in COMMANDS.items():
@@ -123,7 +125,7 @@ def _parser(name: str | None) -> argparse.ArgumentParser:
                 command,
                 help=summary,
                 description=module.DESCRIPTION,
-                epilog=module.EPILOG,
+                epilog=f"{module.EPILOG}\n{listed(module.EXITS)}",
                 formatter_class=_Formatter,
                 usage=getattr(module, "USAGE_LINE", None),
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from nodeagent.model.config import Contract, Document, Loaded, Unreadable
+from nodeagent.model.config import Contract, Document, Following, Loaded, Unreadable
 from nodeagent.model.handover import HandOver, HostFiles
 from nodeagent.model.health import XidLog
 from nodeagent.model.inventory import Inventory
@@ -28,6 +28,8 @@ class Source(Protocol):
 
     @property
     def newest(self) -> Reading | None: ...
+    @property
+    def following(self) -> Following: ...
     def concerns(self, document: Document) -> bool: ...
 
 

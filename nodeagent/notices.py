@@ -6,7 +6,7 @@ Their own rooms log what the kubelet, the disk and the document do.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from nodeagent.model.config import Violation
 from nodeagent.model.health import XidSource, describe_xids
@@ -60,6 +60,12 @@ def obstacles(before: tuple[Violation, ...], after: tuple[Violation, ...]) -> No
         logger.warning("the config in force cannot be applied to these GPUs, what is applied is kept: %s", after[0])
     elif before and not after:
         logger.info("the config in force can be applied to these GPUs again")
+
+
+def hints(fresh: Iterable[str]) -> None:
+    """What is worth a word on the config in force on this node, each once for a document."""
+    for hint in fresh:
+        logger.warning("config: %s", hint)
 
 
 def refusals(before: Plan | None, after: Plan, applied: Applied) -> None:

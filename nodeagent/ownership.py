@@ -36,13 +36,14 @@ ANEW: Final = "the state directory, its lock or a file in it was removed: everyt
 
 
 class Ending(Enum):
-    """Why an agent has ended: it was told to, another process has its state directory, or only another mount of that
-    directory would help.
+    """Why an agent has ended: it was told to, another process has its state directory, only another mount of that
+    directory would help, or only a new container can use the driver.
     """
 
     TOLD = auto()
     TAKEN = auto()
     MOUNT_GONE = auto()
+    DRIVER_CHANGED = auto()
 
 
 class Directory(Protocol):

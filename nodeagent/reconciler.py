@@ -45,6 +45,7 @@ from nodeagent.state import (
     acceptance,
     daemons,
     health,
+    hints,
     holds,
     kubelet_view,
     lists,
@@ -79,6 +80,9 @@ pods have from another plugin) is done before anybody is shown a list that lacks
 RETRY_FIRST, RETRY_MOST = 1.0, 30.0
 """Seconds before a failed action is tried again without an event: at first, and at most (it doubles)."""
 
+
+_BLIND = (PodResourcesReason.TIMEOUT, PodResourcesReason.UNAVAILABLE, PodResourcesReason.ACCESS_DENIED)
+"""Reasons for which it is not known who holds what, though there may be a kubelet that knows."""
 
 INVENTORY_SECONDS = 6.0
 """How long the first judgement waits for a first word of the driver: a config is judged, and its story told, on the
@@ -124,6 +128,7 @@ class Reconciler:
         counters: Counters,
         remembered: Remembered,
         wake: asyncio.Event,
+        remark: Callable[[], str] = lambda: "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._identity = identity
@@ -137,7 +142,7 @@ class Reconciler:
         self._host = host
         self._node = node
         self._options = handover
-        self._clock = clock
+        self._clock, self._remark = clock, remark
         self._wake = wake
         self._reloads = Reloads(counters, clock=clock)
 
@@ -168,6 +173,7 @@ class Reconciler:
         self._desired: Desired | None = None
         self._wishes: Desired | None = None
         self._obstacles: tuple[Violation, ...] = ()
+        self._hints = hints.Hints()
         self._decided_at, self._decisions = now, dict[str, float]()
         self._judge_by = now + INVENTORY_SECONDS
         self._pressed: frozenset[ShareKey] = frozenset()
@@ -227,6 +233,7 @@ class Reconciler:
         desired, obstacles = acceptance.wanted(self._acceptance, gpus)
         notices.obstacles(self._obstacles, obstacles)
         self._obstacles = obstacles
+        self._hint(gpus, complete=inventory.complete)
         concerns = self._decide(desired, now)
         if self._wishes is None:
             self._wishes = acceptance.unfinished(self._acceptance, gpus, self._applied)
@@ -280,7 +287,7 @@ class Reconciler:
         elif stored is not None and self._source.concerns(stored.document):
             self._last_known_good = None
             blob = stored.document.git_blob
-            logger.warning("the mounted document cannot be accepted: the last known good is in force, blob %s", blob)
+            logger.warning("the newest document cannot be accepted: the last known good is in force, blob %s", blob)
             self._acceptance = acceptance.resume(self._acceptance, stored)
         return verdict
 
@@ -299,6 +306,12 @@ class Reconciler:
             self._decisions = kept | dict.fromkeys(concerns, now)
         return concerns
 
+    def _hint(self, gpus: tuple[Gpu, ...], *, complete: bool) -> None:
+        """What is worth a word on the config in force on these GPUs, and say it once."""
+        known, accepted = self._hints, self._acceptance.accepted
+        self._hints = hints.look(known, accepted, gpus, self._identity.pool, complete=complete)
+        notices.hints(hints.fresh(known, self._hints))
+
     def _take_notes(self) -> None:
         """What the desk gave away."""
         notes = self._desk.take_notes()
@@ -312,7 +325,7 @@ class Reconciler:
     def _take_in(self, gpus: Sequence[Gpu], pods: PodResourcesStatus, now: float) -> None:
         """Who holds what: what the desk gave away, and what the kubelet says if it has said anything new."""
         self._take_notes()
-        if pods.reason not in {PodResourcesReason.TIMEOUT, PodResourcesReason.UNAVAILABLE}:
+        if pods.reason not in _BLIND:
             self._blind_since = None
         elif self._blind_since is None:
             self._blind_since = now
@@ -484,6 +497,7 @@ class Reconciler:
             last_known_good=self._keeper.document,
             observed_generation=self._observed_generation,
             obstacles=self._obstacles,
+            hints=self._hints.found,
         )
         facts = status.Facts(
             now=self._clock(),
@@ -506,6 +520,8 @@ class Reconciler:
             handover=self._handover(),
             host_files=self._host.files,
             shared_twice=shared.shared_twice(self._shared, self._looked_at),
+            following=self._source.following,
+            remark=self._remark(),
         )
         accepted = self._acceptance.config
         terms = accepted.labels if accepted is not None else LabelTerms()

@@ -229,6 +229,13 @@ OPTIONS: Sequence[Option] = (
     _LOG_FORMAT,
     _LOG_LEVEL,
     Option(
+        "--restart-on-driver-change",
+        None,
+        "end in order, once, when the driver was replaced or its device nodes were taken away and only a new container "
+        "can use it again",
+        switch=True,
+    ),
+    Option(
         "--strict-readiness",
         None,
         "not ready while the newest document is not accepted or a drain is stalled",
@@ -279,6 +286,7 @@ class Settings:
     log_format: str
     log_level: str
     strict_readiness: bool
+    restart_on_driver_change: bool = False
     cgroup_root: Path = Path("/sys/fs/cgroup")
     driver_root: Path = Path("/")
     nvml_library: Path | None = None
@@ -360,6 +368,7 @@ def read(arguments: argparse.Namespace, environment: Mapping[str, str] = os.envi
         log_format=values["log_format"] or "",
         log_level=values["log_level"] or "",
         strict_readiness=values["strict_readiness"] == "true",
+        restart_on_driver_change=values["restart_on_driver_change"] == "true",
         **_node(values),
         handover=_handover(values),
         cdi_dirs=tuple(Path(entry) for entry in _items(values["cdi_dirs"])),

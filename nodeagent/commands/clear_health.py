@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from nodeagent import admin
-from nodeagent.commands.exits import EXITS_ALWAYS, OK, Failure
+from nodeagent.commands.exits import NOT, OK, UNREACHABLE, Failure
 from nodeagent.settings import OPTIONS
 
 DESCRIPTION: Final = """\
@@ -22,16 +22,17 @@ unhealthy again. To be run on the node, by the owner of the state directory:
 A reload of the driver, or a reboot, clears all of them by itself.
 """
 
-EPILOG: Final = f"""\
+EPILOG: Final = """\
 examples:
   nodeagent clear-health GPU-4d9c1f10-7a52-4b1e-9d3c-2f6b8e0a5c11
-
-exit codes:
-  0 cleared, 1 there is nothing to clear, or it cannot be cleared by hand,
-  3 no agent answers there, {EXITS_ALWAYS}
 """
 
-_NOT, _UNREACHABLE = 1, 3
+EXITS: Final = {
+    OK: "cleared",
+    NOT: "there is nothing to clear, or it cannot be cleared by hand",
+    UNREACHABLE: "no agent answers there",
+}
+
 _STATE_DIR: Final = next(option for option in OPTIONS if option.flag == "--state-dir")
 
 
@@ -48,8 +49,8 @@ def execute(arguments: argparse.Namespace) -> int:
     try:
         answer = admin.ask(directory, "clear-health", arguments.uuid)
     except admin.Unreachable as error:
-        raise Failure(str(error), _UNREACHABLE) from None
+        raise Failure(str(error), UNREACHABLE) from None
     if not answer.done:
-        raise Failure(answer.message, _NOT)
+        raise Failure(answer.message, NOT)
     print(answer.message)
     return OK

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from nodeagent.commands import stdin
 from nodeagent.commands.checking import STDIN, STDIN_NAME
-from nodeagent.commands.exits import EXITS_ALWAYS, OK, Failure
+from nodeagent.commands.exits import NOT, OK, UNREADABLE, Failure
 from nodeagent.config.bundle import Bundle, load_bundle
 from nodeagent.config.convert import DEFAULT_NAME, notes, to_yaml
 from nodeagent.model.config import Loaded, SharingConfig
@@ -20,18 +21,18 @@ device plugin (version: v1), bare or in a ConfigMap. Where the two programs
 would differ, a note on stderr and a comment in the file say how.
 """
 
-EPILOG: Final = f"""\
+EPILOG: Final = """\
 examples:
   nodeagent convert nvidia.yaml > sharing.yaml
   nodeagent convert --name a100-inference nvidia.yaml
   kubectl get configmap nvdp-configs -o yaml | nodeagent convert --config t4 -
-
-exit codes:
-  0 converted, 1 the file is invalid, 2 it cannot be read,
-  {EXITS_ALWAYS}
 """
 
-_INVALID, _UNREADABLE = 1, 2
+EXITS: Final = {
+    OK: "converted",
+    NOT: "the file, or the name, is invalid",
+    UNREADABLE: "the file cannot be read",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +53,7 @@ def execute(arguments: argparse.Namespace) -> int:
     text = to_yaml(config, name=arguments.name)
     again = load_bundle(text.encode(), "--name")
     if again.all_violations:
-        raise Failure(f"cannot use that name: {again.all_violations[0].message}", _INVALID)
+        raise Failure(f"cannot use that name: {again.all_violations[0].message}", NOT)
     for note in notes(config):
         print(f"note: {note}", file=sys.stderr)
     sys.stdout.write(text)
@@ -67,14 +68,14 @@ def _chosen(bundle: Bundle, file: str, key: str | None) -> SharingConfig:
     if wrong:
         for violation in wrong:
             print(violation, file=sys.stderr)
-        raise Failure(f"cannot convert {file}: it is not valid", _INVALID)
+        raise Failure(f"cannot convert {file}: it is not valid", NOT)
     if len(found) == 1 and (config := found[0].config) is not None:
         return config
     names = ", ".join(loaded.document.path for loaded in found or bundle.configs)
     if not found:
-        raise Failure(f"cannot convert {key}: there is no config of that name, but {names}", _INVALID)
+        raise Failure(f"cannot convert {key}: there is no config of that name, but {names}", NOT)
     choose = "choose one by --config KEY" if key is None else "choose one by --config NAME/KEY"
-    raise Failure(f"cannot convert {len(found)} configs at once: {names}; {choose}", _INVALID)
+    raise Failure(f"cannot convert {len(found)} configs at once: {names}; {choose}", NOT)
 
 
 def _is_called(loaded: Loaded, wanted: str) -> bool:
@@ -87,8 +88,8 @@ def _is_called(loaded: Loaded, wanted: str) -> bool:
 
 def _read(path: str) -> tuple[bytes, str]:
     if path == STDIN:
-        return sys.stdin.buffer.read(), STDIN_NAME
+        return stdin.read(), STDIN_NAME
     try:
         return Path(path).read_bytes(), path
     except OSError as error:
-        raise Failure(f"cannot read {path}: {(error.strerror or str(error)).lower()}", _UNREADABLE) from None
+        raise Failure(f"cannot read {path}: {(error.strerror or str(error)).lower()}", UNREADABLE) from None

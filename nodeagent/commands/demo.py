@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Final
 
-from nodeagent.commands.exits import EXITS_ALWAYS
+from nodeagent.commands.exits import INTERRUPTED, NOT, OK
 
 DESCRIPTION: Final = """\
 Start a simulated node with 8 GPUs, a stand-in kubelet and an agent, and watch
@@ -15,17 +15,18 @@ real git repository, else through your own edits of sharing.yaml and node.yaml.
 Needs no GPU, no cluster and no privilege.
 """
 
-EPILOG: Final = f"""\
+EPILOG: Final = """\
 examples:
   nodeagent demo --once       a story of commits, a minute and a half, then exit
   nodeagent demo              stay up, so that you can edit the file
   nodeagent demo --dir ./try  the same, with the files in ./try
-
-exit codes:
-  0 the story went as told, or you have stopped it; 1 it did not, or could not
-  start; 130 the story was interrupted;
-  {EXITS_ALWAYS}
 """
+
+EXITS: Final = {
+    OK: "the story went as told, or you have stopped it",
+    NOT: "it did not, or could not start",
+    INTERRUPTED: "the story was interrupted",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Awaitable
 from typing import Final
 
 from nodeagent import logs, settings
-from nodeagent.commands.exits import EXITS_ALWAYS, OK, START_ANEW, USAGE, Failure
+from nodeagent.commands import variables
+from nodeagent.commands.exits import NOT, OK, START_ANEW, USAGE, Failure
 from nodeagent.settings import MpsHostSettings
 from nodeagent.stopping import STOP_SECONDS, Signals
 
@@ -31,10 +32,11 @@ It needs root, NVIDIA's nvidia-cuda-mps-control and, unless --shm-size is 0,
 the right to mount.
 
 Each flag can be given as an environment variable instead, named in brackets;
-a flag wins over its variable.
+a flag wins over its variable. Variables that look as if they were meant, and
+that no option has, are told in the log.
 """
 
-EPILOG: Final = f"""\
+EPILOG: Final = """\
 examples:
   nodeagent mps-host --driver nvml
   nodeagent mps-host --mps-root ./mps --driver simulated:node.yaml --shm-size 0
@@ -49,14 +51,13 @@ as the first process of a container, with --init:
 signals:
   SIGTERM, SIGINT   stop within 5 seconds; daemons and their clients go on
   SIGHUP            read now what the agent asks for; an init hands it on
-
-exit codes:
-  0 after SIGTERM, 1 cannot start (unusable --mps-root, nothing can be mounted),
-  75 --mps-root or its lock was removed or replaced: start it anew,
-  {EXITS_ALWAYS}
 """
 
-_CANNOT_START: Final = 1
+EXITS: Final = {
+    OK: "after SIGTERM",
+    NOT: "cannot start: --mps-root cannot be used, nothing can be mounted",
+    START_ANEW: "--mps-root or its lock was removed or replaced: start it anew",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,6 +78,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
         return init.run(_again(arguments))
     logs.set_up(chosen.log_format, chosen.log_level)
+    _tell_of_variables(arguments)
     signals = Signals()
     signals.listen()
     from nodeagent.errors import CannotStart
@@ -86,7 +88,7 @@ def execute(arguments: argparse.Namespace) -> int:
         asyncio.run(_serve(chosen, shm_size, signals))
     except CannotStart as error:
         logger.critical("cannot start: %s", error)
-        return signals.leave(_CANNOT_START)
+        return signals.leave(NOT)
     except Superseded as error:
         logger.critical("%s: the daemons go on, and are to be looked after by a host that starts anew", error)
         signals.begin_to_end(START_ANEW)
@@ -103,6 +105,14 @@ def _size(text: str) -> int:
         return parse_quantity(text)
     except ValueError as error:
         raise Failure(f"--shm-size (or NODEAGENT_SHM_SIZE): {error}; or 0", USAGE) from None
+
+
+def _tell_of_variables(arguments: argparse.Namespace) -> None:
+    """A host that an agent has started was given all its options as flags, and has the agent's environment."""
+    if all(getattr(arguments, option.name) is not None for option in settings.MPS_HOST_OPTIONS if not option.switch):
+        return
+    for line in variables.unread(os.environ, settings.MPS_HOST_OPTIONS, "mps-host"):
+        logger.warning("%s", line)
 
 
 def _again(arguments: argparse.Namespace) -> list[str]:

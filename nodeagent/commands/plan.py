@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from nodeagent.commands import client, gpus, mps_notes, plan_json, plan_report, terminal
+from nodeagent.commands import client, gpus, mps_notes, plan_json, plan_report, stdin, terminal
 from nodeagent.commands.checking import STDIN, STDIN_NAME
-from nodeagent.commands.exits import EXITS_ALWAYS, OK, USAGE, Failure
+from nodeagent.commands.exits import DIFFERS, NOT, OK, UNREACHABLE, UNREADABLE, USAGE, Failure
 from nodeagent.commands.preview import preview
 from nodeagent.commands.rehearsal import Node
 from nodeagent.config.bundle import load_bundle
@@ -41,19 +41,21 @@ have the numbers then that the agent on this machine gives them, or that of
 --state-dir.
 """
 
-EPILOG: Final = f"""\
+EPILOG: Final = """\
 examples:
   nodeagent plan --config sharing.yaml
   nodeagent plan --config sharing.yaml --agent gpu-node-7:9400
   nodeagent plan --config sharing.yaml --driver simulated:node.yaml
   kubectl kustomize overlays/a100 | nodeagent plan --config -
-
-exit codes:
-  0 nothing would change, 2 something would, 1 the config is rejected or the
-  agent cannot be reached, {EXITS_ALWAYS}
 """
 
-_CHANGES, _REJECTED = 2, 1
+EXITS: Final = {
+    OK: "the node would take it; with --detailed-exitcode: and nothing would change",
+    NOT: "the config is rejected, or is not one config",
+    DIFFERS: "something would change; only with --detailed-exitcode",
+    UNREACHABLE: "the agent cannot be reached, or what it answers cannot be used",
+    UNREADABLE: "the config, or the GPUs of --driver, cannot be read",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,6 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     gpus.add_state_dir(parser)
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="how to tell (default: text)")
+    parser.add_argument(
+        "--detailed-exitcode", action="store_true", help="exit with 2 instead of 0 where something would change"
+    )
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -106,7 +111,7 @@ def execute(arguments: argparse.Namespace) -> int:
     else:
         for line in plan_report.text(report, terminal.of()):
             print(line)
-    return _CHANGES if found.changes else OK
+    return DIFFERS if found.changes and arguments.detailed_exitcode else OK
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +128,14 @@ def _load(path: str) -> Loaded:
     """The one config that a path holds."""
     document: Document | Unreadable
     if path == STDIN:
-        document = Document(STDIN_NAME, sys.stdin.buffer.read())
+        document = Document(STDIN_NAME, stdin.read())
     elif Path(path).is_fifo():
         # The shell's `--config <(kubectl kustomize ...)`; the agent itself takes files only.
-        document = Document(path, Path(path).read_bytes())
+        document = _read_pipe(path)
     else:
         document = read_document(Path(path))
     if isinstance(document, Unreadable):
-        raise Failure(f"{document.message.rstrip('.')}: {document.path}", _REJECTED)
+        raise Failure(f"{document.message.rstrip('.')}: {document.path}", UNREADABLE)
     bundle = load_bundle(document.data, document.path)
     if bundle.all_violations:
         return Loaded(document, None, bundle.all_violations)
@@ -138,14 +143,21 @@ def _load(path: str) -> Loaded:
     configs = list({loaded.document.data: loaded for loaded in reversed(bundle.configs)}.values())
     if len(configs) != 1:
         names = ", ".join(loaded.document.path for loaded in bundle.configs)
-        raise Failure(f"cannot plan with {len(configs)} sharing configs at once: {names}", _REJECTED)
+        raise Failure(f"cannot plan with {len(configs)} sharing configs at once: {names}", NOT)
     loaded = configs[0]
     return replace(loaded, document=replace(loaded.document, revision=loaded.document.revision or document.revision))
 
 
+def _read_pipe(path: str) -> Document:
+    try:
+        return Document(path, Path(path).read_bytes())
+    except OSError as error:
+        raise Failure(f"cannot read {path}: {(error.strerror or str(error)).lower()}", UNREADABLE) from None
+
+
 def _of_driver(spec: str, state_dir: str | None) -> _Asked:
     name = os.environ.get("NODE_NAME") or socket.gethostname()
-    found, note = gpus.read_gpus(spec, state_dir, _REJECTED)
+    found, note = gpus.read_gpus(spec, state_dir, UNREADABLE)
     if note:
         print(f"nodeagent plan: {note}", file=sys.stderr)
     return _Asked(Node(found), name, spec, None)
@@ -160,9 +172,9 @@ def _of_agent(agent: str, policy: HealthPolicy) -> _Asked:
         mps = mps_from_status(status)
         moment = moment_from_status(status)
     except client.Unreachable as error:
-        raise Failure(str(error), _REJECTED) from None
+        raise Failure(str(error), UNREACHABLE) from None
     except ValueError as error:
-        raise Failure(f"cannot read the status of {agent}: {error}", _REJECTED) from None
+        raise Failure(f"cannot read the status of {agent}: {error}", UNREACHABLE) from None
     node = Node(
         gpus=node_gpus(inventory, applied),
         applied=applied,
@@ -185,4 +197,4 @@ def _reject(violations: tuple[Violation, ...], output: str) -> int:
         for violation in violations:
             print(violation, file=sys.stderr)
         print("nodeagent plan: the config is rejected: a node that has it keeps what is applied", file=sys.stderr)
-    return _REJECTED
+    return NOT

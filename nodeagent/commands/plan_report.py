@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -17,7 +18,7 @@ from nodeagent.report.words import count
 from nodeagent.state.desired import describe
 from nodeagent.state.naming import gpus as gpu_list
 
-_NAMED_PODS: Final = 6
+_NAMED: Final = 6
 _NO_BREAK: Final = "\N{NO-BREAK SPACE}"
 _CLASSES: Final = {
     ChangeClass.NONE: "no share comes or goes",
@@ -102,6 +103,7 @@ def _grouped(gpus: Sequence[GpuPreview], terminal: Terminal) -> Iterator[tuple[l
 
 def _gpu(gpu: GpuPreview, terminal: Terminal) -> Iterator[str]:
     """What happens to one GPU; the first line is its heading."""
+    most = sys.maxsize if terminal.whole else _NAMED
     yield f"{_move(gpu)}{_until(gpu)}"
     if gpu.illness:
         yield from (
@@ -123,13 +125,13 @@ def _gpu(gpu: GpuPreview, terminal: Terminal) -> Iterator[str]:
     )
     for sign, ids, style, verb in signs:
         if ids:
-            yield "    " + terminal.paint(f"{sign} {len(ids)} {verb}{_numbers(ids)}", style)
-    waits = [_drain(gpu)] if gpu.draining else []
+            yield "    " + terminal.paint(f"{sign} {len(ids)} {verb}{_numbers(ids, most)}", style)
+    waits = [_drain(gpu, most)] if gpu.draining else []
     waits += [f"! waits for {gpu.obstacle}"] if gpu.obstacle else []
     for line in (line for wait in waits for line in terminal.wrap(wait, "    ", "      ")):
         yield terminal.paint(line, "yellow")
     if gpu.later:
-        yield "    " + terminal.paint(f"+ {len(gpu.later)} added after that{_numbers(gpu.later)}", "green")
+        yield "    " + terminal.paint(f"+ {len(gpu.later)} added after that{_numbers(gpu.later, most)}", "green")
 
 
 def _kept(gpu: GpuPreview) -> str:
@@ -137,12 +139,12 @@ def _kept(gpu: GpuPreview) -> str:
     return "kept until then" if gpu.obstacle and gpu.before.contract != gpu.after.contract else "kept"
 
 
-def _drain(gpu: GpuPreview) -> str:
-    """`~ 2 drain, until any 2 of these 6 have ended: …`."""
+def _drain(gpu: GpuPreview, most: int) -> str:
+    """`~ 2 drain, until any 2 of these 6 have ended: …`, with so many names at most."""
     leave, held = len(gpu.draining), len(gpu.holders)
     who = [name.rpartition("/")[0] if name else "" for name in gpu.holders]
     pods = list(dict.fromkeys(name for name in who if name))
-    named = pods[:_NAMED_PODS] + ([f"{len(pods) - _NAMED_PODS} more"] if len(pods) > _NAMED_PODS else [])
+    named = pods[:most] + ([f"{len(pods) - most} more"] if len(pods) > most else [])
     if "" in who:
         named.append(f"pods that are not listed yet ({count(who.count(''), 'share')})")
     if leave == held:
@@ -194,8 +196,8 @@ def _limit(terms: Terms) -> str:
     return "any number of shares" if terms.limit is None else f"at most {terms.limit}"
 
 
-def _numbers(ids: Sequence[str]) -> str:
-    """` (::4 to ::9)`: which shares, where they have numbers."""
+def _numbers(ids: Sequence[str], most: int) -> str:
+    """` (::4 to ::9)`: which shares, where they have numbers; so many of them at most."""
     numbers = sorted(number for share in ids if (number := split_share_id(share)[1]) is not None)
     if not numbers:
         return ""
@@ -204,8 +206,8 @@ def _numbers(ids: Sequence[str]) -> str:
         return f" (::{first})"
     if last - first + 1 == len(numbers):
         return f" (::{first} to ::{last})"
-    listed = [f"::{number}" for number in numbers[:_NAMED_PODS]]
-    return f" ({', '.join(listed)}{', …' if len(numbers) > _NAMED_PODS else ''})"
+    listed = [f"::{number}" for number in numbers[:most]]
+    return f" ({', '.join(listed)}{', …' if len(numbers) > most else ''})"
 
 
 def _summary(preview: Preview, terminal: Terminal) -> Iterator[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 from typing import Final
 
 from nodeagent import heap, logs, settings
-from nodeagent.commands.exits import EXITS_ALWAYS, OK, START_ANEW, USAGE, Failure
+from nodeagent.commands import variables
+from nodeagent.commands.exits import NOT, OK, START_ANEW, USAGE, Failure
 from nodeagent.settings import Settings
 from nodeagent.stopping import Signals
 
@@ -22,10 +24,11 @@ config says, and follow the config while it changes. A config that is wrong
 never ends the agent: what is applied stays, and /status says what is wrong.
 
 Each flag can be given as an environment variable instead, named in brackets;
-a flag wins over its variable.
+a flag wins over its variable. Variables that look as if they were meant, and
+that no option has, are told in the log.
 """
 
-EPILOG: Final = f"""\
+EPILOG: Final = """\
 examples:
   nodeagent run --config /etc/nodeagent
   nodeagent run --config sharing.yaml --driver simulated:node.yaml \\
@@ -34,14 +37,14 @@ examples:
 signals:
   SIGTERM, SIGINT   stop in order, within 5 seconds; pods keep their GPUs
   SIGHUP            look at the config and the GPUs again
-
-exit codes:
-  0 after SIGTERM, 1 cannot start (address in use, unusable path),
-  75 the state directory was deleted under its mount: a new container mounts
-  it anew, {EXITS_ALWAYS}
 """
 
-_CANNOT_START: Final = 1
+EXITS: Final = {
+    OK: "after SIGTERM",
+    NOT: "cannot start: an address in use, an unusable path",
+    START_ANEW: "the state directory was deleted under its mount, or with --restart-on-driver-change the driver was"
+    " replaced: start it anew, a new container mounts or loads it anew",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +59,8 @@ def execute(arguments: argparse.Namespace) -> int:
     except settings.BadSetting as error:
         raise Failure(str(error), USAGE) from None
     logs.set_up(chosen.log_format, chosen.log_level)
+    for line in variables.unread(os.environ, settings.OPTIONS, "run"):
+        logger.warning("%s", line)
     heap.be_frugal()
     signals = Signals()
     signals.listen()
@@ -78,7 +83,7 @@ async def _serve(chosen: Settings, signals: Signals) -> int:
     except CannotStart as error:
         # The log, not stderr as it comes: this line must be of the format that a pipeline reads.
         logger.critical("cannot start: %s", error)
-        return _CANNOT_START
+        return NOT
     code = OK if ending is Ending.TOLD else START_ANEW
     # What is left, tasks that do not end or threads that hang, is not waited for.
     signals.begin_to_end(code)

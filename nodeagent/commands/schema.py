@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Final
 
-from nodeagent.commands.exits import EXITS_ALWAYS, OK
+from nodeagent.commands.exits import OK
 from nodeagent.documents.schema import schema_text
 
 SCHEMAS: Final = {
@@ -21,7 +21,7 @@ DESCRIPTION: Final = "Print the JSON Schema (draft 2020-12) of:\n\n" + "\n".join
     f"  {name:<15} {what}" for name, (_, what) in SCHEMAS.items()
 )
 
-EPILOG: Final = f"""\
+EPILOG: Final = """\
 examples:
   nodeagent schema > sharing-config.json
   nodeagent schema status
@@ -29,10 +29,9 @@ examples:
 An editor with a YAML language server checks a file while it is written when
 the file begins with
   # yaml-language-server: $schema=./sharing-config.json
-
-exit codes:
-  0 printed, {EXITS_ALWAYS}
 """
+
+EXITS: Final = {OK: "printed"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

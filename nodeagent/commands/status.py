@@ -7,27 +7,33 @@ import json
 import sys
 from typing import Final
 
-from nodeagent.commands import ages, client, status_report, terminal
-from nodeagent.commands.exits import EXITS_ALWAYS, OK, Failure
+from nodeagent.commands import ages, client, status_report, status_verdict, terminal
+from nodeagent.commands.exits import DIFFERS, NOT, OK, UNREACHABLE, Failure
+from nodeagent.report.verdict import Outcome, judge
 
 DESCRIPTION: Final = """\
-Show a node at a glance: whether it follows Git, which document it runs, what
-is wrong, its GPUs with their shares, what waits for what, the last reload.
+Show a node at a glance: first the gravest thing that is to be said of it, as
+the status page does; then which document it runs, what is wrong, its GPUs with
+their shares, what waits for what, the last reload. Into a pipe or a file all
+names are whole; a terminal, or $COLUMNS, says how wide a line may be.
 """
 
-EPILOG: Final = f"""\
+EPILOG: Final = """\
 examples:
   nodeagent status
   nodeagent status --agent gpu-node-7:9400
   nodeagent status -o json | jq .config.applied.gitBlob
   kubectl exec -n gpu ds/nodeagent -- nodeagent status
-
-exit codes:
-  0 in sync: the newest document is accepted and applied; 1 not in sync;
-  3 the agent cannot be reached; {EXITS_ALWAYS}
 """
 
-_NOT_IN_SYNC, _UNREACHABLE = 1, 3
+EXITS: Final = {
+    OK: "in sync, and nothing is wrong with the node",
+    NOT: "something is wrong, or not in sync",
+    DIFFERS: "nothing is wrong, and not in sync: a change is under way, or suspended; only with --detailed-exitcode",
+    UNREACHABLE: "the agent cannot be reached, or has nothing to say yet",
+}
+
+_CODES: Final = {Outcome.AS_WANTED: OK, Outcome.DIFFERS: DIFFERS, Outcome.FAULTY: NOT}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", choices=("text", "json"), default="text", help="how to tell; json: all of it (default: text)"
     )
+    parser.add_argument(
+        "--detailed-exitcode",
+        action="store_true",
+        help="exit with 2 instead of 1 where nothing is wrong and a change is under way, or suspended",
+    )
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -43,11 +54,12 @@ def execute(arguments: argparse.Namespace) -> int:
     try:
         status = client.fetch_status(arguments.agent, whole=arguments.output == "json")
     except client.Unreachable as error:
-        raise Failure(str(error), _UNREACHABLE) from None
+        raise Failure(str(error), UNREACHABLE) from None
     if arguments.output == "json":
         json.dump(status, sys.stdout, indent=2)
         print()
     else:
         for line in status_report.text(status, arguments.agent, terminal.of(), ages.now(status)):
             print(line)
-    return OK if status["inSync"] else _NOT_IN_SYNC
+    code = _CODES[judge(status_verdict.situation(status)).outcome]
+    return NOT if code == DIFFERS and not arguments.detailed_exitcode else code

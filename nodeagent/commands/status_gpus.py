@@ -70,7 +70,7 @@ def lines(status: Status, terminal: Terminal, now: float) -> Iterator[str]:
         for row in rows
     ]
     if cells:
-        yield from (f"  {line}" for line in table(columns, cells, terminal.width - 2))
+        yield from (f"  {line}" for line in table(columns, cells, terminal.table_width - 2))
     yield from status_faults.lines(status, terminal, now)
     yield from _daemons(status, terminal, now)
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from nodeagent.commands.client import Status
-from nodeagent.model.inventory import Gpu, MigDevice
+from nodeagent.model.inventory import Gpu, GpuHealth, MigDevice
+
+_HEALTH: Final = {health.value: health for health in GpuHealth}
 
 
 def named(gpu: Mapping[str, Any]) -> Gpu:
     """Enough of a GPU to be called by its name. An agent without a word of MIG has whole GPUs only."""
     told = gpu.get("mig")
     mig = told and MigDevice(told["parent"], told["profile"], told["gpuInstance"], told["computeInstance"])
-    return Gpu(gpu["uuid"], gpu["index"], gpu["model"], gpu["memoryBytes"], mig=mig)
+    health = _HEALTH.get(gpu["health"], GpuHealth.HANG)
+    return Gpu(gpu["uuid"], gpu["index"], gpu["model"], gpu["memoryBytes"], health=health, mig=mig)
 
 
 def by_name(status: Status) -> dict[str, Gpu]:

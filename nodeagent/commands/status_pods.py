@@ -13,7 +13,7 @@ from nodeagent.model.inventory import Gpu
 from nodeagent.state.naming import gpus as gpu_list
 
 _LINES: Final = 6
-"""Of one GPU, at most: hundreds of pods are not told at a glance."""
+"""Of one GPU on a terminal, at most: hundreds of pods are not told at a glance."""
 
 Holders = tuple[tuple[str, int], ...]
 
@@ -27,9 +27,7 @@ def lines(status: Status, terminal: Terminal) -> Iterator[str]:
     for holders, alike in found.items():
         told = ", ".join(f"{who} x{count}" if count > 1 else who for who, count in holders)
         every = terminal.wrap(f"{gpu_list(alike)}{' each' if len(alike) > 1 else ''}: {told}", "  ", "    ")
-        yield from every[:_LINES]
-        if len(every) > _LINES:
-            yield f"    … {len(every) - _LINES} lines more: -o json"
+        yield from terminal.few(every, _LINES)
 
 
 def _holders(shares: Iterable[dict[str, Any]]) -> Holders:

@@ -1,4 +1,4 @@
-"""The status document for people: what is wrong before what is well, and all of it in 80 columns."""
+"""The status document for people: the verdict first, then what is wrong before what is well."""
 
 from __future__ import annotations
 
@@ -11,21 +11,25 @@ from nodeagent.commands import status_gpus, status_pods
 from nodeagent.commands.ages import age
 from nodeagent.commands.client import Status
 from nodeagent.commands.status_names import by_name
+from nodeagent.commands.status_verdict import situation
 from nodeagent.commands.terminal import Terminal
 from nodeagent.model.inventory import Gpu
 from nodeagent.model.mps import MpsReason
 from nodeagent.model.plan import Waves
 from nodeagent.model.snapshot import ABNORMAL, DriftKind
-from nodeagent.report.words import describe_waves
+from nodeagent.report.verdict import judge
+from nodeagent.report.words import ROLES, describe_waves
 from nodeagent.state.naming import gpus as gpu_list
 
 _TOLD_ELSEWHERE: Final = frozenset({DriftKind.CONFIG.value, DriftKind.MPS.value})
 """Drift of documents is told with the documents, that of daemons, and faults of GPUs, with the GPUs."""
 
 _LABELS: Final = 5
-"""Labels that are told one by one: where none can be written, all of them differ."""
+"""Labels that are told one by one on a terminal: where none can be written, all of them differ."""
 
 _RELOAD_LINES: Final = 6
+
+_STYLES: Final = {"ok": "green", "warn": "yellow", "bad": "red"}
 
 
 def text(status: Status, agent: str, terminal: Terminal, now: float) -> Iterator[str]:
@@ -34,6 +38,7 @@ def text(status: Status, agent: str, terminal: Terminal, now: float) -> Iterator
     yield from _section("document", _documents(status["config"], terminal), terminal)
     errors = chain(_errors(status["config"], terminal), _obstacles(status["config"], terminal))
     yield from _section("errors", errors, terminal)
+    yield from _section("notes", _notes(status["config"], terminal), terminal)
     yield from _section("conditions", _conditions(status, terminal, now), terminal)
     yield from _section("GPUs", status_gpus.lines(status, terminal, now), terminal)
     yield from _section("pods", status_pods.lines(status, terminal), terminal)
@@ -48,21 +53,18 @@ def is_normal(condition: dict[str, Any]) -> bool:
 
 
 def _head(status: Status, agent: str, terminal: Terminal, now: float) -> Iterator[str]:
-    verdict = terminal.paint("in sync", "green") if status["inSync"] else terminal.paint("NOT in sync", "red")
-    pool = f", pool {status['pool']}" if status["pool"] else ""
-    yield f"{terminal.paint(status['node'] + pool, 'bold')}: {verdict}{_settled(status)}"
+    verdict = judge(situation(status))
+    name = f"{status['node']}, pool {status['pool']}" if status["pool"] else str(status["node"])
+    first, *more = terminal.wrap(f"{name}: {verdict.title}", "", "  ")
+    head, colon, title = first.partition(": ")
+    yield f"{terminal.paint(head, 'bold')}{colon}{terminal.paint(title, _STYLES[verdict.tone])}"
+    yield from (terminal.paint(line, _STYLES[verdict.tone]) for line in more)
+    if verdict.tone != "ok":
+        yield from terminal.paragraph(_STYLES[verdict.tone], verdict.text)
     driver = status["inventory"]["driverVersion"]
     facts = [f"nodeagent {status['agentVersion']}", f"up {age(status['startedAt'], now)}"]
     facts += [f"driver {driver}"] if driver else []
-    yield f"  {', '.join(facts)}, {agent}"
-
-
-def _settled(status: Status) -> str:
-    """Whether the accepted document is everywhere, where the newest one is not. An older agent does not say so."""
-    settled = status.get("settled")
-    if status["inSync"] or settled is None or status["config"]["desired"] is None:
-        return ""
-    return ", settled on the accepted document" if settled else ", not settled"
+    yield from terminal.wrap(f"{', '.join(facts)}, {agent}", "  ", "    ")
 
 
 def _section(title: str, lines: Iterator[str], terminal: Terminal) -> Iterator[str]:
@@ -76,10 +78,9 @@ def _section(title: str, lines: Iterator[str], terminal: Terminal) -> Iterator[s
 
 def _documents(config: dict[str, Any], terminal: Terminal) -> Iterator[str]:
     """The documents that the node speaks of, each once, with what each is to it."""
-    roles = ("newest", "desired", "applied")
-    words = {"newest": "mounted", "desired": "accepted", "applied": "applied"}
     found: dict[str, list[str]] = {}
-    for role in roles:
+    known_good = ("lastKnownGood",) if config["usingLastKnownGood"] else ()
+    for role in ("newest", "desired", "applied", *known_good):
         if config[role] is not None:
             found.setdefault(config[role]["gitBlob"], []).append(role)
     for blob, held in found.items():
@@ -87,7 +88,7 @@ def _documents(config: dict[str, Any], terminal: Terminal) -> Iterator[str]:
         facts = [f"blob {blob[:12]}"]
         facts += [document["name"]] if document["name"] else []
         facts += [f"revision {document['revision']}"] if document["revision"] else []
-        yield from terminal.wrap(f"{', '.join(words[role] for role in held)}: {', '.join(facts)}", "  ", "    ")
+        yield from terminal.wrap(f"{', '.join(ROLES[role] for role in held)}: {', '.join(facts)}", "  ", "    ")
     if not found:
         yield "  none"
     if config["problem"]:
@@ -106,6 +107,12 @@ def _obstacles(config: dict[str, Any], terminal: Terminal) -> Iterator[str]:
     for violation in config.get("obstacles", ()):
         told = f"accepted, and at odds with these GPUs: {violation['message']}"
         yield from terminal.paragraph("red", told)
+
+
+def _notes(config: dict[str, Any], terminal: Terminal) -> Iterator[str]:
+    """What is worth a word on the accepted document, here, though nothing of it is wrong."""
+    for note in config["notes"]:
+        yield from terminal.paragraph("yellow", note)
 
 
 def _conditions(status: Status, terminal: Terminal, now: float) -> Iterator[str]:
@@ -142,7 +149,7 @@ def _drift(status: Status, terminal: Terminal, now: float) -> Iterator[str]:
         subject = "GPU" if gpu is not None else drift["subject"]
         found.setdefault((f"{drift['kind']}: {subject}", drift["want"], drift["have"]), []).append(drift)
     labels = [key for key, (drift, *_) in found.items() if drift["kind"] == DriftKind.LABELS.value]
-    untold = dict.fromkeys(labels[_LABELS:])
+    untold = dict.fromkeys(labels[_LABELS:] if not terminal.whole else ())
     for (head, want, have), alike in found.items():
         if (head, want, have) in untold:
             continue
@@ -204,7 +211,4 @@ def _reload(status: Status, terminal: Terminal, now: float) -> Iterator[str]:
     yield f"  {terminal.paint(last['result'], style)}, {', '.join(facts)}"
     if last["result"] == "rejected" and document == status["config"]["newest"] and status["config"]["violations"]:
         return  # said under errors
-    lines = terminal.wrap(last["message"], "    ", "      ")
-    yield from lines[:_RELOAD_LINES]
-    if len(lines) > _RELOAD_LINES:
-        yield f"    … {len(lines) - _RELOAD_LINES} lines more: -o json"
+    yield from terminal.few(terminal.wrap(last["message"], "    ", "      "), _RELOAD_LINES)

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from nodeagent.commands import findings, gpus, mps_notes
+from nodeagent.commands import findings, gpus, mps_notes, stdin
 from nodeagent.commands.checking import STDIN, Checked, check_paths, said, told_apart, with_violations
-from nodeagent.commands.exits import EXITS_ALWAYS, OK, USAGE, Failure
+from nodeagent.commands.exits import NOT, OK, UNREADABLE, USAGE, Failure
 from nodeagent.model.config import SharingConfig
 from nodeagent.model.inventory import Gpu
 from nodeagent.state import unmatched
@@ -24,20 +24,20 @@ skipped with a note, while a file that you name must hold one. With --driver a
 note says which GPUs could not come under MPS on this machine, and why.
 """
 
-EPILOG: Final = f"""\
+EPILOG: Final = """\
 examples:
   nodeagent validate sharing.yaml
   nodeagent validate --gpus 8 pools/
   nodeagent validate --driver simulated:node.yaml sharing.yaml
   kubectl kustomize overlays/a100 | nodeagent validate -
   nodeagent validate -o github pools/       in a GitHub workflow
-
-exit codes:
-  0 all valid, 1 something invalid, 2 something unreadable,
-  {EXITS_ALWAYS}
 """
 
-_INVALID, _UNREADABLE = 1, 2
+EXITS: Final = {
+    OK: "all valid",
+    NOT: "something is invalid",
+    UNREADABLE: "something cannot be read: a file, a directory, or the GPUs of --driver",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,18 +63,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Check everything, then tell."""
-    stdin = sys.stdin.buffer.read() if STDIN in arguments.paths else None
+    piped = stdin.read() if STDIN in arguments.paths else None
     if arguments.state_dir is not None and not arguments.driver:
         raise Failure("--state-dir goes with --driver", USAGE)
-    those, note = gpus.read_gpus(arguments.driver, arguments.state_dir, _UNREADABLE) if arguments.driver else (None, "")
+    those, note = gpus.read_gpus(arguments.driver, arguments.state_dir, UNREADABLE) if arguments.driver else (None, "")
     if note:
         print(f"nodeagent validate: {note}", file=sys.stderr)
-    found = [_on_gpus(checked, arguments.gpus, those) for checked in check_paths(arguments.paths, stdin)]
+    found = [_on_gpus(checked, arguments.gpus, those) for checked in check_paths(arguments.paths, piped)]
     for line in _told(found, arguments.output):
         print(line)
     if any(checked.problem is not None for checked in found):
-        return _UNREADABLE
-    return _INVALID if any(checked.violations for checked in found) else OK
+        return UNREADABLE
+    return NOT if any(checked.violations for checked in found) else OK
 
 
 def _on_gpus(checked: Checked, count: int | None, those: Sequence[Gpu] | None) -> Checked:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from nodeagent.commands import client
 from nodeagent.commands.client import Status
-from nodeagent.commands.exits import EXITS_ALWAYS, OK, USAGE, Failure
+from nodeagent.commands.exits import NOT, OK, UNREACHABLE, USAGE, Failure
 from nodeagent.commands.status_names import by_name
 from nodeagent.documents.quantities import parse_duration
 
@@ -27,7 +27,7 @@ pool before the others get the commit. The Kubernetes API is asked, not the
 agents: it knows the nodes by the labels that agents write (`run --labels`).
 """
 
-EPILOG: Final = f"""\
+EPILOG: Final = """\
 examples:
   nodeagent wait --blob "$(git hash-object sharing.yaml)"
   nodeagent wait --blob 3b18e512d --applied --timeout 30m \\
@@ -35,13 +35,14 @@ examples:
   nodeagent wait --blob "$(git hash-object canary.yaml)" --pool canary \\
       --nodes 3 --timeout 20m
   nodeagent wait --blob 3b18e512d --selector gpu=h100,zone=a
-
-exit codes:
-  0 the node has it, or all nodes of the pool; 1 not in time, or one rejects
-  it; 3 the agent, or the API, was never reachable; {EXITS_ALWAYS}
 """
 
-NOT, UNREACHABLE = 1, 3
+EXITS: Final = {
+    OK: "the node has it, or all nodes of the pool",
+    NOT: "not in time, or a node rejects it",
+    UNREACHABLE: "the agent, or the Kubernetes API, was never reachable",
+}
+
 _EVERY: Final = 0.5
 _BLOB: Final = re.compile(r"[0-9a-f]{7,40}")
 _LABEL: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
@@ -161,7 +162,7 @@ def judge(status: Status, blob: str, *, applied: bool) -> Answer:
     if config["newest"] is None:
         return Answer(Verdict.NOT_YET, f"{node}: no document: {config['problem'] or 'not read yet'}")
     other = config["newest"]["gitBlob"][:12]
-    return Answer(Verdict.NOT_YET, f"{node}: still has {other} mounted")
+    return Answer(Verdict.NOT_YET, f"{node}: its newest document is still {other}")
 
 
 def _is(document: dict[str, Any] | None, blob: str) -> bool:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from nodeagent.commands.exits import OK, Failure
+from nodeagent.commands.exits import NOT, OK, UNREACHABLE, Failure
 from nodeagent.commands.pool_verdict import Question, judge_pool
-from nodeagent.commands.wait import NOT, UNREACHABLE, Verdict
+from nodeagent.commands.wait import Verdict
 from nodeagent.model.node import NodeObject
 from nodeagent.state.labels import POOL
 

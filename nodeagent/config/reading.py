@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from nodeagent import refusals
 from nodeagent.config import selection
 from nodeagent.config.selection import REVISION_NAME
 from nodeagent.model.config import Document, Unreadable
@@ -56,10 +57,13 @@ def _read_named(path: Path, chosen: Selection, default: str | None) -> Document 
             return found
     if any(map(os.path.islink, (path / name for name in names))):  # leads nowhere: nobody means another one
         return Unreadable(str(path / names[0]), missing=True, message=_ABSENT)
-    present = _names(path)
+    present, unlisted = _names(path)
     if chosen.value is None and default is None and (only := selection.only_one(present)) is not None:
         return _read(path / only)
     where = path / names[0] if names else path
+    if unlisted:
+        message = f"cannot read config: {selection.unlisted(chosen, unlisted, default)}"
+        return Unreadable(str(where), missing=True, message=message)
     if names[:1] == (selection.FILE_NAME,) and not any(map(selection.readable, present)):
         return Unreadable(str(where), missing=True, message=_ABSENT)
     reason = selection.unknown(chosen, present, default)
@@ -78,15 +82,19 @@ def _read(file: Path) -> Document | Unreadable:
     except FileNotFoundError:
         return Unreadable(str(file), missing=True, message=_ABSENT)
     except (OSError, RuntimeError, ValueError) as error:
-        return Unreadable(str(file), missing=False, message=f"cannot read config: {_reason(error)}")
+        return Unreadable(str(file), missing=False, message=f"cannot read config: {_reason(error, file)}")
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, file: Path) -> str:
+    """Why it cannot be read, with its path where the kernel refuses: that may be one of a directory above it."""
     if isinstance(error, RuntimeError) or (isinstance(error, OSError) and error.errno == errno.ELOOP):
         return "it is a loop of links"  # Python 3.11 and 3.12 raise RuntimeError for one
     if isinstance(error, BlockingIOError):
         return "it gives nothing without waiting"
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        real = Path(os.fsdecode(error.filename)) if error.filename is not None else file
+        return f"{file}: {refusals.words(error, real)}"
+    return str(error)
 
 
 def is_directory(path: Path) -> bool:
@@ -97,12 +105,12 @@ def is_directory(path: Path) -> bool:
         return False
 
 
-def _names(directory: Path) -> list[str]:
-    """The files that are there, which a link that leads nowhere is not."""
+def _names(directory: Path) -> tuple[list[str], str]:
+    """The files that are there, which a link that leads nowhere is not, and why they cannot be known."""
     try:
-        return [name for name in os.listdir(directory) if (directory / name).is_file()]  # noqa: PTH208 - names
-    except OSError:
-        return []
+        return [name for name in os.listdir(directory) if (directory / name).is_file()], ""  # noqa: PTH208 - names
+    except OSError as error:
+        return [], f"{directory} cannot be listed: {refusals.words(error, directory)}"
 
 
 def _read_file(path: Path) -> bytes:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Final
 
+from nodeagent.documents.faults import nearest
 from nodeagent.model.node import Selection, SelectionNote
 
 FILE_NAME: Final = "sharing.yaml"
@@ -23,6 +24,8 @@ _NVIDIAS_DEFAULT: Final = "default"
 _LABEL: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", re.ASCII)
 _VALUE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 _NAMED: Final = 10
+_COMPARED: Final = 200
+_LONGEST: Final = 80
 
 
 def readable(key: str) -> bool:
@@ -36,7 +39,8 @@ def readable(key: str) -> bool:
 
 def select(labels: Mapping[str, str], keys: Sequence[str]) -> Selection:
     """What the first of `keys` selects that is on the Node with a value. An empty value is as good as no label."""
-    return next((Selection(key, labels[key]) for key in keys if labels.get(key)), Selection())
+    found = next((Selection(key, labels[key]) for key in keys if labels.get(key)), None)
+    return found or Selection(note=", ".join(f"{key} {'is empty' if key in labels else 'is not set'}" for key in keys))
 
 
 def file_name(selection: Selection, default: str | None = None) -> str | None:
@@ -94,20 +98,42 @@ def unusable(
 def describe(selection: Selection) -> str:
     """Why this file, as a clause."""
     if selection.value is None:
-        return "no label of the node selects a config"
+        return f"no label of the node selects a config{f' ({selection.note})' if selection.note else ''}"
     return f"label {selection.key} of the node is {selection.value!r}"
 
 
 def unknown(selection: Selection, present: Iterable[str], default: str | None = None) -> str:
-    """Why what is selected cannot be read, where `present` are the names of all files in the directory."""
+    """Why what is selected cannot be read: what was looked for, what there is instead, where `present` are the names of
+    all files in the directory, and which of those was probably meant.
+    """
+    names = file_names(selection, default)
+    why = f"and there is no {names[0]}" if names else "which is not the name of a file"
+    known = sorted(name for name in present if _VALUE.fullmatch(name) and name != REVISION_NAME)
+    if not known:
+        return f"{describe(selection)}, {why}, nor any other *{_SUFFIX}"
+    told = f"{describe(selection)}, {why}; there {'is' if len(known) == 1 else 'are'} {_listed(known)}"
+    meant = _meant(selection.value, known) if selection.value is not None else None
+    if meant is not None:
+        return f"{told}; did you mean {meant}?"
+    return f"{told}; --config-default says which is read then" if selection.value is None and default is None else told
+
+
+def _meant(value: str, names: Sequence[str]) -> str | None:
+    """The file that was probably meant by the value of a label."""
+    by_stem = {each.removesuffix(_SUFFIX).removesuffix(".yml"): each for each in names[:_COMPARED]}
+    stem = nearest(value.removesuffix(_SUFFIX).removesuffix(".yml"), by_stem)
+    return by_stem[stem] if stem is not None else None
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in names[:_NAMED]]
+    listed, more = ", ".join(shown), len(names) - _NAMED
+    return f"{listed} and {more} more" if more > 0 else listed
+
+
+def unlisted(selection: Selection, why: str, default: str | None = None) -> str:
+    """The same where it is not known which files there are."""
     names = file_names(selection, default)
     if not names:
         return f"{describe(selection)}, which is not the name of a file"
-    known = sorted(name for name in present if readable(name))
-    if not known:
-        return f"{describe(selection)}, and there is no {names[0]}, nor any other *{_SUFFIX}"
-    listed, more = ", ".join(known[:_NAMED]), len(known) - _NAMED
-    verb = "is" if len(known) == 1 else "are"
-    rest = f" and {more} more" if more > 0 else ""
-    which = "; --config-default says which is read then" if selection.value is None and default is None else ""
-    return f"{describe(selection)}, and there is no {names[0]}; there {verb} {listed}{rest}{which}"
+    return f"{describe(selection)}, and there is no {names[0]}; {why}"

@@ -16,10 +16,11 @@ from pathlib import Path, PurePath
 from typing import Final
 
 from nodeagent.config.judging import Judge
+from nodeagent.config.mounting import Mounting
 from nodeagent.config.reading import is_directory, read_document, read_selected
 from nodeagent.config.selection import FILE_NAME, describe, file_names
 from nodeagent.errand import Errand, Hangs
-from nodeagent.model.config import Document, Loaded, Unreadable
+from nodeagent.model.config import Document, Following, Loaded, Unreadable
 from nodeagent.model.node import Selection
 
 _log = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ class ConfigSource:
         why_unknown: Callable[[], str] = lambda: "",
         judge: Judge | None = None,
         judged_within: float = JUDGED_WITHIN,
+        mounting: Mounting | None = None,
     ) -> None:
         self._path = path
         self._wake = wake
@@ -124,12 +126,19 @@ class ConfigSource:
         self._beside = False
         self._is_file = not selects
         self._told: Selection | None = None
+        self._mounting = mounting if mounting is not None else Mounting()
+        self._following = Following.FOLLOWED
         subscribe(path, self.look_again)
 
     @property
     def newest(self) -> Reading | None:
         """The newest reading; None until the first look. Replaced as a whole, never changed."""
         return self._newest
+
+    @property
+    def following(self) -> Following:
+        """Whether changes of the file that was read last can be seen, by how it is mounted."""
+        return self._following
 
     def look_again(self) -> None:
         """Something may have changed. To be called on the loop."""
@@ -188,16 +197,20 @@ class ConfigSource:
     async def _look(self, chosen: Selection | None) -> Document | Unreadable | None:
         """Read, off the loop. None: nobody knows yet which one is to be read."""
         path, selects, default = self._path, self._selects, self._default
+        mounting, before = self._mounting, self._following
 
-        def look() -> tuple[Document | Unreadable | None, bool]:
+        def look() -> tuple[Document | Unreadable | None, bool, Following]:
             found = read_selected(path, chosen, default) if selects else read_document(path, default)
-            return found, is_directory(path)
+            follows = mounting.look(Path(found.path)) if isinstance(found, Document) else before
+            return found, is_directory(path), follows
 
         try:
-            found, directory = await self._reader.run(look, self._deadline)
+            found, directory, follows = await self._reader.run(look, self._deadline)
         except Hangs:
             message = f"cannot read config: no answer from the mount within {self._deadline:g} s"
             return Unreadable(str(self._path), missing=False, message=message)
+        if follows is not before and isinstance(found, Document):
+            self._take_mounting(follows, found.path)
         absent = isinstance(found, Unreadable) and found.missing
         self._is_file = not selects or (not directory and (not absent or bool(path.suffix)))
         if not directory and not self._beside:
@@ -220,6 +233,14 @@ class ConfigSource:
         if left <= 0.0:
             self._named, self._other_since = name, None
         return left
+
+    def _take_mounting(self, follows: Following, path: str) -> None:
+        self._following = follows
+        if follows is Following.FOLLOWED:
+            _log.info("%s is mounted so that its changes are seen", path)
+        else:
+            _log.warning("%s: %s", path, follows.explained)
+        self._wake()
 
     def _weigh(self, document: Document, noticed: float) -> float:
         """Have a document judged and offer what it means; seconds until the next look. One that was begun earlier and

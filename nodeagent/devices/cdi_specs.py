@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from nodeagent import refusals
 from nodeagent.documents.strict import Rejected, examine
 
 LARGEST: Final = 1 << 20
@@ -171,4 +172,5 @@ def _conflict(paths: Sequence[Path], names: Sequence[str]) -> str:
 
 
 def _cannot(path: Path, error: OSError) -> str:
-    return f"cannot read {path}: {(error.strerror or str(error)).lower()}"
+    said = refusals.words(error, path)
+    return f"cannot read {path}: {said[:1].lower()}{said[1:]}"

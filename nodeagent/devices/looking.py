@@ -80,11 +80,14 @@ class LookingDriver(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why the GPU at `index` could not be asked: `health` LOST or HANG, and the words for it."""
+    """Why the GPU at `index` could not be asked: `health` LOST or HANG, and the words for it. `blocked`: it may be that
+    nobody lets us ask, and nothing is wrong with it.
+    """
 
     index: int
     health: GpuHealth
     message: str
+    blocked: bool = False
 
 
 def assemble(

@@ -8,7 +8,7 @@ initialised anew only while no other call is under way, and nobody listens.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from functools import partial
@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from nodeagent.devices import nvml_calls, nvml_errors
 from nodeagent.devices.looking import Fault, LookingDriver, assemble
-from nodeagent.devices.nvml_errors import CannotLoad, Handle, NVMLError
+from nodeagent.devices.nvml_errors import CannotLoad, Handle, LibraryFault, NVMLError
 from nodeagent.devices.nvml_library import Library, System
 from nodeagent.devices.nvml_topology import Ways
 from nodeagent.devices.turns import Turns
@@ -26,6 +26,7 @@ from nodeagent.devices.xid_watch import XidWatch
 from nodeagent.errand import Errand, Hangs
 from nodeagent.model.inventory import (
     ComputeMode,
+    DriverChange,
     DriverError,
     Gpu,
     GpuHealth,
@@ -53,6 +54,7 @@ class NvmlDriver(LookingDriver):
         deadline: float = 5.0,
         reopen_after: float = 60.0,
         sysfs: Path = Path("/sys"),
+        procfs: Path = Path("/proc"),
         driver_root: Path = Path("/"),
         library: Path | None = None,
         xids: bool = True,
@@ -60,7 +62,7 @@ class NvmlDriver(LookingDriver):
         super().__init__(wake=wake, interval=interval)
         self._deadline = deadline
         self._hangs = f"no answer within {deadline:g} s"
-        self._library = Library(sysfs, reopen_after, driver_root=driver_root, path=library)
+        self._library = Library(sysfs, reopen_after, driver_root=driver_root, path=library, procfs=procfs)
         self._library_errand = Errand("nvml", on_late=self.refresh)
         self._gpus: dict[int, Turns] = {}
         self._ways = Ways(deadline, on_late=self.refresh)
@@ -68,6 +70,7 @@ class NvmlDriver(LookingDriver):
         self._vgpu = VgpuLook(sysfs)
         self._lost = False
         self._doubted: set[str] = set()
+        self._blocked_at: int | None = None
         self._wants_xids = xids
         self._listens = False
         self._watch = XidWatch(news=self._on_news, refresh=self.refresh, deadline=deadline)
@@ -99,16 +102,19 @@ class NvmlDriver(LookingDriver):
                 raise gone[0]
         except Hangs:
             message = f"cannot ask NVML: {self._hangs}"
-            return self._unanswered(last, InventoryReason.DRIVER_ERROR, message, GpuHealth.HANG)
+            return self._unanswered(last, LibraryFault(InventoryReason.DRIVER_ERROR, message, GpuHealth.HANG))
         except (NVMLError, CannotLoad) as error:
             self._library.distrust()
-            return self._unanswered(last, *nvml_errors.library_fault(error))
+            known = last.driver_version is not None
+            return self._unanswered(last, nvml_errors.library_fault(error, self._library.versions(), known=known))
+        if (blocked := self._blocked(system, answers)) is not None:
+            return self._unanswered(last, nvml_errors.taken_away(blocked))
         told = [answer for answer in answers if isinstance(answer, tuple)]
         topology = await self._ways.find(system.opening, [whole for whole, *_ in told])
         if self._listens:
             self._watch.looked(whole for whole, *_ in told)
             self._xids = self._watch.log
-        return assemble(
+        found = assemble(
             [gpu for answer in told for gpu in self._believed(answer, last, doubted)],
             [answer for answer in answers if isinstance(answer, Fault)],
             known=last.gpus,
@@ -117,6 +123,35 @@ class NvmlDriver(LookingDriver):
             driver_load=system.driver_load,
             topology=topology,
         )
+        if not system.is_replaced:
+            return replace(found, kernel_version=system.kernel_version)
+        replaced = f"the driver was replaced while this container ran{self._library.versions()}; restart the agent"
+        return replace(
+            found,
+            change=DriverChange.REPLACED,
+            kernel_version=system.kernel_version,
+            message=f"{found.message}; {replaced}" if found.message else replaced,
+        )
+
+    def _blocked(self, system: System, answers: Sequence[object]) -> str | None:
+        """What they all answer, where no GPU can be asked for a reason that need not be its own; None where one can.
+
+        With the first such look the library is begun anew, at once: that fails where the device nodes have gone. Where
+        it does not, a GPU that is alone is ill itself; several are not, all at once and in the same words.
+        """
+        faults = [answer for answer in answers if isinstance(answer, Fault) and answer.health is not GpuHealth.HANG]
+        answered = sum(not isinstance(answer, Fault) for answer in answers)
+        alone = len(faults) == 1 and system.count > 1  # others hang: it may be ill like them
+        if answered or not faults or alone or not all(fault.blocked for fault in faults):
+            self._blocked_at = None
+            return None
+        if self._blocked_at is None:
+            self._blocked_at = system.opening
+            self._library.distrust()
+            self.refresh()
+        elif len(faults) == 1 and system.opening > self._blocked_at:
+            return None
+        return faults[0].message
 
     async def _open(self) -> System:
         """The library, started anew if that is due and nothing else is under way; nothing begins meanwhile."""
@@ -138,7 +173,7 @@ class NvmlDriver(LookingDriver):
                 gone: Exception = error
                 return gone
             self._lost = self._lost or not nvml_errors.is_refused(error)  # a fresh library is refused as well
-            return Fault(index, GpuHealth.LOST, str(error))
+            return Fault(index, GpuHealth.LOST, str(error), blocked=nvml_errors.is_taken_away(error))
         if self._listens:  # at once: what is reported while others are asked is not missed
             self._watch.listen(answer[0])
         return answer
@@ -155,19 +190,25 @@ class NvmlDriver(LookingDriver):
         self.refresh()
         return tuple(replace(gpu, index=whole.index, minor=whole.minor, pci_bus_id=whole.pci_bus_id) for gpu in known)
 
-    def _unanswered(
-        self, last: Inventory, reason: InventoryReason, message: str, health: GpuHealth | None
-    ) -> Inventory:
-        """There was no look. An error of our own access (`health` None) says nothing about the GPUs: they stay as they
-        are. An absent or hanging driver does.
+    def _unanswered(self, last: Inventory, fault: LibraryFault) -> Inventory:
+        """There was no look. An error of our own access (without a `health`) says nothing about the GPUs: they stay as
+        they are. An absent or hanging driver does.
         """
         if self._listens:
-            self._watch.not_looked(message)
+            self._watch.not_looked(fault.message)
             self._xids = self._watch.log
         gpus = last.gpus
-        if health is not None:
-            gpus = tuple(replace(gpu, health=health, message=message) for gpu in gpus)
-        return replace(last, gpus=gpus, reason=reason, message=message, complete=False)
+        if fault.health is not None:
+            gpus = tuple(replace(gpu, health=fault.health, message=fault.message) for gpu in gpus)
+        return replace(
+            last,
+            gpus=gpus,
+            reason=fault.reason,
+            message=fault.message,
+            complete=False,
+            change=fault.change,
+            kernel_version=self._library.kernel_version(),
+        )
 
     def _on_news(self) -> None:
         self._xids = self._watch.log

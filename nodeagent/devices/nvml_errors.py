@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pynvml
 
-from nodeagent.model.inventory import GpuHealth, InventoryReason
+from nodeagent.model.inventory import DriverChange, GpuHealth, InventoryReason
 
 T = TypeVar("T")
 
@@ -17,6 +18,8 @@ Handle = Any
 NVMLError = pynvml.NVMLError
 
 _UNLOADED = frozenset({pynvml.NVML_ERROR_UNINITIALIZED, pynvml.NVML_ERROR_DRIVER_NOT_LOADED})
+
+_BLOCKED = frozenset({pynvml.NVML_ERROR_UNKNOWN, pynvml.NVML_ERROR_OPERATING_SYSTEM})
 
 _NOT_TOLD = frozenset({pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND})
 
@@ -55,6 +58,11 @@ def is_unloaded(error: Any) -> bool:  # noqa: ANN401
     return error.value in _UNLOADED
 
 
+def is_taken_away(error: Any) -> bool:  # noqa: ANN401
+    """Whether it is how NVML answers where it may not open its device nodes. A GPU that is ill may answer so too."""
+    return error.value in _BLOCKED
+
+
 def refusal(error: Any) -> str | None:  # noqa: ANN401
     """Why a GPU that is well does not do what it was asked for; None where it may not be well."""
     if is_refused(error):
@@ -62,19 +70,51 @@ def refusal(error: Any) -> str | None:  # noqa: ANN401
     return f"{who_lacks(error)} does not support it" if is_not_told(error) else None
 
 
-def library_fault(error: Any) -> tuple[InventoryReason, str, GpuHealth | None]:  # noqa: ANN401
-    """What an error of the driver as a whole means: reason, words, and the health of its GPUs if it tells that."""
+@dataclass(frozen=True, slots=True)
+class LibraryFault:
+    """What an error of the driver as a whole means: reason, words, the health of its GPUs if it tells that, and whether
+    it is that the driver is another one by now.
+    """
+
+    reason: InventoryReason
+    message: str
+    health: GpuHealth | None = None
+    change: DriverChange | None = None
+
+
+TAKEN_AWAY = (
+    "usually the device nodes were taken away from this container, as `systemctl daemon-reload` does with the cgroup "
+    "driver systemd; a new container has them again"
+)
+
+
+def taken_away(message: str) -> LibraryFault:
+    """Nothing can be asked any more, and nothing is known to be wrong with the GPUs: they stay as they are."""
+    found = f"cannot ask NVML: {message}: {TAKEN_AWAY}"
+    return LibraryFault(InventoryReason.DRIVER_ERROR, found, change=DriverChange.TAKEN_AWAY)
+
+
+def library_fault(error: Any, versions: str = "", *, known: bool = False) -> LibraryFault:  # noqa: ANN401
+    """What it means. `versions` are those of kernel driver and library, where they are known; `known`: it has answered
+    before.
+    """
     if isinstance(error, CannotLoad):
-        return InventoryReason.DRIVER_MISSING, str(error), GpuHealth.LOST
+        return LibraryFault(InventoryReason.DRIVER_MISSING, str(error), GpuHealth.LOST)
     match error.value:
         case pynvml.NVML_ERROR_LIBRARY_NOT_FOUND:
             message = "cannot load libnvidia-ml.so.1: it is not there, or not loadable"
-            return InventoryReason.DRIVER_MISSING, message, GpuHealth.LOST
+            return LibraryFault(InventoryReason.DRIVER_MISSING, message, GpuHealth.LOST)
         case pynvml.NVML_ERROR_DRIVER_NOT_LOADED | pynvml.NVML_ERROR_UNINITIALIZED:
             message = "cannot ask NVML: the NVIDIA kernel driver is not loaded"
-            return InventoryReason.DRIVER_MISSING, message, GpuHealth.LOST
+            if known:
+                message += " any more: it was unloaded, as an upgrade does, and is waited for"
+            return LibraryFault(InventoryReason.DRIVER_MISSING, message, GpuHealth.LOST)
         case pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH:
-            message = "kernel driver and library differ in version; restart the agent to load the right one"
-        case _:
-            message = str(error)
-    return InventoryReason.DRIVER_ERROR, f"cannot ask NVML: {message}", None
+            message = (
+                f"cannot ask NVML: kernel driver and library differ in version{versions}: usually the driver was "
+                "replaced while this container ran; restart the agent to load the right library"
+            )
+            return LibraryFault(InventoryReason.DRIVER_ERROR, message, change=DriverChange.REPLACED)
+    if is_taken_away(error):
+        return taken_away(str(error))
+    return LibraryFault(InventoryReason.DRIVER_ERROR, f"cannot ask NVML: {error}")

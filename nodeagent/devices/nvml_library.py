@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ import pynvml
 from nodeagent.devices.nvml_errors import CannotLoad, NVMLError, optional
 
 SONAME = "libnvidia-ml.so.1"
+
+_KERNEL_VERSION = re.compile(r"^NVRM version:.*?Kernel Module.*?\s(\d+\.\d+(?:\.\d+)*)\s", re.MULTILINE)
+"""`NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue …`, and with `Open Kernel Module for x86_64`."""
 
 MOST_PATIENCE = 900.0
 """Seconds at most until a library that has lost a GPU is started anew: it is twice as long after each time that did not
@@ -54,6 +58,12 @@ class System:
     cuda_version: str | None
     driver_load: str | None
     opening: int
+    kernel_version: str | None = None
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether the kernel has another version of the driver than the one that answers here."""
+        return None not in (self.kernel_version, self.driver_version) and self.kernel_version != self.driver_version
 
 
 class Library:
@@ -63,7 +73,17 @@ class Library:
     the library itself.
     """
 
-    def __init__(self, sysfs: Path, reopen_after: float, *, driver_root: Path, path: Path | None) -> None:
+    def __init__(
+        self,
+        sysfs: Path,
+        reopen_after: float,
+        *,
+        driver_root: Path,
+        path: Path | None,
+        procfs: Path = Path("/proc"),
+    ) -> None:
+        self._kernel_says = procfs / "driver/nvidia/version"
+        self._version: str | None = None
         self._bound_devices = sysfs / "bus/pci/drivers/nvidia"
         self._module = sysfs / "module/nvidia"
         self._reopen_after = self._patience = reopen_after
@@ -106,7 +126,7 @@ class Library:
             self._opened_at, self._bound, self._distrusted = time.monotonic(), bound, False
             self._openings += 1
         cuda = optional(pynvml.nvmlSystemGetCudaDriverVersion)
-        version = optional(pynvml.nvmlSystemGetDriverVersion)
+        version = self._version = optional(pynvml.nvmlSystemGetDriverVersion)
         self._count = pynvml.nvmlDeviceGetCount()
         return System(
             count=self._count,
@@ -114,7 +134,23 @@ class Library:
             cuda_version=None if cuda is None else f"{cuda // 1000}.{cuda % 1000 // 10}",
             driver_load=self._driver_load(version),
             opening=self._openings,
+            kernel_version=self.kernel_version(),
         )
+
+    def kernel_version(self) -> str | None:
+        """Which version of the driver the kernel has now; None where it does not say."""
+        try:
+            found = _KERNEL_VERSION.search(self._kernel_says.read_text(encoding="utf-8", errors="replace"))
+        except OSError:
+            return None
+        return found[1] if found is not None else None
+
+    def versions(self) -> str:
+        """Those of kernel driver and library, as far as they are known, to be put behind a message."""
+        kernel = self.kernel_version()
+        told = [f"the kernel has {kernel}"] if kernel is not None else []
+        told += [f"the library was {self._version}"] if self._version is not None else []
+        return f" ({', '.join(told)})" if told else ""
 
     def distrust(self) -> None:
         """The library answers that it is of no use as it is: it is initialised anew at the next look."""

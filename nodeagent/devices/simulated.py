@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from nodeagent import refusals
 from nodeagent.devices.compute_modes import ComputeModes
 from nodeagent.devices.looking import Fault, LookingDriver, Subscribe, assemble
 from nodeagent.devices.simulated_xids import XidNews
@@ -76,7 +77,7 @@ class SimulatedDriver(LookingDriver):
         try:
             outcome = await self._files.run(self._parse)
         except OSError as error:
-            return self._unread(last, f"cannot read {self._path}: {error.strerror or error}")
+            return self._unread(last, f"cannot read {self._path}: {refusals.words(error, self._path)}")
         except Hangs:
             return self._unread(last, f"cannot read {self._path}: no answer within {_READ_WITHIN:g} s")
         if isinstance(outcome, Rejected):
@@ -115,7 +116,7 @@ class SimulatedDriver(LookingDriver):
                 raise DriverError(f"cannot {task}: {answer.message}")
             return await self._files.run(partial(call, node.uses[uuid]))
         except OSError as error:
-            raise DriverError(f"cannot {task}: {error.filename or self._path}: {error.strerror or error}") from error
+            raise DriverError(f"cannot {task}: {error.filename or self._path}: {refusals.words(error)}") from error
         except Hangs as error:
             raise DriverError(f"cannot {task}: {self._path}: no answer within {_READ_WITHIN:g} s") from error
 

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from nodeagent import refusals
+
 MAX_SIZE = 64 * 1024 * 1024
 """Bytes. No file of ours comes near it; one that is larger is not ours."""
 
@@ -32,7 +34,7 @@ def naming(path: Path, task: str) -> Iterator[None]:
         yield
     except OSError as error:
         # OSError's constructor picks the subclass (PermissionError, ...) by errno.
-        raise OSError(error.errno, f"cannot {task}: {error.strerror}", str(path)) from error
+        raise OSError(error.errno, f"cannot {task}: {refusals.words(error, path)}", str(path)) from error
 
 
 def write(path: Path, data: bytes, *, sync: bool, mode: int = 0o600, permit: Callable[[], None] = lambda: None) -> None:

@@ -37,7 +37,7 @@ class Format:
 
 @dataclass(frozen=True, slots=True)
 class Formats:
-    """All kinds. Of the agent in its state directory: the first four. Between agent and MPS host: `desired`, `observed`
+    """All kinds. Of the agent in its state directory: the first five. Between agent and MPS host: `desired`, `observed`
     and `host`. Of the host for itself, though the agent looks at them too: the last two.
     """
 
@@ -45,6 +45,7 @@ class Formats:
     holds: Format = field(default=Format("holds"))
     last_known_good: Format = field(default=Format("last-known-good"))
     selection: Format = field(default=Format("config-selection"))
+    renewal: Format = field(default=Format("driver-change"))
     desired: Format = field(default=Format("mps-desired"))
     observed: Format = field(default=Format("mps-observed"))
     host: Format = field(default=Format("mps-host"))

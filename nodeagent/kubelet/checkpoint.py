@@ -11,20 +11,23 @@ import json
 from pathlib import Path
 from typing import Final
 
+from nodeagent import refusals
 from nodeagent.model.kubelet import CheckpointEntry
 
 LARGEST: Final = 64 << 20
 """Bytes. It has some tens for each id that a pod was given; what is larger is no checkpoint."""
 
 
-def read(path: Path) -> bytes | None:
-    """The file's bytes; None when it cannot be read, or is larger than a checkpoint can be."""
+def read(path: Path) -> bytes | str:
+    """The file's bytes; why there are none, where it cannot be read, or is larger than a checkpoint can be."""
     try:
         with path.open("rb") as file:
             data = file.read(LARGEST + 1)
-    except OSError:
-        return None
-    return data if len(data) <= LARGEST else None
+    except FileNotFoundError:
+        return "there is no such file"
+    except OSError as error:
+        return refusals.words(error, path)
+    return data if len(data) <= LARGEST else f"it has more than {LARGEST >> 20} MiB"
 
 
 def parse(data: bytes) -> frozenset[CheckpointEntry] | None:

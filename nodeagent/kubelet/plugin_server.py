@@ -24,10 +24,11 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
+from nodeagent import refusals
 from nodeagent.kubelet import names
 from nodeagent.kubelet.offered import Offered
 from nodeagent.kubelet.proto import deviceplugin_pb2 as pb
-from nodeagent.kubelet.sockets import target
+from nodeagent.kubelet.sockets import bind_refusal, target
 from nodeagent.kubelet.streams import Streams
 from nodeagent.model.allocation import Desk, PreferenceRequest, RefusalReason, Refused
 from nodeagent.model.shares import Device, Listing
@@ -83,6 +84,14 @@ def _kind(*, healthy: bool, numa: int | None) -> pb.Device:
     return pb.Device(health=names.HEALTHY if healthy else names.UNHEALTHY, topology=topology)
 
 
+class CannotBind(OSError):
+    """No socket can be made where it is wanted. `unwritable`: nothing can be made there, by us at least."""
+
+    def __init__(self, message: str, *, unwritable: bool) -> None:
+        super().__init__(message)
+        self.unwritable = unwritable
+
+
 class PluginServer:
     """The DevicePlugin service of one resource, bound once: for another socket make another server.
 
@@ -125,13 +134,16 @@ class PluginServer:
         return frozenset(device.id for device in devices if device.healthy)
 
     async def serve(self, directory: Path) -> Path:
-        """Bind the endpoint in `directory` and answer there. Returns the socket's path; raises OSError."""
+        """Bind the endpoint in `directory` and answer there. Returns the socket's path; raises CannotBind."""
         path = directory / self.endpoint
         self._server = grpc.aio.server(handlers=[self._handlers()], options=OPTIONS_OF_SERVER)
         try:
             self._server.add_insecure_port(target(path))
         except RuntimeError as error:
-            raise OSError(f"cannot bind {path}: {error}") from error
+            refused = bind_refusal(path)
+            why = str(error) if refused is None else refusals.words(refused, path)
+            unwritable = refused is not None and refused.errno in refusals.UNWRITABLE
+            raise CannotBind(f"cannot bind {path}: {why}", unwritable=unwritable) from error
         await self._server.start()
         return path
 

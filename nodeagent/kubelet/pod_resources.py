@@ -22,8 +22,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+import grpc
 import grpc.aio
 
+from nodeagent import refusals
 from nodeagent.errand import Errand, Hangs
 from nodeagent.kubelet import pod_answers
 from nodeagent.kubelet.checkpoint import parse as parse_checkpoint
@@ -31,7 +33,7 @@ from nodeagent.kubelet.checkpoint import read as read_checkpoint
 from nodeagent.kubelet.pod_answers import LIMITED, NOT_FOUND, NOT_SERVED, Failed, Remembered
 from nodeagent.kubelet.pod_calls import ALLOCATABLE, GET, LIST, Calls
 from nodeagent.kubelet.quiet import Budget, Traffic, Unwatched, Window, window
-from nodeagent.kubelet.sockets import identity
+from nodeagent.kubelet.sockets import absence, identity, refusal, unconnected
 from nodeagent.model.kubelet import (
     CheckpointEntry,
     Holder,
@@ -114,6 +116,7 @@ class PodResources:
         """The kubelet that the last `List` was answered by; what follows is of it."""
         self._gets = False
         self._checkpoint_read = False
+        self._unread = ""
         self._listed_at = float("-inf")
         self._pods: dict[PodName, tuple[Holder, ...]] = {}
         self._asked_at: dict[PodName, float] = {}
@@ -235,7 +238,8 @@ class PodResources:
         begun = self._begun = time.monotonic()
         until = begun + self._deadline
         if kubelet is None:
-            raise Failed(PodResourcesReason.KUBELET_ABSENT, f"no {self._socket}: waiting for the kubelet")
+            why, denied = absence(self._socket)
+            raise Failed(PodResourcesReason.ACCESS_DENIED if denied else PodResourcesReason.KUBELET_ABSENT, why)
         gets, listed, asked = self._gets, b"", frozenset[PodName]()
         try:
             if by_list:
@@ -246,17 +250,19 @@ class PodResources:
             if not by_list:
                 asked = await self._ask_for_pods(begun, until)
         except grpc.aio.AioRpcError as error:
-            failed = pod_answers.failure(error, self._deadline)
+            failed = self._refused(error) or pod_answers.failure(error, self._deadline)
             if not failed.passing:
                 await self._calls.connect(None)
             raise failed from None
         kept, cgroups = await self._read_node(until)
+        unread = kept if isinstance(kept, str) else ""
         # What has been read is let go of before the next is: each may be megabytes.
         pods = await asyncio.to_thread(pod_answers.pods_of, listed) if by_list else self._pods
         del listed
         free = await self._meaning(self._allocatable, allocatable)
         del allocatable
-        entries, uids = (None, frozenset[str]()) if kept is None else await self._meaning(self._entries, kept)
+        nothing = None, frozenset[str]()
+        entries, uids = nothing if isinstance(kept, str) else await self._meaning(self._entries, kept)
         del kept
         if identity(self._socket) != kubelet:
             raise Failed(PodResourcesReason.UNAVAILABLE, "the kubelet restarted during a look", passing=True)
@@ -264,6 +270,7 @@ class PodResources:
             self._kubelet, self._gets, self._listed_at = kubelet, gets, begun
             self._pods, self._asked_at = pods, {}
         self._checkpoint_read = entries is not None
+        self._unread = unread or "it is no checkpoint as it is known here"
         holders = tuple(holder for pod in sorted(self._pods) for holder in self._pods[pod])
         return PodListing(
             begun,
@@ -275,6 +282,14 @@ class PodResources:
             asked,
             None if cgroups is None or entries is None else cgroups & uids,
         )
+
+    def _refused(self, error: grpc.aio.AioRpcError) -> Failed | None:
+        """Why nobody could connect, where it is that: gRPC does not say, but the kernel does when it is asked again."""
+        if error.code() is not grpc.StatusCode.UNAVAILABLE or (refused := refusal(self._socket)) is None:
+            return None
+        denied = refused.errno in refusals.DENIED
+        reason = PodResourcesReason.ACCESS_DENIED if denied else PodResourcesReason.UNAVAILABLE
+        return Failed(reason, f"cannot connect to {self._socket}: {unconnected(refused, self._socket)}")
 
     @staticmethod
     async def _meaning(parser: Remembered[pod_answers.T], data: bytes) -> pod_answers.T:
@@ -344,8 +359,8 @@ class PodResources:
         del self._pods[pod]
         self._asked_at.pop(pod, None)
 
-    async def _read_node(self, until: float) -> tuple[bytes | None, frozenset[str] | None]:
-        """What the checkpoint says after the calls, None where there is none; then, which pods have a cgroup. Raises
+    async def _read_node(self, until: float) -> tuple[bytes | str, frozenset[str] | None]:
+        """What the checkpoint says after the calls, or why it says nothing; then, which pods have a cgroup. Raises
         Failed.
         """
         left = max(until - time.monotonic(), 0.0)
@@ -359,7 +374,7 @@ class PodResources:
 
     def _take(self, listing: PodListing, *, asked: bool) -> None:
         before = self._status
-        blind = "" if self._checkpoint_read else f"cannot read {self._checkpoint}: every look is a List"
+        blind = "" if self._checkpoint_read else f"cannot read {self._checkpoint}: {self._unread}; every look is a List"
         self._status = PodResourcesStatus(PodResourcesReason.LISTED, blind, listing)
         known = before.listing
         news = known is None or _timeless(listing) != _timeless(known) or blind != before.message

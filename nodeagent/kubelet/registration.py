@@ -23,13 +23,14 @@ from typing import TypeVar
 
 import grpc.aio
 
+from nodeagent import refusals
 from nodeagent.kubelet import dial, names
 from nodeagent.kubelet.dial import Failed
 from nodeagent.kubelet.offered import Offered
-from nodeagent.kubelet.plugin_server import PluginServer
+from nodeagent.kubelet.plugin_server import CannotBind, PluginServer
 from nodeagent.kubelet.rival import Rival, RivalTiming, Shown
-from nodeagent.kubelet.sockets import LOCAL_CHANNEL, identity, prove, target
-from nodeagent.model.kubelet import RegistrationState, RegistrationStatus
+from nodeagent.kubelet.sockets import LOCAL_CHANNEL, absence, identity, prove, target
+from nodeagent.model.kubelet import Obstacle, RegistrationState, RegistrationStatus
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +102,7 @@ class Registration:
         self._reconnect = False
         self._state = RegistrationState.PENDING
         self._message = "about to register"
+        self._obstacle: Obstacle | None = None
         self._logged = ""
         self._registrations = 0
         self._failures = 0
@@ -120,6 +122,7 @@ class Registration:
             registrations=self._registrations,
             failures=self._failures,
             sent_revision=server.streams.sent_revision if server else 0,
+            obstacle=self._obstacle,
         )
 
     def nudge(self) -> None:
@@ -153,8 +156,9 @@ class Registration:
         """One turn of the circle: from no server to no server."""
         kubelet = identity(self._kubelet)
         if kubelet is None:
-            self._set(RegistrationState.ABSENT, f"no {self._kubelet}: waiting for the kubelet")
-            await self._until(lambda: identity(self._kubelet))
+            why, denied = absence(self._kubelet)
+            self._set(RegistrationState.ABSENT, why, Obstacle.DENIED if denied else None)
+            await self._until(lambda: identity(self._kubelet) or absence(self._kubelet) != (why, denied))
             return
         if kubelet != self._under:
             self._under, self._tries, self._rival.yielded = kubelet, 0, 0
@@ -162,7 +166,7 @@ class Registration:
             server, path = await self._enter(kubelet)
         except (Failed, OSError) as error:
             await self._end()
-            await self._back_off(kubelet, str(error))
+            await self._back_off(kubelet, str(error), _obstacle(error))
             return
         opened = time.monotonic()
         self._reconnect = False
@@ -202,7 +206,7 @@ class Registration:
             try:
                 await prove(path, self._timing.connect)
             except OSError as error:
-                raise Failed(f"cannot register: our socket {path} does not answer: {error!r}") from error
+                raise Failed(f"cannot register: our socket {path} does not answer: {_unanswered(error)}") from error
             await self._unless_replaced(kubelet, self._register(channel, server))
         self._registrations += 1
         server.streams.registered()
@@ -295,10 +299,10 @@ class Registration:
         await self._rival.gone(ours, pause)
         self._set(RegistrationState.PENDING, "registering again")
 
-    async def _back_off(self, kubelet: str, why: str) -> None:
+    async def _back_off(self, kubelet: str, why: str, obstacle: Obstacle | None = None) -> None:
         """A try has failed: wait, longer each time, or until there is another kubelet."""
         self._failures += 1
-        self._set(RegistrationState.BACKOFF, why)
+        self._set(RegistrationState.BACKOFF, why, obstacle)
         await self._until(lambda: identity(self._kubelet) != kubelet, self._pause())
 
     def _pause(self) -> float:
@@ -339,11 +343,11 @@ class Registration:
         self.nudge()
         self._changed()
 
-    def _set(self, state: RegistrationState, message: str) -> None:
+    def _set(self, state: RegistrationState, message: str, obstacle: Obstacle | None = None) -> None:
         """Take on a state; what is news goes to the log once, however often it is tried in vain."""
         if (state, message) == (self._state, self._message):
             return
-        self._state, self._message = state, message
+        self._state, self._message, self._obstacle = state, message, obstacle
         news = message or "registered with the kubelet"
         if state is not RegistrationState.PENDING and news != self._logged:
             level = logging.INFO if state is RegistrationState.LIVE else logging.WARNING
@@ -357,3 +361,14 @@ class Registration:
             await self._server.stop(self._timing.grace)
             self._server = None
             self._changed()
+
+
+def _obstacle(error: Failed | OSError) -> Obstacle | None:
+    """What there is to be taken away, where a try has failed."""
+    if isinstance(error, Failed):
+        return error.obstacle
+    return Obstacle.UNWRITABLE if isinstance(error, CannotBind) and error.unwritable else None
+
+
+def _unanswered(error: OSError) -> str:
+    return refusals.words(error) or "no answer in time"

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from nodeagent import refusals
+
 LOCAL_CHANNEL: Final[Sequence[tuple[str, int]]] = (("grpc.use_local_subchannel_pool", 1),)
 """Else channels to one target share a connection and the wait after a refused one, which a new kubelet must not pay."""
 
@@ -35,6 +37,48 @@ def identity(path: Path) -> str | None:
     except OSError:
         return None
     return f"{found.st_dev}:{found.st_ino}:{found.st_mtime_ns}" if stat.S_ISSOCK(found.st_mode) else None
+
+
+def absence(path: Path) -> tuple[str, bool]:
+    """Why there is no identity: in words, and whether it is that nobody lets us look."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        hint = "" if path.parent.is_dir() else f" (there is no directory {path.parent})"
+        return f"no {path}: waiting for the kubelet{hint}", False
+    except OSError as error:
+        return f"cannot look at {path}: {refusals.words(error, path)}", error.errno in refusals.DENIED
+    if stat.S_ISSOCK(found.st_mode):
+        return f"no {path}: waiting for the kubelet", False  # it came this moment
+    return f"no {path}: it is {refusals.kind(found.st_mode)} and no socket; waiting for the kubelet", False
+
+
+def refusal(path: Path) -> OSError | None:
+    """Why nobody can connect to the socket; None where it can be done, by us at least. gRPC does not say."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError as error:
+            return error
+    return None
+
+
+def unconnected(error: OSError, path: Path) -> str:
+    """Why nobody can connect to it, in words."""
+    if error.errno == errno.EAGAIN:
+        return f"{refusals.words(error, path)}: whoever listens takes no connection, its queue is full"
+    return refusals.words(error, path)
+
+
+def bind_refusal(path: Path) -> OSError | None:
+    """Why no socket can be made at the path; None where one can. What was made for that is removed."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind(str(path))
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            return error
+    return None
 
 
 async def prove(path: Path, within: float) -> None:

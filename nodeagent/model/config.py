@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from fnmatch import fnmatchcase
+from typing import Final
 
 from nodeagent.model.handover import HandOverTerms
 from nodeagent.model.health import HealthPolicy
@@ -335,6 +336,29 @@ class Document:
     def git_blob(self) -> str:
         """The blob id of these bytes, as `git hash-object` prints it: sha1 of `blob <size>`, a zero byte, the bytes."""
         return hashlib.sha1(b"blob %d\0" % len(self.data) + self.data, usedforsecurity=False).hexdigest()
+
+
+class Following(Enum):
+    """Whether a change of the document can be seen: its directory is mounted, or one version of one of its keys, which
+    never changes, or a single file, of which only what is written into that very file is seen.
+    """
+
+    FOLLOWED = "Followed"
+    SUB_PATH = "SubPath"
+    SINGLE_FILE = "SingleFile"
+
+    @property
+    def explained(self) -> str:
+        """What it means, and what helps; empty where nothing has to."""
+        return _FOLLOWING.get(self.value, "")
+
+
+_FOLLOWING: Final = {
+    "SubPath": "it is mounted by subPath, so that no change reaches it before the container is made anew: mount the "
+    "ConfigMap as a directory, without subPath, and name that directory by --config",
+    "SingleFile": "it is a file that is mounted by itself, so that a change which replaces it, as most do, is not "
+    "seen: mount the directory that it is in",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,6 +159,23 @@ class InventoryReason(Enum):
     INVALID_FILE = "InvalidFile"
 
 
+class DriverChange(Enum):
+    """What has become of the driver under this process, which a new one in a new container may not find: its device
+    nodes were taken away, or it is another version than the library that was loaded.
+    """
+
+    TAKEN_AWAY = "taken-away"
+    REPLACED = "replaced"
+
+
+@dataclass(frozen=True, slots=True)
+class RenewalNote:
+    """For what the agent has ended itself since the driver was last well for long, and how often on this boot."""
+
+    tried: frozenset[str] = frozenset()
+    times: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Vgpu:
     """Whether this is a virtual machine with vGPUs, and the version (`460.16`) and branch (`r460_00`) of its host's
@@ -178,7 +195,8 @@ class Inventory:
     holds what is still known (a bad simulation file keeps the last inventory). `complete` is True when the driver has
     listed all GPUs that it has, so that a GPU that is not among them is lost rather than not yet seen. `counted` is how
     many GPUs the driver has numbers for, of which one that does not answer may not be in `gpus`; None where that is not
-    known. `driver_load`
+    known. `change` is what has become of the driver under this process, and `kernel_version` the version of the driver
+    that the kernel has by now, where it says so. `driver_load`
     tells one loading of the kernel driver from the next on the same boot; None where that is not known. `topology` is
     how near whole GPUs are to one another. `vgpu`: whether the node has vGPUs, None where nobody may know.
     """
@@ -193,6 +211,8 @@ class Inventory:
     topology: Topology = field(default_factory=Topology)
     counted: int | None = None
     vgpu: Vgpu | None = None
+    change: DriverChange | None = None
+    kernel_version: str | None = None
 
     @property
     def whole(self) -> bool:

@@ -102,6 +102,7 @@ class PodResourcesReason(Enum):
     LISTED = "Listed"
     PENDING = "Pending"
     KUBELET_ABSENT = "KubeletAbsent"
+    ACCESS_DENIED = "AccessDenied"
     TIMEOUT = "Timeout"
     UNAVAILABLE = "Unavailable"
 
@@ -127,9 +128,18 @@ class RegistrationState(Enum):
     FOREIGN = "foreign"  # another plugin has the resource, which the kubelet shows
 
 
+class Obstacle(Enum):
+    """What keeps a resource from being registered until somebody takes it away."""
+
+    DENIED = "denied"  # nobody lets us connect to kubelet.sock, or look at it
+    UNWRITABLE = "unwritable"  # no socket can be made in the kubelet's directory
+
+
 @dataclass(frozen=True, slots=True)
 class RegistrationStatus:
-    """How one resource stands with the kubelet: `registrations` and `failures` count since the agent's start."""
+    """How one resource stands with the kubelet: `registrations` and `failures` count since the agent's start.
+    `obstacle` is what the last try has met.
+    """
 
     resource: str
     state: RegistrationState
@@ -138,3 +148,4 @@ class RegistrationStatus:
     registrations: int = 0
     failures: int = 0
     sent_revision: int = 0
+    obstacle: Obstacle | None = None

@@ -63,11 +63,12 @@ class NodeStatus:
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Which document of a directory the Node's labels select: that of `value`, which the label `key` has. Without them
-    it is the one for every node, since none of the labels in question is on this one.
+    it is the one for every node, since none of the labels in question is on this one: `note` says which those are.
     """
 
     key: str | None = None
     value: str | None = None
+    note: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

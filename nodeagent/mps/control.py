@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from nodeagent import refusals
 from nodeagent.mps.child import Finished, TookTooLong, finish
 
 PROGRAM: Final = "nvidia-cuda-mps-control"
@@ -163,7 +164,7 @@ class Control:
             except BlockingIOError:
                 raise NoAnswer("it does not accept connections") from None
             except OSError as error:
-                raise ControlError(f"cannot connect to its socket: {error.strerror or error}") from error
+                raise ControlError(f"cannot connect to its socket: {refusals.words(error)}") from error
             pid, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         return int(pid)
 
@@ -176,7 +177,7 @@ class Control:
         except TookTooLong:
             raise NoAnswer(f"no answer within {self._deadline:g} s") from None
         except OSError as error:
-            raise ControlError(f"cannot run {self._program}: {error.strerror or error}") from error
+            raise ControlError(f"cannot run {self._program}: {refusals.words(error)}") from error
         if finished.code != 0 and finished.errors.startswith(_UNREACHABLE):
             raise NoDaemon("nothing listens at its socket")
         return finished

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from nodeagent import refusals
 from nodeagent.errand import Errand, Hangs
 
 T = TypeVar("T")
@@ -42,5 +43,5 @@ class Disk:
 
 def reason(error: OSError) -> str:
     """An error in words that do not change: `cannot write file: No space left on device: /run/…`."""
-    said = error.strerror or str(error)
+    said = refusals.words(error)
     return f"{said}: {error.filename}" if error.filename else said

@@ -5,10 +5,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from nodeagent import mountinfo, refusals
 
 _NOSUID, _NODEV, _NOEXEC, _REMOUNT = 2, 4, 8, 32  # sys/mount.h
 _FLAGS: Final = _NOSUID | _NODEV | _NOEXEC
@@ -43,12 +44,10 @@ def ours_in(directory: Path) -> frozenset[str]:
 
 def _all() -> dict[str, Mounted]:
     """What lies on top, by path."""
-    found = {}
-    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-        fields = line.split(" ")
-        kind, source = fields[fields.index("-") + 1 :][:2]
-        found[_unescape(fields[4])] = Mounted(kind, kind == "tmpfs" and source == _NAME)  # the last one lies on top
-    return found
+    return {
+        mount.point: Mounted(mount.kind, mount.kind == "tmpfs" and mount.source == _NAME)
+        for mount in mountinfo.read()  # the last one lies on top
+    }
 
 
 def mount_tmpfs(path: Path, options: str, *, remount: bool = False) -> None:
@@ -71,11 +70,7 @@ def detach(path: Path) -> None:
             raise _error("unmount", path)
 
 
-def _unescape(text: str) -> str:
-    r"""A path as the kernel shows it: a space is `\040`."""
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
-
-
 def _error(task: str, path: Path) -> OSError:
     number = ctypes.get_errno()
-    return OSError(number, f"cannot {task}: {os.strerror(number)}", str(path))
+    refused = refusals.words(OSError(number, os.strerror(number)))
+    return OSError(number, f"cannot {task}: {refused}", str(path))

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from nodeagent import refusals
 from nodeagent.durable import atomic
 from nodeagent.errand import Errand, Hangs
 from nodeagent.model.node import LabelDifference, NodeEvent, NodeReport, NodeStatus, SyncReason
@@ -77,7 +78,9 @@ class LabelFile:
         except Hangs:
             self._failed(wanted, f"cannot write {path}: no answer within {DEADLINE:g} s")
         except OSError as error:
-            self._failed(wanted, f"cannot write {path}: {os.strerror(error.errno or 0)}")
+            # What the file is written by has words of its own, which name it once more.
+            refused = OSError(error.errno, os.strerror(error.errno or 0))
+            self._failed(wanted, f"cannot write {path}: {refusals.words(refused, path)}")
         except Exception as error:
             self._failed(wanted, f"cannot write {path}: {error!r}")
             raise

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from itertools import chain
 
+from nodeagent.model.config import mistakes
 from nodeagent.model.moment import Moment
-from nodeagent.model.snapshot import Condition, Snapshot
+from nodeagent.model.snapshot import Condition, ConfigState, Snapshot
 from nodeagent.report import status
 from nodeagent.report.dates import dated
 from nodeagent.report.metrics import CONTENT_TYPE as METRICS
 from nodeagent.report.metrics import Metrics
 from nodeagent.report.page import page
+from nodeagent.report.verdict import stopped
 
 TEXT = "text/plain; charset=utf-8"
 HTML = "text/html; charset=utf-8"
 JSON = "application/json"
 
 NOT_YET = "not serving yet: starting, or waiting for the lock that another agent of this node holds\n"
+
+STOPPED = "the agent's loop has stopped turning: everything else is as of its last turn"
 
 _PATHS = {
     "/": "the status page",
@@ -28,6 +32,9 @@ _PATHS = {
     "/livez": "whether the agent's loop turns",
     "/readyz": "whether the node is served, and if not, why",
 }
+
+_MISTAKES = 5
+"""Of the newest document, that /readyz has."""
 
 _SLOW = frozenset({"/", "/status", "/metrics"})
 """What takes more than a moment to answer, and is answered with a lot."""
@@ -96,7 +103,7 @@ class Endpoints:
         if path == "/metrics":
             return Answer(HTTPStatus.OK, self._metrics.render(), METRICS)
         now = self._clock()
-        snapshot = dated(snapshot, now)
+        snapshot = dated(snapshot if self._alive() else stopped(snapshot, STOPPED), now)
         if path == "/status":
             return Answer(HTTPStatus.OK, status.render(snapshot, now.wall), JSON)
         return Answer(HTTPStatus.OK, page(snapshot, now.wall).encode(), HTML, _PAGE_HEADERS)
@@ -114,7 +121,10 @@ class Endpoints:
         faults = [_reason(snapshot, "Ready", well=True)]
         if self._strict:
             faults += [_reason(snapshot, "ConfigAccepted", well=True), _reason(snapshot, "Stalled", well=False)]
-        told = "".join(f"{fault}\n" for fault in faults if fault is not None)
+        lines = [fault for fault in faults if fault is not None]
+        if _says_of_document(snapshot, strict=self._strict):
+            lines += _mistakes(snapshot.config)
+        told = "".join(f"{line}\n" for line in lines)
         return _text(HTTPStatus.SERVICE_UNAVAILABLE, told) if told else _text(HTTPStatus.OK, "ok\n")
 
 
@@ -125,6 +135,18 @@ def _reason(snapshot: Snapshot, type_: str, *, well: bool) -> str | None:
         return None
     message = f": {condition.message}" if condition.message else ""
     return " ".join(f"{type_}: {condition.reason}{message}".split())
+
+
+def _says_of_document(snapshot: Snapshot, *, strict: bool) -> bool:
+    """Whether it is the newest document that keeps the node from being ready."""
+    return snapshot.config.desired is None or strict
+
+
+def _mistakes(config: ConfigState) -> Iterator[str]:
+    """The mistakes of the newest document but the first, which the condition has; of very many the first ones."""
+    yield from (" ".join(f"{violation}".split()) for violation in config.violations[1:_MISTAKES])
+    if (more := mistakes(config.violations) - _MISTAKES) > 0:
+        yield f"and {more} more, see /status"
 
 
 def _path(target: str) -> str:

@@ -42,7 +42,7 @@ def gauge(name: str, documentation: str, value: float) -> GaugeMetricFamily:
 def _config(config: ConfigState, pool: str | None) -> Iterator[Metric]:
     info = GaugeMetricFamily(
         f"{PREFIX}config_info",
-        "Always 1: which document is in which state.",
+        "Always 1: which document is which: desired (the accepted one), applied, or the last known good.",
         labels=["state", "sha256", "git_blob", "revision", "name", "pool"],
     )
     states = {"desired": config.desired, "applied": config.applied, "last_known_good": config.last_known_good}

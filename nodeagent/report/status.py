@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from enum import Enum
 
-from nodeagent.model.config import Violation
+from nodeagent.model.config import Violation, mistakes
 from nodeagent.model.health import XidLog, XidSource
 from nodeagent.model.inventory import Gpu, Inventory
 from nodeagent.model.mps import GpuMeans, MpsStatus
@@ -115,6 +115,7 @@ def _config(config: ConfigState) -> Json:
         "problem": config.problem,
         "obstacles": [_violation(violation) for violation in config.obstacles],
         "violations": [_violation(violation) for violation in config.violations],
+        "mistakes": mistakes(config.violations),
         "notes": list(config.notes),
     }
 

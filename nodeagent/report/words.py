@@ -30,6 +30,17 @@ from nodeagent.model.plan import (
 )
 from nodeagent.model.shares import Applied, AppliedGpu
 
+ROLES: Mapping[str, str] = {
+    "newest": "newest",
+    "desired": "accepted",
+    "applied": "applied",
+    "lastKnownGood": "last known good",
+}
+"""What a document is to the node, by its key in the status. Everything that is read by people has these words: the
+newest document is the mounted one; it is accepted, or rejected, or missing, or cannot be read; the accepted one is in
+force, and applied once every GPU is as it says.
+"""
+
 _PODS = 3
 """Pods that are named where a change waits for them."""
 

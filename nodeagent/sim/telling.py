@@ -26,7 +26,7 @@ from nodeagent.sim.strips import LEGEND, Strip
 
 _COMMAND_SECONDS = 30.0
 _CHANGES = 2
-"""What `nodeagent plan` exits with when something would change."""
+"""What `nodeagent plan --detailed-exitcode` exits with when something would change."""
 
 
 class NotAsTold(Exception):
@@ -100,7 +100,9 @@ class Teller:
         self.screen.line()
         self.screen.line(f"  $ nodeagent plan --config {self._repo.file}", "bold")
         agent, file = self.node.url.split("/")[2], self._repo.directory / self._repo.file
-        told = await self.command("plan", "--config", str(file), "--agent", agent, exits=_CHANGES)
+        told = await self.command(
+            "plan", "--config", str(file), "--agent", agent, "--detailed-exitcode", exits=_CHANGES
+        )
         # Which documents it compares has been told. Paragraphs follow, of one or several GPUs each.
         self.screen.line("    ...", "dim")
         for line in told.partition("\n\n")[2].splitlines():

@@ -115,8 +115,11 @@ def config_state(
     last_known_good: Document | None,
     observed_generation: int,
     obstacles: tuple[Violation, ...] = (),
+    hints: tuple[str, ...] = (),
 ) -> ConfigState:
-    """How the node stands to Git, for the reports. `obstacles` are those of the config in force on these GPUs."""
+    """How the node stands to Git, for the reports. `obstacles` and `hints` are those of the config in force on these
+    GPUs.
+    """
     newest = acceptance.newest
     unreadable = newest if isinstance(newest, Unreadable) else None
     return ConfigState(
@@ -127,7 +130,7 @@ def config_state(
         last_known_good=_stored_info(last_known_good, acceptance.accepted),
         violations=acceptance.violations,
         obstacles=obstacles if obstacles != acceptance.violations else (),
-        notes=acceptance.config.notes if acceptance.config is not None else (),
+        notes=(*acceptance.config.notes, *hints) if acceptance.config is not None else (),
         problem=unreadable.message if unreadable is not None else None,
         generation=acceptance.generation,
         observed_generation=observed_generation,

@@ -2,8 +2,8 @@
 
 An event is a change and not a state: it follows from the snapshots before and after, and is told once. An agent that
 has just started tells nothing that was so before it: not that a document is accepted which was in force already, nor
-that it is applied where nothing had to be done for it; only that the newest document is rejected, since nobody may have
-read that.
+that it is applied where nothing had to be done for it; only that the newest document is rejected or missing, since
+nobody may have read that.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from nodeagent.model.snapshot import (
 from nodeagent.state.desired import describe
 from nodeagent.state.drift import GONE, share_count
 from nodeagent.state.naming import gpus
+from nodeagent.state.status import Reason
 
 MAX_BYTES = 1024
 """Longest message, in UTF-8: what the Kubernetes API takes as the note of an event."""
@@ -36,7 +37,7 @@ def events(before: Snapshot | None, after: Snapshot) -> tuple[NodeEvent, ...]:
     """The events of one turn, in the order in which they should be read."""
     if before is after:
         return ()
-    found = [*_rejected(before.config if before is not None else None, after.config)]
+    found = [*_rejected(before.config if before is not None else None, after.config), *_missing(before, after)]
     if before is not None:
         found += _accepted(before, after)
         found += _drained(before, after)
@@ -74,6 +75,16 @@ def _rejected(before: ConfigState | None, after: ConfigState) -> Iterator[NodeEv
     first, more = after.violations[0], mistakes(after.violations) - 1
     told = f"rejected {_blob(newest)}: {first}{f' (and {more} more)' if more else ''}"
     yield _event("ConfigRejected", told, warning=True)
+
+
+def _missing(before: Snapshot | None, after: Snapshot) -> Iterator[NodeEvent]:
+    """That there is no document, and what was looked for; again when something else is."""
+    known = before.condition("ConfigAccepted") if before is not None else None
+    now = after.condition("ConfigAccepted")
+    if now is None or now.reason != Reason.MISSING or (known is not None and known.message == now.message):
+        return
+    at = f"{after.config.path}: " if after.config.path not in now.message else ""
+    yield _event("ConfigMissing", f"{at}{now.message}", warning=True)
 
 
 def _accepted(before: Snapshot, after: Snapshot) -> Iterator[NodeEvent]:

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from nodeagent.model.config import THROUGH_MIG, Stage, mistakes
+from nodeagent.model.config import THROUGH_MIG, Following, Stage, mistakes
 from nodeagent.model.handover import HandOver, HostFiles
 from nodeagent.model.health import EventsReason, XidLog
 from nodeagent.model.inventory import Gpu, GpuHealth, Inventory, InventoryReason
 from nodeagent.model.kubelet import (
+    Obstacle,
     PodResourcesReason,
     PodResourcesStatus,
     RegistrationState,
@@ -54,6 +55,10 @@ class Reason(StrEnum):
     PARSE_ERROR = "ParseError"
     SCHEMA_ERROR = "SchemaError"
     SEMANTIC_ERROR = "SemanticError"
+    # ConfigFollowed
+    FOLLOWED = "Followed"
+    SUB_PATH = "SubPath"
+    SINGLE_FILE = "SingleFile"
     # InventoryReady
     FOUND = "Found"
     DRIVER_MISSING = "DriverMissing"
@@ -71,6 +76,8 @@ class Reason(StrEnum):
     NOTHING_TO_REGISTER = "NothingToRegister"
     KUBELET_ABSENT = "KubeletAbsent"
     FOREIGN_PLUGIN = "ForeignPlugin"
+    ACCESS_DENIED = "AccessDenied"
+    DIRECTORY_UNWRITABLE = "DirectoryUnwritable"
     # PodResourcesReady
     LISTED = "Listed"
     TIMEOUT = "Timeout"
@@ -143,7 +150,8 @@ class Facts:
     `desired` is what the config in force wants. `missing` tells a document that is not there from one that cannot be
     read. `foreign` are the ids of another plugin that the kubelet shows of a resource, by their number. `disk_problem`
     is the last failed write, None when all is written. `handover` is how devices are handed over by now. `shared_twice`
-    are the shares that the kubelet has handed out to several pods.
+    are the shares that the kubelet has handed out to several pods. `following` says whether a change of the document
+    can be seen, `remark` what the agent does about a driver that only a new container can use.
     """
 
     now: float
@@ -166,6 +174,8 @@ class Facts:
     handover: HandOver = field(default_factory=HandOver)
     host_files: HostFiles = field(default_factory=HostFiles)
     shared_twice: tuple[SharedTwice, ...] = ()
+    following: Following = Following.FOLLOWED
+    remark: str = ""
 
     @property
     def wanted(self) -> frozenset[str]:
@@ -179,8 +189,9 @@ def conditions(facts: Facts, before: Iterable[Condition]) -> tuple[Condition, ..
     config = _config_accepted(facts)
     registered = _registered(facts)
     found = (
-        _ready(facts, registered),
+        _ready(facts, config, registered),
         config,
+        _config_followed(facts),
         _inventory_ready(facts),
         Condition(
             "HealthWatched",
@@ -214,7 +225,7 @@ def conditions(facts: Facts, before: Iterable[Condition]) -> tuple[Condition, ..
             "ServingLastKnownGood",
             facts.config.using_last_known_good,
             Reason.DOCUMENT_NOT_ACCEPTED if facts.config.using_last_known_good else Reason.DOCUMENT_ACCEPTED,
-            "the mounted document is not accepted; the last known good one is in force"
+            "the newest document is not accepted; the last known good one is in force"
             if facts.config.using_last_known_good
             else "",
         ),
@@ -239,15 +250,24 @@ def conditions(facts: Facts, before: Iterable[Condition]) -> tuple[Condition, ..
     )
 
 
-def _ready(facts: Facts, registered: Condition) -> Condition:
+def _ready(facts: Facts, config: Condition, registered: Condition) -> Condition:
     if facts.config.desired is None:
-        return Condition("Ready", False, Reason.NOTHING_ACCEPTED, "no sharing config was ever accepted")
+        return Condition("Ready", False, Reason.NOTHING_ACCEPTED, _nothing_accepted(facts.config, config))
     unknown = facts.inventory.reason in {InventoryReason.PENDING, InventoryReason.DRIVER_MISSING}
     if unknown or not (facts.applied.gpus or facts.inventory.complete):
         return Condition("Ready", False, Reason.NO_GPUS, facts.inventory.message)
     if not registered.status:
         return Condition("Ready", False, Reason.NOT_REGISTERED, registered.message)
     return Condition("Ready", True, Reason.SERVING, "")
+
+
+def _nothing_accepted(config: ConfigState, accepted: Condition) -> str:
+    """That there is no config to go by, and what is wrong with the one that is there, or where it should be."""
+    told = "no sharing config was ever accepted"
+    if accepted.status or not accepted.message:
+        return told
+    at = f"{config.path}: " if config.problem and config.path not in accepted.message else ""
+    return f"{told}: {at}{accepted.message}"
 
 
 def _config_accepted(facts: Facts) -> Condition:
@@ -265,9 +285,18 @@ def _config_accepted(facts: Facts) -> Condition:
     return Condition("ConfigAccepted", True, Reason.ACCEPTED, config.newest.git_blob)
 
 
+def _config_followed(facts: Facts) -> Condition:
+    """Whether Git is heard at all: a file that never changes is in perfect order otherwise."""
+    follows = facts.following
+    message = f"{facts.config.path}: {follows.explained}" if follows.explained else ""
+    return Condition("ConfigFollowed", follows is Following.FOLLOWED, Reason(follows.value), message)
+
+
 def _inventory_ready(facts: Facts) -> Condition:
     """A driver that is content without a GPU which this node had does not know that one is missing."""
     inventory = facts.inventory
+    if facts.remark and inventory.message:
+        inventory = replace(inventory, message=f"{inventory.message}; {facts.remark}")
     ordered = facts.applied.ordered()
     lost = [entry.gpu for entry in ordered if entry.gpu.health is GpuHealth.LOST and entry.gpu.mig is None]
     if inventory.reason is InventoryReason.FOUND and lost:
@@ -312,8 +341,8 @@ def _counted(inventory: Inventory) -> str:
 def _registered(facts: Facts) -> Condition:
     if facts.wanted and not facts.registrations:
         names = ", ".join(sorted(facts.wanted))
-        if facts.pods.reason is PodResourcesReason.KUBELET_ABSENT:
-            return Condition("Registered", False, Reason.KUBELET_ABSENT, f"{names}: {facts.pods.message}")
+        if facts.pods.reason in {PodResourcesReason.KUBELET_ABSENT, PodResourcesReason.ACCESS_DENIED}:
+            return Condition("Registered", False, Reason(facts.pods.reason.value), f"{names}: {facts.pods.message}")
         if _held_up_by_mps(facts):
             return Condition("Registered", True, Reason.NOTHING_TO_REGISTER, f"{names}: held up by MPS, see MpsReady")
         return Condition("Registered", False, Reason.PENDING, f"nothing is advertised yet of {names}")
@@ -327,8 +356,13 @@ def _registered(facts: Facts) -> Condition:
     if not waiting:
         return Condition("Registered", True, Reason.ALL_REGISTERED, "")
     states = {status.state for status in waiting}
+    obstacles = {status.obstacle for status in waiting}
     if RegistrationState.FOREIGN in states:
         reason = Reason.FOREIGN_PLUGIN
+    elif Obstacle.DENIED in obstacles:
+        reason = Reason.ACCESS_DENIED
+    elif Obstacle.UNWRITABLE in obstacles:
+        reason = Reason.DIRECTORY_UNWRITABLE
     elif RegistrationState.ABSENT in states:
         reason = Reason.KUBELET_ABSENT
     else:

@@ -6,6 +6,7 @@ Files, each sealed with its version and a checksum (see `durable.formats`):
 - `holds.json`: who holds what, as far as it cannot be asked again;
 - `last-known-good`: the last accepted document, of this identity only: another pool's is never used;
 - `config-selection`: which document of a directory the Node's labels selected last, and for which agent;
+- `driver-change`: for what the agent has ended itself, so that it does so once;
 - `lock`: held by the agent that runs.
 
 A file that cannot be trusted is renamed to `<name>.corrupt-<n>` and told in `notices`; loading then goes on without it.
@@ -30,6 +31,7 @@ from nodeagent.durable.formats import FORMATS, Format, Formats
 from nodeagent.durable.lock import FileLock
 from nodeagent.model.config import Document
 from nodeagent.model.holds import Holds
+from nodeagent.model.inventory import RenewalNote
 from nodeagent.model.moment import Moment
 from nodeagent.model.node import Selection, SelectionNote
 from nodeagent.model.shares import Applied
@@ -111,6 +113,7 @@ class StateDir:
         self._holds = path / "holds.json"
         self._last_known_good = path / "last-known-good"
         self._selection = path / "config-selection"
+        self._renewal = path / "driver-change"
         self._left: set[Path] = set()
         self._trouble: OSError | None = None
         self.same_boot = False
@@ -255,6 +258,24 @@ class StateDir:
             )
 
         return self._load(self._selection, decode)
+
+    def save_renewal(self, note: RenewalNote) -> None:
+        """On disk, synced, when this returns; the old note is on disk when it raises OSError."""
+        body = json.dumps({"tried": sorted(note.tried), "times": note.times}).encode()
+        self._save(self._renewal, self._formats.renewal, {"bootId": self._boot_id}, body, sync=True)
+
+    def load_renewal(self) -> RenewalNote | None:
+        """For what an agent has ended itself on this boot; one of another boot says nothing."""
+
+        def decode(data: bytes) -> RenewalNote:
+            header, body = unseal(self._formats.renewal, data)
+            found = expect(parse(body), "the note", dict)
+            tried = frozenset(expect(key, "a trouble", str) for key in member(found, "tried", list))
+            if member(header, "bootId", str) != self._boot_id:
+                return RenewalNote()
+            return RenewalNote(tried, max(member(found, "times", int), 0))
+
+        return self._load(self._renewal, decode)
 
     def _save(self, path: Path, form: Format, facts: dict[str, str | None], body: bytes, *, sync: bool) -> None:
         if not self._lock.held:

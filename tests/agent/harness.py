@@ -486,4 +486,8 @@ def arguments(settings: Settings) -> list[str]:
         "--startup-taint": settings.startup_taint,
     }
     flags = [part for flag, value in given.items() if value is not None for part in (flag, str(value))]
-    return [*flags, *(["--strict-readiness"] if settings.strict_readiness else [])]
+    switches = {
+        "--strict-readiness": settings.strict_readiness,
+        "--restart-on-driver-change": settings.restart_on_driver_change,
+    }
+    return [*flags, *(flag for flag, on in switches.items() if on)]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -18,7 +20,7 @@ from tests.agent.documents import GPU, SHARED, exclusive, shares, sharing, time_
 from tests.agent.harness import Node, Process
 from tests.agent.test_allocate import client
 from tests.devices.worlds import gpu
-from tests.fakes.nvml.library import Controls, build, connected, partitioned
+from tests.fakes.nvml.library import UNKNOWN, Controls, build, connected, partitioned
 from tests.waiting import eventually, longer
 
 GPUS = tuple(replace(gpu(index), numa_node=index // 4) for index in range(8))
@@ -271,3 +273,41 @@ async def test_mig_devices(node: Node, nvml: Controls, library: Path) -> None:
         return [one["label"] for one in found] == [str(index) for index in range(8)]
 
     await eventually(whole_again)
+
+
+async def test_all_device_nodes_are_taken_away(node: Node, nvml: Controls, library: Path) -> None:
+    """Every call fails, as after a daemon-reload: nothing is withdrawn, and it is said what has happened. Where it
+    lasts the agent ends once, in order, for a new container; the next one, which finds the same, stays and says so. The
+    pods that run notice nothing of it, and new ones are admitted.
+    """
+    node.commit(shares(2))
+    options: dict[str, Any] = {"driver": "nvml", "nvml_library": library, "restart_on_driver_change": True}
+    agent = await node.process(**options)
+    await node.advertises({SHARED: 16})
+    await node.hold(3)
+    failing = {f"gpu__{index}__error": UNKNOWN for index in range(8)} | {"error__nvmlInitWithFlags": UNKNOWN}
+    nvml.answer(GPUS, **failing)
+    agent.signal(signal.SIGHUP)
+    await eventually(partial(said, agent, "DriverError", "systemctl daemon-reload"), within=30.0)
+    assert node.kubelet.allocatable(SHARED) == 16
+    assert await agent.ended(within=90.0) == 75
+    assert "ending in order, so that a new container has the driver as it is" in agent.log
+    assert "stopped" in agent.log
+
+    agent = await node.process(**options)
+    await eventually(
+        partial(said, agent, "DriverError", "has ended itself once for it, which did not help"), within=60.0
+    )
+    await node.advertises({SHARED: 16})
+    assert len(node.kubelet.pods) == 3
+
+    has(nvml)
+    agent.signal(signal.SIGHUP)
+    await eventually(partial(said, agent, "Found", "8 GPUs"), within=30.0)
+    await node.hold(1, prefix="later")
+
+
+async def said(agent: Process, reason: str, words: str) -> bool:
+    """What InventoryReady says."""
+    _, found, message = await agent.condition("InventoryReady")
+    return found == reason and words in message

@@ -11,6 +11,31 @@ from tests.agent.stories import reload_back_and_forth
 from tests.waiting import eventually
 
 
+async def test_what_a_config_says_in_vain_is_told_once(node: Node) -> None:
+    """In the notes, with what there is instead, and in one line of the log for each document; the config is followed.
+    What was put right is no longer said.
+    """
+    node.simulate(2)
+    node.commit(sharing(exclusive(at=[0, 9]), time_sliced(4)))
+    agent = await node.agent(pool="inference")
+    await node.advertises({GPU: 1, SHARED: 4})
+    index = "no GPU of this node has the index 9; there are GPUs 0-1"
+    pool = 'the config is called "test", and this node is of the pool "inference"'
+    notes = (await agent.status())["config"]["notes"]
+    assert [pool in notes[0], index in notes[1]] == [True, True]
+    assert index in (await agent.get("/")).body.decode()
+    assert [len(node.log.having("config: ", part)) for part in (pool, index)] == [1, 1]
+    node.simulate(3)
+    await node.advertises({GPU: 1, SHARED: 8})
+    assert await eventually(lambda: node.log.having("config: ", "there are GPUs 0-2"))
+    assert len(node.log.having("config: ", pool)) == 1
+
+    node.commit(sharing(exclusive(at=[0]), time_sliced(4)))
+    await eventually(lambda: len(node.log.having("config: ", pool)) == 2)
+    await eventually(lambda: len(agent.snapshot.config.notes) == 1)
+    assert agent.snapshot.in_sync
+
+
 async def test_reloads_disturb_nothing(node: Node) -> None:
     """Over ten reloads between ten and four shares no stream ends, nothing registers again, and there are never fewer
     healthy shares than the smaller count asks for.

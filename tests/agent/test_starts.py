@@ -99,6 +99,52 @@ async def test_a_bare_node_without_a_config_advertises_nothing(node: Node) -> No
     await eventually(agent.ready)
 
 
+WRONG = shares(4).replace(b"replicas", b"replica").replace(b'resource"', b'resorce"')
+NOT_YET = "Ready: NothingAccepted: no sharing config was ever accepted: "
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"sharing.yaml": WRONG}, ["{path}:", 'got "resorce"; did you mean', "(and ", 'got "replica"; did you mean']),
+        ({"sharing.yaml": BAD}, ["{path}:"]),
+        ({"sharing.yaml": b""}, ["{path}:1:1: "]),
+        ({"other.yaml": shares(4)}, ["{path}: cannot read config: there is no such file; there is other.yaml"]),
+        (
+            {"a.yaml": shares(4), "b.yaml": shares(4)},
+            ["label nodeagent.io/config of the node is 'x', and there is no x.yaml; there are a.yaml, b.yaml"],
+        ),
+    ],
+    ids=["mistakes", "no YAML", "empty", "missing", "no key for the label"],
+)
+async def test_a_cold_start_with_a_wrong_file_says_what_is_wrong(
+    node: Node, files: dict[str, bytes], said: list[str]
+) -> None:
+    """The readiness probe answers with the mistake and its place, not only that nothing was ever accepted; and what is
+    put right is served.
+    """
+    node.mount.write(files)
+    labels = ("nodeagent.io/config",) if "a.yaml" in files else ()
+    agent = await node.agent(config_labels=labels)
+    if labels:
+        agent.agent.take_labels({"nodeagent.io/config": "x"})
+    path = str(node.mount.directory / "sharing.yaml")
+
+    async def told() -> bool:
+        answer = await agent.get("/readyz")
+        body = answer.body.decode()
+        assert answer.code == 503
+        assert body.startswith(NOT_YET)
+        for part in said:
+            assert part.format(path=path) in body
+        return True
+
+    await eventually(told)
+    node.mount.write({**files, "sharing.yaml": shares(4), "x.yaml": shares(4)})
+    await node.advertises({SHARED: 32})
+    await eventually(agent.ready)
+
+
 class Restart(Enum):
     """How an agent ends before another one starts."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -151,3 +152,25 @@ async def test_an_unreadable_config(node: Node, plain: Path) -> None:
     await node.allocatable(5 * GPUS)
     await eventually(lambda: agent.says("ConfigAccepted").status)
     assert await agent.metric("config_last_reload_successful") == 1
+
+
+async def test_a_config_that_cannot_change(node: Node) -> None:
+    """A key that is mounted by `subPath` is applied like any other; that it will never change is a condition, from the
+    first turn on, and a line of the log. It makes no node unready.
+    """
+    node.commit(shares(4))
+    config = node.directory / "sharing.yaml"
+    config.touch()
+    source = (node.mount.directory / "sharing.yaml").resolve()
+    if subprocess.run(["mount", "--bind", source, config], capture_output=True, check=False).returncode != 0:
+        pytest.skip("nothing can be mounted here")
+    try:
+        agent = await started(node, config)
+        told = agent.says("ConfigFollowed")
+        assert (told.status, told.reason) == (False, "SubPath")
+        assert told.message.startswith(f"{config}: it is mounted by subPath")
+        assert await agent.ready()
+        assert len(agent.log.having("mounted by subPath")) == 1
+        await agent.stop()
+    finally:
+        subprocess.run(["umount", "-l", config], check=False)

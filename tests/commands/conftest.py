@@ -48,6 +48,12 @@ sharing:
 """
 
 
+@pytest.fixture(autouse=True)
+def columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text is 80 columns wide, as on a usual terminal."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+
 def nodeagent(*arguments: object, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     """Type a command and wait for its end."""
     return subprocess.run(

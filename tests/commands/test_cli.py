@@ -26,7 +26,7 @@ def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     told = capsys.readouterr().out
     assert max(map(len, told.splitlines())) <= 80
     assert "examples:\n  nodeagent" in told
-    assert "64 usage, 70 internal error" in told
+    assert "\nexit codes:\n  0 " in told
     assert not command or "exit codes:" in told
 
 
@@ -145,6 +145,7 @@ def test_run_imports_no_other_command() -> None:
     assert {name for name in loaded if name.startswith("nodeagent.commands.")} == {
         "nodeagent.commands.exits",
         "nodeagent.commands.run",
+        "nodeagent.commands.variables",
     }
     assert not {"jsonschema", "nodeagent.sim", "nodeagent.config.bundle"} & loaded
 

@@ -63,7 +63,7 @@ def test_what_cannot_be_converted(tmp_path: Path, capsys: pytest.CaptureFixture[
     good.write_text(NVIDIAS, encoding="utf-8")
     assert main(["convert", str(good), "--name", "Not a name"]) == 1
     assert "cannot use that name: expected a name of 1 to 63" in capsys.readouterr().err
-    assert main(["convert", str(tmp_path / "absent.yaml")]) == 2
+    assert main(["convert", str(tmp_path / "absent.yaml")]) == 4
     assert "no such file or directory" in capsys.readouterr().err
 
 

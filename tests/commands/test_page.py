@@ -51,7 +51,12 @@ def run(typed: str, directory: Path, **environment: str) -> subprocess.Completed
     return subprocess.run(
         ["bash", "-c", typed],
         cwd=directory,
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **environment},
+        env={
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "COLUMNS": "80",
+            **environment,
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

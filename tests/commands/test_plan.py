@@ -272,7 +272,7 @@ def test_waves_are_said(tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixt
         rules = "rules: [{name: all, exclusive: {}}]"
         head = "apiVersion: nodeagent.io/v1alpha1\nkind: SharingConfig\nmetadata: {name: x}\n"
         config.write_text(f"{head}spec: {{{rules}, transition: {{maxUnavailable: {at_most}}}}}\n", encoding="utf-8")
-        assert main(["plan", "--config", str(config), "--agent", agent.address]) == 2
+        assert main(["plan", "--config", str(config), "--agent", agent.address]) == 0
         told = capsys.readouterr().out
         assert said in told
         assert ("in waves" in told) is bool(said)
@@ -297,9 +297,9 @@ def written(tmp_path: Path, replicas: int) -> Path:
 
 
 def test_a_node_without_an_agent(tmp_path: Path) -> None:
-    """With a driver the plan is of a node on which nothing is applied: all of it is added, at once, exit code 2."""
+    """With a driver the plan is of a node on which nothing is applied: all of it is added, at once."""
     done = nodeagent("plan", "--config", written(tmp_path, 10), "--driver", f"simulated:{H100X8}")
-    assert done.returncode == 2
+    assert done.returncode == 0
     assert "GPUs 0-7: not advertised -> time-sliced nvidia.com/gpu.shared x10" in done.stdout
     assert "    + 10 added (::0 to ::9)" in done.stdout
     assert "registers nvidia.com/gpu.shared" in done.stdout
@@ -342,18 +342,18 @@ def test_a_driver_without_its_agents_numbers_has_its_own(tmp_path: Path, capsys:
     config = tmp_path / "by-index.yaml"
     config.write_text(BY_INDEX, encoding="utf-8")
     plan = ["plan", "--config", str(config), "--driver", simulation(tmp_path, *UUIDS[1:])]
-    assert main([*plan, "-o", "json"]) == 2
+    assert main([*plan, "-o", "json"]) == 0
     alone = {one["uuid"]: (one["index"], one["after"]["mode"]) for one in json.loads(capsys.readouterr().out)["gpus"]}
     assert alone == {UUIDS[1]: (0, "exclusive"), UUIDS[2]: (1, "time-sliced")}
     plan += ["--state-dir", str(state_of(tmp_path, boot_id(), *UUIDS))]
-    assert main([*plan, "-o", "json"]) == 2
+    assert main([*plan, "-o", "json"]) == 0
     found = [
         (one["uuid"], one["index"], one["driverIndex"], one["after"]["mode"])
         for one in json.loads(capsys.readouterr().out)["gpus"]
     ]
     assert found[1:] == [(UUIDS[1], 1, 0, "time-sliced"), (UUIDS[2], 2, 1, "exclusive")]
     assert found[0][:3] == (UUIDS[0], 0, None), "it is lost: the node still has it"
-    assert main(plan) == 2
+    assert main(plan) == 0
     text = capsys.readouterr().out
     assert "; for the driver GPU 1 has index 0, GPU 2 has index 1 " in " ".join(text.split())
     assert "GPU 1: not advertised -> time-sliced nvidia.com/gpu.shared x4\n" in text
@@ -365,11 +365,11 @@ def test_a_state_directory_of_another_boot(tmp_path: Path, capsys: pytest.Captur
     config.write_text(BY_INDEX, encoding="utf-8")
     state = state_of(tmp_path, "another", *UUIDS)
     plan = ["plan", "--config", str(config), "--driver", simulation(tmp_path, *UUIDS[1:]), "--state-dir", str(state)]
-    assert main([*plan, "-o", "json"]) == 2
+    assert main([*plan, "-o", "json"]) == 0
     assert [one["index"] for one in json.loads(capsys.readouterr().out)["gpus"]] == [1, 2]
     before = (state / "applied.json").read_bytes()
     (state / "applied.json").write_bytes(before[:-1])
-    assert main(plan) == 1
+    assert main(plan) == 4
     assert "cannot read what the agent of" in capsys.readouterr().err
     assert (state / "applied.json").read_bytes() == before[:-1], "what is damaged is the agent's to set aside"
 
@@ -379,7 +379,7 @@ def test_a_state_directory_that_is_none(tmp_path: Path, capsys: pytest.CaptureFi
     config = tmp_path / "by-index.yaml"
     config.write_text(BY_INDEX, encoding="utf-8")
     plan, absent = ["plan", "--config", str(config)], ["--state-dir", str(tmp_path / "absent")]
-    assert main([*plan, "--driver", simulation(tmp_path, *UUIDS), *absent]) == 1
+    assert main([*plan, "--driver", simulation(tmp_path, *UUIDS), *absent]) == 4
     assert f"cannot read {tmp_path}/absent: expected the state directory of an agent" in capsys.readouterr().err
     assert main([*plan, *absent]) == 64
     assert "--state-dir goes with --driver" in capsys.readouterr().err
@@ -421,7 +421,7 @@ def test_an_agent_is_asked_for_its_numbers(tmp_path: Path, serve: Serve, capsys:
     config = tmp_path / "by-index.yaml"
     config.write_text(BY_INDEX, encoding="utf-8")
     where = ["--agent", serve(builders.renumbered()).address, "-o", "json"]
-    assert main(["plan", "--config", str(config), *where]) == 2
+    assert main(["plan", "--config", str(config), *where]) == 0
     found = json.loads(capsys.readouterr().out)["gpus"]
     assert [(one["index"], one["driverIndex"], one["after"]["mode"]) for one in found] == [
         (0, None, "exclusive"),
@@ -431,10 +431,10 @@ def test_an_agent_is_asked_for_its_numbers(tmp_path: Path, serve: Serve, capsys:
 
 
 def test_a_node_that_runs_something(tmp_path: Path, serve: Serve) -> None:
-    """An agent is asked for what is applied and held: pods that must end are named, exit code 2."""
+    """An agent is asked for what is applied and held: pods that must end are named, exit code 2 if asked."""
     gpus = (builders.gpu_status(gpu(0), "hhhhhhffff"), builders.gpu_status(gpu(1), "f" * 10))
     agent = serve(builders.snapshot(*gpus))
-    done = nodeagent("plan", "--config", written(tmp_path, 4), "--agent", agent.address)
+    done = nodeagent("plan", "--detailed-exitcode", "--config", written(tmp_path, 4), "--agent", agent.address)
     assert done.returncode == 2, done.stderr
     assert done.stdout.startswith("gpu-node-1 (http://127.0.0.1:")
     assert "GPU 0: time-sliced nvidia.com/gpu.shared x10 -> x4" in done.stdout
@@ -465,7 +465,7 @@ def test_a_node_that_cannot_tell_who_holds_what(
     """While PodResources cannot be read the plan warns, and counts every share as held."""
     blind = builders.conditions(PodResourcesReady=(False, "Timeout", "no answer"))
     agent = serve(builders.snapshot(conditions=blind))
-    assert main(["plan", "--config", str(written(tmp_path, 4)), "--agent", agent.address]) == 2
+    assert main(["plan", "--config", str(written(tmp_path, 4)), "--agent", agent.address]) == 0
     told = capsys.readouterr().out
     assert "the node cannot tell which pods use what" in told
     assert "~ 6 drain" in told
@@ -486,15 +486,15 @@ def test_a_rejected_config(tmp_path: Path, serve: Serve, capsys: pytest.CaptureF
 
 
 def test_a_config_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A path without a config exits with 1."""
-    assert main(["plan", "--config", str(tmp_path), "--driver", f"simulated:{H100X8}"]) == 1
+    """A path without a config exits with 4."""
+    assert main(["plan", "--config", str(tmp_path), "--driver", f"simulated:{H100X8}"]) == 4
     assert f"cannot read config: there is no such file: {tmp_path}/sharing.yaml" in capsys.readouterr().err
 
 
 def test_an_agent_that_is_not_there(good: Path) -> None:
-    """An agent that cannot be reached exits with 1 and is named with the reason."""
+    """An agent that cannot be reached exits with 3 and is named with the reason."""
     done = nodeagent("plan", "--config", good, "--agent", "127.0.0.1:1")
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert done.stderr == "nodeagent plan: cannot reach the agent at http://127.0.0.1:1: connection refused\n"
 
 
@@ -503,7 +503,7 @@ def test_the_config_may_come_from_a_pipe(serve: Serve) -> None:
     agent = serve(builders.snapshot())
     one = config_map(SHARED_BY_TEN, "one")
     done = nodeagent("plan", "--config", "-", "--agent", agent.address, stdin=one)
-    assert done.returncode == 2, done.stderr
+    assert done.returncode == 0, done.stderr
     assert "requests: at most 2 -> any number of shares per container" in done.stdout
     done = nodeagent("plan", "--config", "-", "--agent", agent.address, stdin=f"{one}---\n{config_map(NVIDIAS, 'two')}")
     assert done.returncode == 1
@@ -514,7 +514,7 @@ def test_the_config_may_be_what_a_shell_makes_of_a_pipe(serve: Serve, good: Path
     """`--config <(…)` is read as well."""
     command = f"{sys.executable} -m nodeagent plan --config <(cat {good}) --agent {serve(builders.snapshot()).address}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=longer(60), check=False)
-    assert done.returncode == 2, done.stderr
+    assert done.returncode == 0, done.stderr
 
 
 def test_json_names_every_share(tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
@@ -522,7 +522,7 @@ def test_json_names_every_share(tmp_path: Path, serve: Serve, capsys: pytest.Cap
     gpus = (builders.gpu_status(gpu(0), "hhhhhhffff"),)
     path = written(tmp_path, 4)
     agent = serve(builders.snapshot(*gpus))
-    assert main(["plan", "--config", str(path), "--agent", agent.address, "-o", "json"]) == 2
+    assert main(["plan", "--config", str(path), "--agent", agent.address, "-o", "json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["document"]["gitBlob"] == Document("", path.read_bytes()).git_blob
     assert told["running"]["gitBlob"] == builders.document().git_blob
@@ -549,7 +549,7 @@ def test_a_status_that_planning_cannot_rely_on(
     status = to_json(builders.snapshot())
     status["inventory"] = {"gpus": "none"}
     monkeypatch.setattr("nodeagent.commands.client.fetch_status", lambda _: status)
-    assert main(["plan", "--config", str(good)]) == 1
+    assert main(["plan", "--config", str(good)]) == 3
     assert "cannot read the status of http://127.0.0.1:9400: inventory.gpus: expected list" in capsys.readouterr().err
 
 
@@ -583,7 +583,7 @@ def under(tmp_path: Path) -> str:
 def test_a_gpu_on_its_way_to_mps_is_told(under: str, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
     """What it becomes, with which limits, for which pods it waits."""
     agent = serve(builders.snapshot(gpu_status(gpu(0), "hhffffffff"), gpu_status(gpu(1), "f" * 10)))
-    assert main(["plan", "--config", under, "--agent", agent.address]) == 2
+    assert main(["plan", "--config", under, "--agent", agent.address]) == 0
     told = capsys.readouterr().out
     assert (
         """\
@@ -610,7 +610,7 @@ def test_other_limits_are_told(under: str, serve: Serve, capsys: pytest.CaptureF
             under_mps(0, "hhff", mps_daemon(0)), under_mps(1, "ffff", mps_daemon(1, contract=SMALL), contract=SMALL)
         )
     )
-    assert main(["plan", "--config", under, "--agent", agent.address]) == 2
+    assert main(["plan", "--config", under, "--agent", agent.address]) == 0
     told = capsys.readouterr().out
     assert (
         """\
@@ -630,7 +630,7 @@ GPU 1: stays mps nvidia.com/gpu.mps (9216 MiB and 25 % each, at most 2 per
 def test_an_agent_without_an_mps_host_is_told_of(under: str, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
     """The plan says that what is under MPS will wait, and why, and does not call that at once."""
     agent = serve(builders.snapshot(gpu_status(gpu(0), "f" * 10), gpu_status(gpu(1), "f" * 10), mps=OFF))
-    assert main(["plan", "--config", under, "--agent", agent.address]) == 2
+    assert main(["plan", "--config", under, "--agent", agent.address]) == 0
     told = capsys.readouterr().out
     assert (
         """\
@@ -642,7 +642,7 @@ def test_an_agent_without_an_mps_host_is_told_of(under: str, serve: Serve, capsy
         in told
     )
     assert "class live: no pod has to end, but something waits for MPS\n" in told
-    assert main(["plan", "--config", under, "--agent", agent.address, "-o", "json"]) == 2
+    assert main(["plan", "--config", under, "--agent", agent.address, "-o", "json"]) == 0
     one = json.loads(capsys.readouterr().out)["gpus"][0]
     assert one["waitsFor"] == f"MPS: {OFF.message}"
     assert one["after"] == {
@@ -656,7 +656,7 @@ def test_an_agent_without_an_mps_host_is_told_of(under: str, serve: Serve, capsy
 
 def test_a_node_without_an_agent_is_taken_to_have_an_mps_host(under: str, capsys: pytest.CaptureFixture[str]) -> None:
     """`--driver` tells what the config would do to a node that works."""
-    assert main(["plan", "--config", under, "--driver", f"simulated:{H100X8}"]) == 2
+    assert main(["plan", "--config", under, "--driver", f"simulated:{H100X8}"]) == 0
     told = capsys.readouterr().out
     assert (
         """\
@@ -702,7 +702,7 @@ def sliced(tmp_path: Path, health: str = "") -> str:
 def test_mig_devices_are_planned_for(tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
     """As GPUs are, alike ones together; what is wrong with any of them is told."""
     agent = serve(builders.partitioned())
-    assert main(["plan", "--config", sliced(tmp_path), "--agent", agent.address]) == 2
+    assert main(["plan", "--config", sliced(tmp_path), "--agent", agent.address]) == 0
     told = capsys.readouterr().out
     assert (
         """\
@@ -729,7 +729,7 @@ MIG device 1:7: exclusive nvidia.com/mig-1g.5gb -> time-sliced
 def test_json_tells_which_mig_device(tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
     """By label, profile and uuid, and why it is unhealthy."""
     agent = serve(builders.partitioned())
-    assert main(["plan", "--config", sliced(tmp_path), "--agent", agent.address, "-o", "json"]) == 2
+    assert main(["plan", "--config", sliced(tmp_path), "--agent", agent.address, "-o", "json"]) == 0
     found = {one["label"]: one for one in json.loads(capsys.readouterr().out)["gpus"]}
     assert (found["1:7"]["profile"], found["1:7"]["uuid"]) == ("1g.5gb", builders.mig(1, 7).uuid)
     assert (found["1"]["profile"], found["1"]["unhealthy"], found["1"]["changes"]) == (None, None, False)
@@ -748,7 +748,7 @@ def test_a_policy_that_heals_is_a_change(tmp_path: Path, serve: Serve, capsys: p
         ("  health: {recovery: {after: 1m, xids: [79]}}\n", 2, heals),
         ("  health: {recovery: {after: 2m, xids: [79]}}\n", 0, stays),
     ):
-        assert main(["plan", "--config", sliced(tmp_path, health), *where]) == code
+        assert main(["plan", "--detailed-exitcode", "--config", sliced(tmp_path, health), *where]) == code
         told = capsys.readouterr().out
         assert expected in told
         assert ("class none: no share comes or goes\n" in told) == (code == 2)
@@ -762,7 +762,7 @@ def test_a_gpu_on_its_way_to_mig_is_told(tmp_path: Path, serve: Serve, capsys: p
     base = builders.snapshot(whole, gone)
     found = replace(base.inventory, gpus=(whole.gpu, fresh))
     agent = serve(replace(base, inventory=found))
-    assert main(["plan", "--config", sliced(tmp_path), "--agent", agent.address]) == 2
+    assert main(["plan", "--config", sliced(tmp_path), "--agent", agent.address]) == 0
     told = capsys.readouterr().out
     for part in (
         "GPU 1: exclusive nvidia.com/gpu -> used through MIG devices: waits for 1 pod\n",
@@ -775,7 +775,7 @@ def test_a_gpu_on_its_way_to_mig_is_told(tmp_path: Path, serve: Serve, capsys: p
 def test_the_mig_devices_of_a_driver(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A simulated node with MIG and nothing on it."""
     spec = f"simulated:{H100X8.with_name('mig.yaml')}"
-    assert main(["plan", "--config", sliced(tmp_path), "--driver", spec]) == 2
+    assert main(["plan", "--config", sliced(tmp_path), "--driver", spec]) == 0
     told = capsys.readouterr().out
     assert "used through MIG devices\n" in told
     assert " -> time-sliced nvidia.com/gpu.small x2\n" in told

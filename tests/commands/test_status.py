@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from nodeagent.cli import main
 from nodeagent.commands import ages, status_report
 from nodeagent.commands.ages import age
+from nodeagent.commands.status_verdict import situation
 from nodeagent.commands.terminal import Terminal
 from nodeagent.model.config import Contract, Mode, MpsLimits, Stage
 from nodeagent.model.inventory import GpuHealth
@@ -20,9 +22,12 @@ from nodeagent.model.plan import Plan, Wait, WaitReason, Waves
 from nodeagent.model.shares import Applied
 from nodeagent.model.snapshot import ConfigState, Drift, DriftKind, Snapshot
 from nodeagent.report.status import to_json
-from tests.commands.conftest import Serve, nodeagent
+from nodeagent.report.verdict import judge, of, stopped
+from tests.commands import shown
+from tests.commands.conftest import SHARED_BY_TEN, Serve, nodeagent
 from tests.report import builders
 from tests.report.builders import AT, WHOLE, gpu, gpu_status, mps_daemon, under_mps
+from tests.report.test_page import EMPTY
 from tests.waiting import WITHIN, longer
 
 NOW = AT + 5.0
@@ -40,11 +45,11 @@ def test_a_node_in_sync_is_soon_told() -> None:
     assert (
         told(builders.snapshot())
         == """\
-gpu-node-1, pool inference: in sync
+gpu-node-1, pool inference: In sync
   nodeagent 0.1.0, up 60m, driver 550.163.01, http://127.0.0.1:9400
 
 document
-  mounted, accepted, applied: blob 2e65efe2a145, h100-inference, revision
+  newest, accepted, applied: blob 2e65efe2a145, h100-inference, revision
     main@sha1:0a1b2c3d
 
 GPUs
@@ -72,9 +77,17 @@ def test_how_far_a_change_is_and_for_whom_it_waits() -> None:
 def test_all_that_is_wrong_is_told() -> None:
     """Errors with line and column, conditions, shares in every state, drift, what is waited for, the last reload."""
     text = told(builders.troubled())
-    assert text.startswith("gpu-node-1, pool inference: NOT in sync, not settled\n")
+    assert text.startswith(
+        """\
+gpu-node-1, pool inference: Not ready
+  nvidia.com/gpu is foreign: another plugin keeps taking it. Also: GPU 2 is
+    lost; the newest document is rejected, with 2 errors; the node goes on with
+    h100-inference, blob 476e93d57141, which is not settled yet; not in sync: a
+    drain takes too long; and 1 more.
+  nodeagent 0.1.0, up 60m,"""
+    )
     for part in (
-        "  mounted: blob 44d6628cdc69, h100-inference, revision main@sha1:ffff0000\n",
+        "  newest: blob 44d6628cdc69, h100-inference, revision main@sha1:ffff0000\n",
         "  accepted: blob 476e93d57141, h100-inference\n  applied: blob 4f29a0f716d1\n",
         "  /etc/nodeagent/sharing.yaml:12:17: spec.rules[0].timeSlicing.replicas:\n    expected an integer",
         "  not Ready, NotRegistered, for 65s: nvidia.com/gpu is foreign: another plugin\n",
@@ -100,6 +113,15 @@ def test_a_config_that_the_gpus_do_not_fit_is_told() -> None:
         "\nerrors\n  accepted, and at odds with these GPUs: expected nvidia.com/gpu to be one kind\n    of device\n"
         in text
     )
+
+
+def test_notes_are_told() -> None:
+    """What a config says in vain on this node, before what is wrong with the node."""
+    base = builders.snapshot()
+    hint = 'rule "some": no GPU of this node has the index 9; there are GPUs 0-7'
+    text = told(replace(base, config=replace(base.config, notes=(hint,))))
+    assert f"\nnotes\n  {hint}\n\nGPUs\n" in text
+    assert text.startswith("gpu-node-1, pool inference: In sync\n")
 
 
 def test_gpus_under_mps_are_told_with_their_limits_and_daemons() -> None:
@@ -361,9 +383,18 @@ def test_gpus_that_are_alike_are_told_together() -> None:
 
 def test_colour_is_for_those_who_look(serve: Serve) -> None:
     """A terminal gets colour where something is out of the ordinary; a pipe gets none."""
-    assert "\033[31mNOT in sync\033[0m" in told(builders.troubled(), Terminal(80, colour=True))
+    assert "\033[31mNot ready\033[0m" in told(builders.troubled(), Terminal(80, colour=True))
     done = nodeagent("status", "--agent", serve(builders.troubled()).address, TERM="xterm")
     assert "\033" not in done.stdout
+
+
+def test_the_last_known_good_document_is_called_so() -> None:
+    """Where it is in force, since the newest is not accepted."""
+    base = builders.snapshot()
+    config = replace(base.config, newest=builders.document("bad"), using_last_known_good=True)
+    text = told(replace(base, config=config, in_sync=False))
+    assert "document\n  newest: blob " in text
+    assert "\n  accepted, applied, last known good: blob 2e65efe2a145" in text
 
 
 def test_no_document_at_all() -> None:
@@ -398,6 +429,91 @@ def test_the_exit_code_is_the_verdict(serve: Serve, capsys: pytest.CaptureFixtur
     assert told_.out == ""
     assert main(["status", "--agent", serve(None).address]) == 3
     assert "503 Service Unavailable: not serving yet" in capsys.readouterr().err
+
+
+WORLDS = {
+    "in sync": builders.snapshot(),
+    "troubled": builders.troubled(),
+    "under MPS": builders.sharing_by_mps(),
+    "with MIG": builders.partitioned(),
+    "mislabelled": builders.mislabelled(),
+    "renumbered": builders.renumbered(),
+    "empty": EMPTY,
+    "draining": shown.draining(),
+    "occupied": shown.under_mps(),
+    "stopped": stopped(builders.snapshot(), "the loop has stopped"),
+}
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_the_first_line_is_the_verdict_of_the_page(name: str) -> None:
+    """Out of a snapshot and out of its status document comes the same, whether the agent is of this version or not."""
+    status: Any = json.loads(json.dumps(to_json(WORLDS[name])))
+    assert judge(situation(status)) == judge(of(WORLDS[name]))
+    text = told(WORLDS[name], Terminal(1000))
+    pool = f", pool {status['pool']}" if status["pool"] else ""
+    assert text.startswith(f"{status['node']}{pool}: {judge(of(WORLDS[name])).title}\n")
+    del status["settled"], status["config"]["obstacles"], status["plan"]["refused"], status["plan"]["waves"]
+    assert judge(situation(status)).title == judge(of(WORLDS[name])).title
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "plain", "detailed"),
+    [
+        (builders.snapshot(), 0, 0),
+        (builders.snapshot(conditions=builders.conditions(Suspended=(True, "ConfigSuspends", "kept"))), 0, 0),
+        (builders.partitioned(), 1, 1),
+        (builders.mislabelled(), 1, 1),
+        (builders.snapshot(conditions=builders.conditions(Ready=(False, "NotRegistered", "no socket"))), 1, 1),
+        (shown.draining(), 1, 2),
+        (builders.snapshot(in_sync=False), 1, 2),
+        (shown.under_mps(), 1, 1),
+        (builders.troubled(), 1, 1),
+    ],
+)
+def test_the_flag_tells_a_change_from_a_fault(
+    snapshot: Snapshot, plain: int, detailed: int, serve: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without it a node is in sync and well, or it is not; with it a change that is under way is 2."""
+    where = ["status", "--agent", serve(snapshot).address]
+    assert main(where) == plain
+    assert main([*where, "--detailed-exitcode"]) == detailed
+    assert main([*where, "--detailed-exitcode", "-o", "json"]) == detailed
+    capsys.readouterr()
+
+
+def test_a_pipe_finds_all(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no terminal gets every name in full and each thing in one line, however long and however many."""
+    monkeypatch.delenv("COLUMNS")
+    pods = [
+        builders.held_by(gpu_status(gpu(index), "h" * 10), *(f"ns/pod-{index}-{n}/c" for n in range(10)))
+        for index in range(10)
+    ]
+    many = tuple(Drift(DriftKind.LABELS, f"nvidia.com/{number}", "x", "none", AT) for number in range(30))
+    message = "; ".join(f"GPU {number}: something is wrong with it" for number in range(40))
+    snapshot = builders.snapshot(
+        *pods, drift=many, conditions=builders.conditions(StateDirWritable=(False, "WriteFailed", message))
+    )
+    lines = nodeagent("status", "--agent", serve(snapshot).address).stdout.splitlines()
+    assert sum("nvidia.com/gpu.shared" in line for line in lines) == 10
+    assert sum(any(f"ns/pod-{index}-9" in line for line in lines) for index in range(10)) == 10
+    assert sum("labels: nvidia.com/" in line for line in lines) == 30
+    assert any(message in line for line in lines)
+    assert not any("…" in line for line in lines[2:])  # but for the verdict, which is short
+    wide = nodeagent("status", "--agent", serve(snapshot).address, COLUMNS="60").stdout.splitlines()
+    assert sum("nvidia.com/gpu.shared" in line for line in wide) == 10
+    assert max(len(line) for line in wide if "nvidia.com" not in line and "MODEL" not in line) <= 60
+
+
+def test_a_pipe_finds_every_pod_of_a_plan(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a status: those that a change waits for are all named, in one line."""
+    monkeypatch.delenv("COLUMNS")
+    held = builders.held_by(gpu_status(gpu(0), "h" * 20), *(f"team-a/worker-{number}/main" for number in range(20)))
+    config = tmp_path / "sharing.yaml"
+    config.write_text(SHARED_BY_TEN, encoding="utf-8")
+    done = nodeagent("plan", "--config", config, "--agent", serve(builders.snapshot(held)).address)
+    (line,) = [line for line in done.stdout.splitlines() if "held by" in line]
+    assert all(f"team-a/worker-{number}" in line for number in range(20))
 
 
 def test_json_is_the_whole_status(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:

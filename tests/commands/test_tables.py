@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
+import pty
+import termios
+from dataclasses import replace
 
 import pytest
 
@@ -69,15 +73,36 @@ def test_colour_only_where_it_is_wanted(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert terminal.of(Tty()).colour is colour
-    assert terminal.of(io.StringIO()) == Terminal(80, colour=False)
+    assert not terminal.of(io.StringIO()).colour
 
 
-def test_the_width_of_a_terminal_is_used_from_80_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Narrow terminals wrap by themselves; tables are made for 80 columns at least."""
-    monkeypatch.setenv("COLUMNS", "120")
-    assert terminal.of(Tty()).width == 120
-    monkeypatch.setenv("COLUMNS", "40")
-    assert terminal.of(Tty()).width == 80
+def test_a_terminal_is_as_wide_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`$COLUMNS` comes first, then what this very terminal says, then 80; text is made for 40 columns at least."""
+    for columns, width in (("120", 120), ("60", 60), ("3", 40), ("", 80), ("0", 80), ("wide", 80), ("-5", 80)):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert terminal.of(Tty()) == replace(terminal.of(Tty()), width=width, whole=False)
+    monkeypatch.delenv("COLUMNS")
+    leader, follower = pty.openpty()
+    with os.fdopen(leader, "wb"), os.fdopen(follower, "w") as stream:
+        termios.tcsetwinsize(follower, (24, 133))
+        assert terminal.of(stream).width == 133
+        termios.tcsetwinsize(follower, (24, 20))
+        assert terminal.of(stream).width == 40
+        termios.tcsetwinsize(follower, (0, 0))
+        assert terminal.of(stream).width == 80
+
+
+def test_what_is_no_terminal_gets_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No cell is cut, no line left out, and no line broken unless `$COLUMNS` asks for that."""
+    monkeypatch.delenv("COLUMNS")
+    pipe = terminal.of(io.StringIO())
+    assert pipe.wrap("word " * 500) == [("word " * 500).strip()]
+    assert list(pipe.few(["line"] * 50, 6)) == ["line"] * 50
+    monkeypatch.setenv("COLUMNS", "60")
+    pipe = terminal.of(io.StringIO())
+    assert max(map(len, pipe.wrap("word " * 500))) <= 60
+    assert list(pipe.few(["line"] * 50, 6)) == ["line"] * 50
+    assert table([Column("NAME", least=4)], [("x" * 500,)], pipe.table_width)[1] == "x" * 500
 
 
 def test_long_words_stay_whole() -> None:

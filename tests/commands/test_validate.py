@@ -54,7 +54,7 @@ def test_how_it_is_told_changes_nothing(
 def test_what_cannot_be_read(tmp_path: Path, good: Path) -> None:
     """A file that cannot be read is exit code 2, whatever the others are; they are checked all the same."""
     done = nodeagent("validate", good, tmp_path / "absent.yaml")
-    assert done.returncode == 2
+    assert done.returncode == 4
     assert f"cannot read {tmp_path / 'absent.yaml'}: no such file or directory\n" in done.stdout
     assert done.stdout.endswith("2 files: 1 valid, 1 unreadable\n")
 
@@ -146,7 +146,7 @@ def test_json_is_for_programs(tmp_path: Path, good: Path, capsys: pytest.Capture
     """`-o json` has everything that the text has, in fields."""
     bad = tmp_path / "bad.yaml"
     bad.write_text(WRONG_TWICE, encoding="utf-8")
-    assert main(["validate", "-o", "json", str(good), str(bad), str(tmp_path / "absent.yaml")]) == 2
+    assert main(["validate", "-o", "json", str(good), str(bad), str(tmp_path / "absent.yaml")]) == 4
     told = json.loads(capsys.readouterr().out)
     assert told["valid"] is False
     assert [file["status"] for file in told["files"]] == ["valid", "invalid", "unreadable"]
@@ -282,7 +282,7 @@ def test_a_driver_brings_its_own_gpus(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["validate", "--driver", f"simulated:{H100X8}", str(path)]) == 0
     told = capsys.readouterr().out
     assert 'note: rule "small-inference": no GPU of this node has the index 9; there are GPUs 0-7' in told
-    assert main(["validate", "--driver", "simulated:absent.yaml", str(path)]) == 2
+    assert main(["validate", "--driver", "simulated:absent.yaml", str(path)]) == 4
     assert "cannot read absent.yaml: no such file or directory" in capsys.readouterr().err
 
 

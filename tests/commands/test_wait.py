@@ -71,7 +71,7 @@ def test_what_it_waits_for_is_told() -> None:
     assert "GPU 0: waiting for the pods on 2 shares that Git no longer wants (and 1 more)" in message
     suspended = state(applied=OLDER, observed_generation=2, suspended=True)
     assert "spec.suspend is true" in verdict(suspended, GOOD.git_blob, applied=True)[1]
-    assert f"still has {GOOD.git_blob[:12]} mounted" in verdict(state(), BAD.git_blob)[1]
+    assert f"its newest document is still {GOOD.git_blob[:12]}" in verdict(state(), BAD.git_blob)[1]
     gone = state(newest=None, problem="cannot read config: there is no such file")
     assert "no document: cannot read config" in verdict(gone, BAD.git_blob)[1]
 
@@ -112,7 +112,7 @@ def test_it_ends_as_soon_as_the_node_has_it(serve: Serve, capsys: pytest.Capture
     assert main(["wait", "--blob", GOOD.git_blob, "--agent", agent.address, "--timeout", "60s"]) == 0
     timer.join()
     told = capsys.readouterr()
-    assert told.err == f"gpu-node-1: still has {OLDER.git_blob[:12]} mounted\n"
+    assert told.err == f"gpu-node-1: its newest document is still {OLDER.git_blob[:12]}\n"
     assert told.out.startswith(f"gpu-node-1: accepted {GOOD.git_blob}, after ")
 
 

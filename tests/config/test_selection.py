@@ -152,6 +152,30 @@ def test_without_a_label_it_is_the_document_for_all() -> None:
             "label nvidia.com/device-plugin.config of the node is 'x', and there is no x.yaml, nor any other *.yaml",
         ),
         (
+            Selection(OURS, "x"),
+            ["x.yml", "revision"],
+            (
+                "label nodeagent.io/config of the node is 'x', and there is no x.yaml; "
+                "there is x.yml; did you mean x.yml?"
+            ),
+        ),
+        (
+            Selection(OURS, "A100"),
+            ["t4.yaml", "a100.yaml"],
+            (
+                "label nodeagent.io/config of the node is 'A100', and there is no A100.yaml; "
+                "there are a100.yaml, t4.yaml; did you mean a100.yaml?"
+            ),
+        ),
+        (
+            Selection(OURS, "a100.yaml"),
+            ["a100.yaml"],
+            (
+                "label nodeagent.io/config of the node is 'a100.yaml', and there is no a100.yaml.yaml; "
+                "there is a100.yaml; did you mean a100.yaml?"
+            ),
+        ),
+        (
             Selection(),
             ["a.yaml", "b.yaml"],
             (
@@ -170,7 +194,21 @@ def test_without_a_label_it_is_the_document_for_all() -> None:
         (
             Selection(OURS, "../x"),
             ["a.yaml"],
-            "label nodeagent.io/config of the node is '../x', which is not the name of a file",
+            "label nodeagent.io/config of the node is '../x', which is not the name of a file; there is a.yaml",
+        ),
+        (
+            select({NVIDIAS: ""}, BOTH),
+            ["a.yaml"],
+            (
+                "no label of the node selects a config (nodeagent.io/config is not set, "
+                "nvidia.com/device-plugin.config is empty), and there is no sharing.yaml; there is a.yaml; "
+                "--config-default says which is read then"
+            ),
+        ),
+        (
+            Selection(OURS, "x"),
+            ["a" * 249 + ".yaml"],
+            f"label nodeagent.io/config of the node is 'x', and there is no x.yaml; there is {'a' * 79}…",
         ),
     ],
 )

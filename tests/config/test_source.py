@@ -787,7 +787,7 @@ class TestSelecting:
             follower.source.select(Selection(LABEL, value))
             reading = await follower.until(missing)
         assert isinstance(reading.loaded, Unreadable)
-        assert reading.loaded.message.endswith(f"is {value!r}, which is not the name of a file")
+        assert f"is {value!r}, which is not the name of a file; there are a.yaml, b.yaml" in reading.loaded.message
 
     async def test_the_start_waits_for_the_labels(self, several: Mount) -> None:
         """Nothing is read, nor told, before it is known what; what is remembered does not come first."""

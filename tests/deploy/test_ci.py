@@ -114,7 +114,7 @@ def test_github_is_told_no_file_for_stdin(workspace: Path) -> None:
 
 def test_github_is_told_what_cannot_be_read(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An unreadable file is an annotation too, escaped as the runner reads it, and has its own exit code."""
-    assert main(["validate", "-o", "github", "clusters/100%,absent:.yaml"]) == 2
+    assert main(["validate", "-o", "github", "clusters/100%,absent:.yaml"]) == 4
     assert annotation(capsys) == (
         "::error file=clusters/100%25%2Cabsent%3A.yaml,title=nodeagent validate::"
         "cannot read clusters/100%25,absent:.yaml: no such file or directory"

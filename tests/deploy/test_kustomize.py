@@ -45,6 +45,7 @@ EARLY = [
     "network-policy",
     "presync-validate",
     "rollout-on-change",
+    "selinux",
     "strict-readiness",
 ]
 WITHIN = {"labels-api": "kube-api", "monitoring": "network-policy"}
@@ -490,7 +491,7 @@ def monitors_mig(workload: Manifest) -> bool:
 @pytest.fixture(scope="module")
 def everything(overlays: dict[str, list[Manifest]], tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
     """Every workload of every pool, and of the base with what pools do not have."""
-    more = ["handover-cdi", "kube-api", "labels-nfd", "mps", "presync-validate", "strict-readiness"]
+    more = ["handover-cdi", "kube-api", "labels-nfd", "mps", "presync-validate", "selinux", "strict-readiness"]
     made = render(compose(tmp_path_factory.mktemp("made"), *more))
     return [one for objects in (*overlays.values(), made) for one in workloads(objects)]
 
@@ -516,6 +517,65 @@ def test_only_the_mps_host_is_privileged(everything: list[Manifest]) -> None:
                 assert security["capabilities"] == {"drop": ["ALL"], **({"add": ["SYS_ADMIN"]} if mig else {})}
                 profile = {**spec.get("securityContext", {}), **security}["seccompProfile"]
                 assert profile == {"type": "RuntimeDefault"}
+
+
+def test_only_the_component_changes_the_type(overlays: dict[str, list[Manifest]], tmp_path: Path) -> None:
+    """SELinux decides by itself, but for the agent of a pool that has the component: of all its containers, also those
+    that run first.
+    """
+    for one in workloads(one for objects in overlays.values() for one in objects):
+        assert "seLinuxOptions" not in pod(one).get("securityContext", {})
+    made = render(compose(tmp_path, "mps", "driver-access/runtime-class", "gpu-operator", "selinux"))
+    types = {component(one): pod(one).get("securityContext", {}).get("seLinuxOptions") for one in workloads(made)}
+    assert types == {"agent": {"type": "spc_t"}, "mps-host": None}
+    for one in workloads(made):
+        assert all("seLinuxOptions" not in container["securityContext"] for container in containers(one))
+        assert pod(one).get("securityContext", {}).get("seccompProfile") == (
+            {"type": "RuntimeDefault"} if component(one) == "agent" else None
+        )
+
+
+PAGE_OF_INSTALL = ROOT / "docs" / "install.md"
+VOLUMES = {"configMap", "hostPath", "projected"}
+
+
+def constraints() -> Manifest:
+    """The SecurityContextConstraints that the page shows."""
+    found = re.search(
+        r"```yaml\n(apiVersion: security.openshift.io/v1\n.+?)```", PAGE_OF_INSTALL.read_text(), re.DOTALL
+    )
+    assert found is not None
+    return dict(yaml.safe_load(found[1]))
+
+
+@pytest.mark.parametrize("chosen", ["", "labels-api", "labels-nfd", "handover-cdi", "gpu-operator", "mig"])
+def test_the_constraints_of_the_page_admit_the_agent(tmp_path: Path, chosen: str) -> None:
+    """What OpenShift is asked to allow is what the agent's pod asks for: not less with any component but those that the
+    page names, and nothing that no pod needs.
+    """
+    allowed = constraints()
+    parts = ["driver-access/runtime-class", "selinux", *([chosen] if chosen else [])]
+    (agent,) = [one for one in workloads(render(compose(tmp_path, *parts))) if component(one) == "agent"]
+    spec = pod(agent)
+
+    used = {next(kind for kind in volume if kind != "name") for volume in spec["volumes"]}
+    assert used <= set(allowed["volumes"]) == VOLUMES
+    assert "hostPath" in used
+    assert allowed["allowHostDirVolumePlugin"] is True
+    for field, right in (("hostPID", "allowHostPID"), ("hostIPC", "allowHostIPC"), ("hostNetwork", "allowHostNetwork")):
+        assert spec.get(field, False) is allowed[right] is False
+    assert spec["securityContext"]["seLinuxOptions"] == allowed["seLinuxContext"]["seLinuxOptions"]
+    assert allowed["seccompProfiles"] == ["runtime/default"]
+    for container in containers(agent):
+        security = container["securityContext"]
+        assert security["privileged"] is allowed["allowPrivilegedContainer"] is False
+        assert security["readOnlyRootFilesystem"] is allowed["readOnlyRootFilesystem"] is True
+        assert "hostPort" not in {key for port in container.get("ports", ()) for key in port}
+        # With `mig` it is what the comments of the page say.
+        mig = chosen == "mig" and container["name"] == "nodeagent"
+        assert security.get("allowPrivilegeEscalation", True) is (mig or allowed["allowPrivilegeEscalation"])
+        assert security["capabilities"].get("add", []) == (["SYS_ADMIN"] if mig else allowed["allowedCapabilities"])
+    assert "allowedCapabilities: []                     # [SYS_ADMIN] with mig" in PAGE_OF_INSTALL.read_text()
 
 
 def speaks_to_the_api(workload: Manifest) -> bool:

@@ -171,7 +171,7 @@ NEEDED = {
 }
 """What an agent says without a volume; None: it cannot start. An MPS host runs where it is about one."""
 
-WRITTEN = {"device-plugins": ("Registered", "Pending"), "state": None, "mps-root": ("MpsReady", "Unusable")}
+WRITTEN = {"device-plugins": ("Registered", "DirectoryUnwritable"), "state": None, "mps-root": ("MpsReady", "Unusable")}
 """What it says when it may not write there."""
 
 

@@ -79,7 +79,9 @@ def _driver(options: dict[str, Any], watch: DirectoryWatch, wake: Callable[[], N
 
 def _places(options: dict[str, Any]) -> dict[str, Any]:
     """Options with paths where the driver takes some."""
-    paths = {name: Path(options[name]) for name in ("driver_root", "library") if options.get(name) is not None}
+    paths = {
+        name: Path(options[name]) for name in ("driver_root", "library", "procfs") if options.get(name) is not None
+    }
     return {**options, **paths}
 
 

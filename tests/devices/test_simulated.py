@@ -316,7 +316,7 @@ async def test_file_is_removed(simulated: SimulatedWorld) -> None:
     simulated.file.unlink()
     after = await simulated.inventory(invalid)
     assert after.gpus == before.gpus
-    assert after.message == f"cannot read {simulated.file}: No such file or directory"
+    assert after.message == f"cannot read {simulated.file}: No such file or directory (ENOENT)"
 
 
 async def test_bad_from_the_start(simulated: SimulatedWorld) -> None:

@@ -236,6 +236,14 @@ class NvmlWorld(World):
     def reload(self) -> None:
         self.controls.load_driver()
 
+    def kernel(self, line: str | None) -> None:
+        """What the kernel says of the driver's version; None: nothing."""
+        file = self.directory / "proc/driver/nvidia/version"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.unlink(missing_ok=True)
+        if line is not None:
+            file.write_text(f"{line}\nGCC version:  gcc version 12.3.0 (Ubuntu 12.3.0-1ubuntu1~22.04)\n")
+
     def install(self) -> None:
         """Put the library where the process finds it, whole at once."""
         if not self.library.exists():
@@ -251,6 +259,7 @@ class NvmlWorld(World):
     def options(self) -> dict[str, object]:
         return {
             "sysfs": str(self.controls.sysfs),
+            "procfs": str(self.directory / "proc"),
             "interval": self.interval,
             "deadline": self.deadline,
             "reopen_after": self.reopen_after,

@@ -101,7 +101,7 @@ def test_a_plan_says_what_then_happens(pool: Pool, pods: Pods, cluster: Cluster,
     file = tmp_path / "sharing.yaml"
     file.write_text(exclusive(), encoding="utf-8")
     with pool.reached() as address:
-        planned = cluster.nodeagent("plan", "--config", str(file), "--agent", address)
+        planned = cluster.nodeagent("plan", "--detailed-exitcode", "--config", str(file), "--agent", address)
     assert planned.returncode == 2, planned.stderr
     assert {name for name in held if f"nodeagent-e2e/{name}" in planned.stdout} == {*held}, planned.stdout
     pool.commit(file.read_text(encoding="utf-8"))
@@ -110,7 +110,8 @@ def test_a_plan_says_what_then_happens(pool: Pool, pods: Pods, cluster: Cluster,
     pods.end(*held)
     until(lambda: pool.status()["inSync"])
     with pool.reached() as address:
-        assert cluster.nodeagent("plan", "--config", str(file), "--agent", address).returncode == 0
+        again = cluster.nodeagent("plan", "--detailed-exitcode", "--config", str(file), "--agent", address)
+    assert again.returncode == 0, again.stdout + again.stderr
 
 
 class TestItsOwnNodeAlone:

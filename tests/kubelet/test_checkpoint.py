@@ -70,9 +70,9 @@ def test_what_is_not_a_checkpoint_is_not_read(data: bytes) -> None:
 
 
 def test_a_file_that_cannot_be_read_says_nothing(tmp_path: Path) -> None:
-    """A missing file, or a directory in its place, is None; an existing one is read as it is."""
-    assert read(tmp_path / "missing") is None
-    assert read(tmp_path) is None
+    """Of a missing file, or a directory in its place, it is said why; an existing one is read as it is."""
+    assert read(tmp_path / "missing") == "there is no such file"
+    assert read(tmp_path) == "Is a directory (EISDIR)"
     (tmp_path / "there").write_bytes(b"{}")
     assert read(tmp_path / "there") == b"{}"
 
@@ -81,5 +81,5 @@ def test_a_file_that_is_too_large_says_nothing(tmp_path: Path) -> None:
     """What has more bytes than any checkpoint is read no further, and is none."""
     with (tmp_path / "large").open("wb") as file:
         file.truncate(LARGEST + 1)
-    assert read(tmp_path / "large") is None
-    assert read(Path("/dev/zero")) is None
+    assert read(tmp_path / "large") == "it has more than 64 MiB"
+    assert read(Path("/dev/zero")) == "it has more than 64 MiB"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from nodeagent.desk import FrontDesk
 from nodeagent.model import kubelet
-from nodeagent.model.config import Document, Loaded, SharingConfig, Unreadable
+from nodeagent.model.config import Document, Following, Loaded, SharingConfig, Unreadable
 from nodeagent.model.handover import HandOver, HostFiles
 from nodeagent.model.health import EventsReason, XidLog, XidSource, counted
 from nodeagent.model.holds import Holds
@@ -106,6 +106,7 @@ class Mount:
     """The mounted document, as a `Source`; `meanings` are what all documents so far mean, by their bytes."""
 
     newest: Reading | None = None
+    following: Following = Following.FOLLOWED
     meanings: dict[bytes, SharingConfig] = field(default_factory=dict)
 
     def concerns(self, document: Document) -> bool:

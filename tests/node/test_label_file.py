@@ -99,7 +99,7 @@ async def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
     async with keeping(directory) as file:
         file.want(NodeReport({COUNT: "8"}))
         await eventually(lambda: file.status.reason is SyncReason.WRITE_FAILED)
-        assert file.status.message == f"cannot write {directory}/nodeagent: No such file or directory"
+        assert file.status.message == f"cannot write {directory}/nodeagent: No such file or directory (ENOENT)"
         assert file.status.differences == (LabelDifference(COUNT, "8", None),)
         assert not directory.exists()
         directory.mkdir()

@@ -288,6 +288,7 @@ def conditions(**reasons: tuple[bool, str, str]) -> tuple[Condition, ...]:
     well = {
         "Ready": (True, "Serving", ""),
         "ConfigAccepted": (True, "Accepted", ""),
+        "ConfigFollowed": (True, "Followed", ""),
         "InventoryReady": (True, "Found", "2 GPUs"),
         "HealthWatched": (True, "Watching", ""),
         "Registered": (True, "AllRegistered", ""),

@@ -8,9 +8,11 @@ import json
 import logging
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
+from nodeagent.model.snapshot import ConfigState
 from nodeagent.report import http_front, http_workers
 from nodeagent.report.http_messages import MAX_REQUEST
 from tests.report import builders
@@ -128,6 +130,39 @@ def test_strict_readiness_is_also_git(served: Served) -> None:
     assert served.get("/readyz")[:2] == (503, "ConfigAccepted: ParseError: line 1\nStalled: DrainTimeout: GPU 0\n")
     served.snapshot = builders.snapshot(conditions=())
     assert served.get("/readyz")[1].splitlines()[0] == "Ready: Unknown: not computed yet"
+
+
+@pytest.mark.parametrize("served", [Served(), Served(strict=True)], indirect=True)
+def test_readiness_names_the_mistakes_of_a_first_document(served: Served) -> None:
+    """Nobody looks further than the probe's answer: each mistake has its place there, of very many the first ones."""
+    wrong = tuple(builders.violation(f"mistake {number}") for number in range(50))
+    wrong = (*wrong, replace(builders.violation("206 more mistakes"), stands_for=206))
+    path = "/etc/nodeagent/sharing.yaml"
+    nothing = (False, "NothingAccepted", f"no sharing config was ever accepted: {wrong[0]} (and 255 more)")
+    served.snapshot = builders.snapshot(
+        config=ConfigState(path, newest=builders.document("bad"), violations=wrong),
+        conditions=builders.conditions(Ready=nothing),
+        in_sync=False,
+    )
+    code, body, _ = served.get("/readyz")
+    place = f"{path}:12:17: spec.rules[0].timeSlicing.replicas"
+    assert (code, body.splitlines()) == (
+        503,
+        [
+            f"Ready: NothingAccepted: no sharing config was ever accepted: {place}: mistake 0 (and 255 more)",
+            *(f"{place}: mistake {number}" for number in range(1, 5)),
+            "and 251 more, see /status",
+        ],
+    )
+
+
+def test_an_agent_whose_loop_has_stopped_is_not_in_sync(served: Served) -> None:
+    """What it answers is as of its last turn, and says so."""
+    served.alive = False
+    status = json.loads(served.get("/status")[1])
+    assert (status["inSync"], status["settled"]) == (False, False)
+    assert [one["reason"] for one in status["conditions"] if one["type"] == "Ready"] == ["Failing"]
+    assert "as of its last turn" in served.get("/")[1]
 
 
 @pytest.mark.parametrize("path", ["/", "/status", "/metrics", "/readyz"])

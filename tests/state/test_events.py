@@ -260,6 +260,22 @@ def test_a_rejected_document_is_told_by_an_agent_that_has_just_started() -> None
     assert [reason for reason, _ in told(None, snapshot(REJECTED))] == ["ConfigRejected"]
 
 
+def test_a_missing_document_is_a_warning_with_what_was_looked_for() -> None:
+    """With its path, once, and again when another one is looked for; also by an agent that has just started."""
+    label = "cannot read config: label nodeagent.io/config of the node is 'x', and there is no x.yaml; there is a.yaml"
+
+    def without(message: str, reason: str = "Missing") -> Snapshot:
+        state = config(newest=None, problem=message)
+        return snapshot(state, conditions=conditions(ConfigAccepted=(False, reason, message)))
+
+    assert events(snapshot(), without(label)) == (NodeEvent("ConfigMissing", f"{PATH}: {label}", warning=True),)
+    assert [reason for reason, _ in told(None, without(label))] == ["ConfigMissing"]
+    assert told(without(label), replace(without(label), revision=9)) == []
+    assert [reason for reason, _ in told(without(label), without(label.replace("x", "y")))] == ["ConfigMissing"]
+    assert told(snapshot(), without("cannot read config: permission denied", "Unreadable")) == []
+    assert told(without(label), snapshot()) == []
+
+
 def test_a_rejected_document_is_told_once_for_its_bytes() -> None:
     """Other mistakes in other bytes are told, and a document that comes to be at odds with the GPUs."""
     rejected = snapshot(REJECTED)
@@ -470,10 +486,10 @@ def nodes(draw: st.DrawFn) -> Snapshot:
 @given(before=st.none() | nodes(), after=nodes())
 def test_a_change_is_told_once(before: Snapshot | None, after: Snapshot) -> None:
     """Whatever was told of a turn, a turn after which all is as before has nothing to tell; nor does an agent that has
-    just started, but of what is rejected.
+    just started, but of what is rejected or missing.
     """
     found = events(before, after)
     assert events(after, after) == events(after, replace(after, revision=99, applied=Applied(after.applied.gpus))) == ()
     assert all(event.message and len(event.message.encode()) <= MAX_BYTES for event in found)
     if before is None:
-        assert {event.reason for event in found} <= {"ConfigRejected"}
+        assert {event.reason for event in found} <= {"ConfigRejected", "ConfigMissing"}

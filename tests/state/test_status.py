@@ -10,6 +10,7 @@ from nodeagent.model.config import Stage, Violation, Where
 from nodeagent.model.health import EventsReason, XidLog
 from nodeagent.model.inventory import ComputeMode, GpuHealth, Inventory, InventoryReason
 from nodeagent.model.kubelet import (
+    Obstacle,
     PodResourcesReason,
     PodResourcesStatus,
     RegistrationState,
@@ -41,6 +42,7 @@ DRAINS = Plan(waits=(Wait("GPU-0", WaitReason.PODS, frozenset({2, 3})),))
 NORMAL_TRUE = {
     "Ready",
     "ConfigAccepted",
+    "ConfigFollowed",
     "InventoryReady",
     "Registered",
     "PodResourcesReady",
@@ -66,7 +68,7 @@ def test_all_is_well() -> None:
     """Normal-true conditions are true, the others false; each is there exactly once, with a known reason."""
     found = conditions(WELL, ())
     assert {one.type for one in found if one.status} == NORMAL_TRUE
-    assert len({one.type for one in found}) == len(found) == 17
+    assert len({one.type for one in found}) == len(found) == 18
     assert all(one.reason in set(Reason) for one in found)
 
 
@@ -185,12 +187,30 @@ def test_the_worst_registration_gives_the_reason(states: list[RegistrationState]
 
 
 @pytest.mark.parametrize(
+    ("obstacles", "reason"),
+    [
+        ([None, Obstacle.DENIED], Reason.ACCESS_DENIED),
+        ([Obstacle.UNWRITABLE, Obstacle.DENIED], Reason.ACCESS_DENIED),
+        ([Obstacle.UNWRITABLE, None], Reason.DIRECTORY_UNWRITABLE),
+    ],
+)
+def test_what_has_to_be_taken_away_is_the_reason(obstacles: list[Obstacle | None], reason: Reason) -> None:
+    """A kubelet that may not be spoken to is not one that is away, nor is a directory that cannot be written."""
+    statuses = tuple(
+        RegistrationStatus(f"r{number}", RegistrationState.ABSENT, "why", obstacle=obstacle)
+        for number, obstacle in enumerate(obstacles)
+    )
+    assert condition(replace(WELL, registrations=statuses), "Registered").reason is reason
+
+
+@pytest.mark.parametrize(
     ("pods", "reason"),
     [
         (PodResourcesStatus(PodResourcesReason.KUBELET_ABSENT, "no kubelet.sock"), Reason.KUBELET_ABSENT),
+        (PodResourcesStatus(PodResourcesReason.ACCESS_DENIED, "denied"), Reason.ACCESS_DENIED),
         (make.unreadable(), Reason.PENDING),
     ],
-    ids=["no kubelet", "not known who has what"],
+    ids=["no kubelet", "denied", "not known who has what"],
 )
 def test_nothing_registered_is_not_all_registered(pods: PodResourcesStatus, reason: Reason) -> None:
     """While nothing is advertised of what the config wants, the node is not ready, and it is said what is waited
