@@ -65,6 +65,11 @@ class Problems:
         if problem := self.add(mark, path, f'expected a string as key, got {shown or "nothing"}; write "{shown}"'):
             self.misread[problem] = (*path, word), None
 
+    def take_back(self, mark: Mark) -> None:
+        """The last problem, if it is of that place."""
+        if self._found and (self._found[-1].where.line, self._found[-1].where.column) == mark:
+            self.misread.pop(self._found.pop(), None)
+
     def anchor(self, name: str, mark: Mark, path: Path) -> None:
         """A value that has a name."""
         problem = self.add(mark, path, f"expected a value, got the anchor &{brief(name)}; remove it")
