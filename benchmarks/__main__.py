@@ -8,13 +8,13 @@ import os
 import platform
 import sys
 
-from benchmarks import calls, footprint, kube, large, mps, pipelines, reloads
+from benchmarks import calls, documents, footprint, kube, large, mps, pipelines, reloads
 from benchmarks.table import Row, table
 
 
 async def _measure(*, quick: bool) -> list[Row]:
     rows: list[Row] = []
-    for part in (footprint, reloads, large, calls, mps, kube, pipelines):
+    for part in (footprint, reloads, documents, large, calls, mps, kube, pipelines):
         print(f"measuring {part.__name__.rpartition('.')[2]} ...", file=sys.stderr, flush=True)
         rows += await part.measure(quick=quick)
     return rows

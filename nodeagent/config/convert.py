@@ -25,6 +25,7 @@ from nodeagent.model.config import (
 )
 from nodeagent.model.handover import HandOver, ListStrategy
 from nodeagent.model.health import APPLICATION_XIDS, HealthPolicy
+from nodeagent.model.printable import printable
 
 DEFAULT_NAME: Final = "converted"
 
@@ -41,7 +42,7 @@ _BY_DEFAULT: Final = HandOver()
 
 def notes(config: SharingConfig) -> tuple[str, ...]:
     """What is to be known of a config once it is written in our format, which cannot say all that NVIDIA's can."""
-    return (*config.notes, *_left_out(config))
+    return tuple(map(printable, (*config.notes, *_left_out(config))))
 
 
 def _left_out(config: SharingConfig) -> Iterator[str]:

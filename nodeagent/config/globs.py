@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from fnmatch import translate
 from typing import Final
 
-TRIES: Final = 20_000
+TRIES: Final = 10_000
 
 _WILD: Final = re.compile(r"[*?[]")
 
@@ -34,30 +34,32 @@ class Globs:
 
     def __init__(self, globs: Iterable[str] = ()) -> None:
         self.anything = False
-        self._words: set[str] = set()
-        self._wild: dict[str, _Wild] = {}
+        self.words: set[str] = set()
+        self.patterns: set[str] = set()
+        self._wild: list[_Wild] = []
         self.add(globs)
 
     def add(self, globs: Iterable[str]) -> None:
         """These, too."""
         for glob in globs:
             if not _WILD.search(glob):
-                self._words.add(glob)
-            elif glob not in self._wild:
-                self._wild[glob] = _Wild(glob)
+                self.words.add(glob)
+            elif glob not in self.patterns:
+                self.patterns.add(glob)
+                self._wild.append(_Wild(glob))
                 self.anything = self.anything or not glob.strip("*")
 
     def cover(self, others: Globs, budget: Budget) -> bool:
         """Whether all that the others match is matched by these, as far as the globs themselves show it."""
         if self.anything:
             return True
-        if not others._wild.keys() <= self._wild.keys():
+        unknown = others.words - self.words
+        if unknown and (budget.left <= 0 or not self._wild):
             return False
-        unknown = others._words - self._words
-        return all(self._match(word, budget) for word in unknown)
+        return others.patterns <= self.patterns and all(self._match(word, budget) for word in unknown)
 
     def _match(self, word: str, budget: Budget) -> bool:
-        for wild in self._wild.values():
+        for wild in self._wild:
             if budget.left <= 0:
                 return False
             if wild.matches(word, budget):

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from nodeagent.config.reach import never_matching, takes_every_gpu
 from nodeagent.config.sited import Sited
 from nodeagent.documents.quantities import format_quantity
+from nodeagent.documents.tree import MOST_KEPT
 from nodeagent.model.config import (
     DEFAULT_RESOURCE,
     IMPLICIT_RULE,
@@ -46,7 +48,7 @@ def check_rules(rules: Sequence[Sited]) -> tuple[Violation, ...]:
         *_ambiguous_resources(rules),
         *_placements(rules),
         *_mig_devices(rules),
-        *_long_ids(rules),
+        *islice(_long_ids(rules), MOST_KEPT),
         *_idle_fields(rules),
     ]
     found.sort(key=lambda one: (one.where.line, one.where.column))

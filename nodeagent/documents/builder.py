@@ -17,7 +17,7 @@ import yaml
 from nodeagent.documents.lookalikes import Odd, in_word
 from nodeagent.documents.problems import Problems
 from nodeagent.documents.scalars import UNUSABLE, Misread, resolve
-from nodeagent.documents.tree import Mark, Path, Tree, brief
+from nodeagent.documents.tree import MOST_KEPT, Mark, Path, Tree, brief
 from nodeagent.model.config import Violation
 
 MAX_DEPTH: Final = 32
@@ -133,7 +133,7 @@ class Builder:
     def _scalar(self, event: yaml.ScalarEvent, path: Path) -> object:
         if event.style == "|":
             self._literals.add(path)
-        if self._problems.heard and (odd := _odd(event)) is not None:
+        if len(self._odd_values) < MOST_KEPT and self._problems.heard and (odd := _odd(event)) is not None:
             self._odd_values[path] = odd
         if event.style:
             return event.value
@@ -218,7 +218,7 @@ class Builder:
                 self._problems.add(mark, path, "expected a string as key, got a list, an object or an alias")
             return None
         word: str = event.value
-        if self._problems.heard and (odd := _odd(event)) is not None:
+        if len(self._odd_keys) < MOST_KEPT and self._problems.heard and (odd := _odd(event)) is not None:
             self._odd_keys[*path, word] = odd
         if event.anchor is not None or event.tag is not None:
             message = "expected a plain string as key, got one with an anchor or a tag; remove it"

@@ -10,7 +10,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from nodeagent.documents.scalars import UNUSABLE
 from nodeagent.documents.tree import Path
@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 _Schema = Mapping[str, Any]
 
 _IMPORTING = threading.Lock()
+_TYPES: Final[Mapping[str, Any]] = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+    "null": type(None),
+}
 
 
 def findings(
@@ -83,16 +92,20 @@ def _validator_class() -> type[Validator]:
             if len(set(readable)) < len(readable):
                 yield ValidationError("has items more than once")
 
-    def of_type(validator: Validator, kinds: str | list[str], value: object, _: object) -> Iterator[ValidationError]:
-        if not any(
-            validator.is_type(cast("Any", value), kind) for kind in ([kinds] if isinstance(kinds, str) else kinds)
-        ):
+    def of_type(_: object, kinds: str | list[str], value: object, __: object) -> Iterator[ValidationError]:
+        fits = _is(value, kinds) if isinstance(kinds, str) else any(_is(value, kind) for kind in kinds)
+        if not fits:
             yield ValidationError(f"is not of type {kinds!r}")  # without the value, which may be large
 
     checker = Draft202012Validator.TYPE_CHECKER.redefine("integer", is_integer)
     extend = cast("Callable[..., type[Validator]]", validators.extend)
     ours = {"pattern": pattern, "items": items, "uniqueItems": unique, "type": of_type}
     return extend(Draft202012Validator, ours, type_checker=checker)
+
+
+def _is(value: object, kind: str) -> bool:
+    """As the library's checker of types, in a fraction of the time: every value of a document is asked."""
+    return isinstance(value, _TYPES[kind]) and (kind == "boolean" or not isinstance(value, bool))
 
 
 def _too_long(value: list[Any], schema: _Schema) -> bool:

@@ -19,7 +19,7 @@ Schema = Mapping[str, Any]
 EACH: Final = -1
 """In a path: whichever item of the list."""
 
-MOST_QUESTIONS: Final = 1000
+MOST_QUESTIONS: Final = 600
 """A report shows 50 mistakes, and a document may have 20,000."""
 
 _CONDITIONAL: Final = ("then", "else")

@@ -47,7 +47,7 @@ def mend(path: Path, value: object, guide: Guide) -> str:
         if good:
             return f"; {_write(value, good)}"
     if isinstance(value, str) and (items := _numbers(value)) and path and isinstance(path[-1], int):
-        fresh = [item for item in items if item not in guide.siblings(path)]
+        fresh = [item for item in items if item not in siblings]
         if fresh and all(guide.accepts(path, item) for item in fresh):
             return f"; write {', '.join(map(written, fresh))}"
     return _in_words(path, value, guide)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import islice
 from typing import Final
 
 import yaml
@@ -25,6 +26,7 @@ _BUNDLE: Final = Bounds(size=16 << 20, nodes=500_000, heard=500_000)
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _UNPRINTABLE: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 _DIRECTIVE: Final = re.compile(r"^%", re.MULTILINE)
+_MOST_DOCUMENTS: Final = 10
 _MOST_DIRECTIVES: Final = 100
 """The parser compares each with all before it. (A line of text may begin so as well.)"""
 
@@ -80,8 +82,10 @@ def read_all(data: bytes, file: str) -> list[Tree]:
 def _documents(data: bytes, file: str, bounds: Bounds) -> list[tuple[Mark, Tree]]:
     text = _text(data, file, bounds)
     builder = Builder(yaml.parse(text, Loader=_LOADER), file, bounds)
+    # Of those that are too many, one is enough to say so.
+    most = _MOST_DOCUMENTS if bounds is _ONE_DOCUMENT else None
     try:
-        return list(builder.documents())
+        return list(islice(builder.documents(), most))
     except yaml.MarkedYAMLError as error:
         cause = _hidden(file, text, error) or _rejected(file, *explain(text, error, yaml.scan(text, Loader=_LOADER)))
         raise cause from None

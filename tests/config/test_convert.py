@@ -123,3 +123,11 @@ def test_what_cannot_be_said_is_noted() -> None:
     assert to_yaml(config).startswith("# one\n# NVIDIA's migStrategy none")
     assert accepted(to_yaml(config)) == replace(config, mig=True)
     assert notes(replace(config, mig=True)) == ("one",)
+
+
+def test_a_note_ends_with_its_line() -> None:
+    """Whatever a path holds, the comment that names it is one, and acts on no terminal."""
+    text = 'version: v1\nflags: {nvidiaDevRoot: "/a\\u2028spec: b\\e[2J", plugin: {passDeviceSpecs: true}}\n'
+    config = accepted(text)
+    assert all(note.isprintable() for note in notes(config))
+    assert accepted(to_yaml(config)).rules == config.rules
