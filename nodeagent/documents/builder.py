@@ -6,7 +6,9 @@ Recursion here is bounded by MAX_DEPTH, work by the number of nodes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -19,14 +21,19 @@ from nodeagent.documents.tree import Mark, Path, Tree, brief
 from nodeagent.model.config import Violation
 
 MAX_DEPTH: Final = 32
+_LONGEST_JOINED: Final = 200
+_NUMBERS: Final = re.compile("[0-9]+(?:-[0-9]+)?(?:,[0-9]+)+")
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How large a file may be: in bytes, and in nodes (scalars, lists and objects) of all its documents."""
+    """How large a file may be: in bytes, and in nodes (scalars, lists and objects) of all its documents. `heard` is how
+    many documents are worth a report of what is in them.
+    """
 
     size: int
     nodes: int
+    heard: int
 
 
 class Rejected(Exception):
@@ -50,10 +57,13 @@ class Builder:
 
     def documents(self) -> Iterator[tuple[Mark, Tree]]:
         """Each document with where it starts. Raises yaml.YAMLError, and Rejected when a bound is exceeded."""
+        number = 0
         for event in self._events:
             if isinstance(event, yaml.DocumentStartEvent):
+                number += 1
                 self._start_document()
-                value = self._node(next(self._events), (), 0)
+                with self._problems.unheard() if number > self._bounds.heard else nullcontext():
+                    value = self._node(next(self._events), (), 0)
                 yield _mark(event), self._tree(value)
 
     def _tree(self, value: object) -> Tree:
@@ -74,6 +84,7 @@ class Builder:
 
     def _start_document(self) -> None:
         self._problems = Problems(self._file)
+        self._joined: dict[Path, str] = {}
         self._literals: set[Path] = set()
         self._values: dict[Path, Mark] = {}
         self._keys: dict[Path, Mark] = {}
@@ -102,7 +113,7 @@ class Builder:
         """A value with an anchor or a tag, or, where it seems to have nothing else, a word that begins like one."""
         if isinstance(event, yaml.ScalarEvent) and not event.value and not event.style:
             word = f"&{event.anchor}" if event.anchor else _short(event.tag)
-            self._problems.word(self.at, path, Misread(word, (word,), "no text"))
+            self._problems.word(self.at, path, Misread(word, lambda: ((word,), "no text")))
             return UNUSABLE
         if event.anchor is not None:
             self._problems.anchor(event.anchor, self.at, path)
@@ -153,7 +164,9 @@ class Builder:
             template = template or _opens_template(start, event)
             key = self._key(event, path, depth)
             if key is None or run_together:
-                self._pass_over(next(self._events), path, depth)
+                following = next(self._events)
+                if not self._continues(start, event, following, path, items):
+                    self._pass_over(following, path, depth)
                 continue
             value = self._node(next(self._events), (*path, key), depth + 1)
             if key in items:
@@ -162,6 +175,26 @@ class Builder:
                 items[key] = value
                 self._keys[*path, key] = _mark(event)
         return UNUSABLE if template else items
+
+    def _continues(
+        self, start: yaml.MappingStartEvent, event: yaml.Event, value: yaml.Event, path: Path, items: dict[str, object]
+    ) -> bool:
+        """Whether a key belongs to the value before it: `{indices: 0,1}` is read as having the key 1."""
+        if not (start.flow_style and items and isinstance(event, yaml.ScalarEvent) and event.value.isdecimal()):
+            return False
+        if not isinstance(value, yaml.ScalarEvent) or value.value or value.style or event.style:
+            return False
+        key = next(reversed(items))
+        place = *path, key
+        text = f"{self._joined.get(place, items[key])},{event.value}"
+        if len(text) > _LONGEST_JOINED or not _NUMBERS.fullmatch(text):
+            return False
+        mark = self._values[place]
+        self._problems.take_back(_mark(event))
+        self._problems.take_back(mark)
+        self._problems.word(mark, place, Misread(text, lambda: ((text,), "a number and a key")))
+        self._joined[place], items[key] = text, UNUSABLE
+        return True
 
     def _again(self, event: yaml.Event, key: str, path: Path, first_key: str) -> bool:
         """A key that is there already; whether from here on it is another item of a list, whose dash is missing."""

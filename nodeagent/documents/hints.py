@@ -19,7 +19,7 @@ Schema = Mapping[str, Any]
 EACH: Final = -1
 """In a path: whichever item of the list."""
 
-MOST_QUESTIONS: Final = 2000
+MOST_QUESTIONS: Final = 1000
 """A report shows 50 mistakes, and a document may have 20,000."""
 
 _CONDITIONAL: Final = ("then", "else")
@@ -45,6 +45,7 @@ class Guide:
         self._schema = schema
         self._value = value
         self._left = MOST_QUESTIONS
+        self._known: dict[Path, tuple[Schema, ...]] = {}
         self._objects: Sequence[tuple[Path, Sequence[str]]] | None = None
 
     def asked(self) -> bool:
@@ -54,6 +55,12 @@ class Guide:
 
     def at(self, path: Path) -> tuple[Schema, ...]:
         """The schemas that a value at `path` has to fit. Empty: none is known."""
+        kind = tuple(EACH if isinstance(step, int) else step for step in path)
+        if kind not in self._known:
+            self._known[kind] = self._at(kind)
+        return self._known[kind]
+
+    def _at(self, path: Path) -> tuple[Schema, ...]:
         found: tuple[Schema, ...] = (self._schema,)
         for step in path:
             inner = tuple(self._inner(found, step))

@@ -9,7 +9,7 @@ from typing import Final
 
 from nodeagent.documents.hints import Guide
 from nodeagent.documents.quantities import format_duration, format_quantity
-from nodeagent.documents.scalars import Misread, resolve
+from nodeagent.documents.scalars import UNUSABLE, Misread, resolve
 from nodeagent.documents.tree import Path
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/%+-]*")
@@ -37,7 +37,7 @@ _SIMPLE: Final = str | int | float
 
 def mend(path: Path, value: object, guide: Guide) -> str:
     """How to put the value at `path` right, to be added to a message; empty where that is not plain."""
-    if isinstance(value, str) and len(value) > _LONGEST:
+    if isinstance(value, str | list) and (len(value) > _LONGEST or not _is_readable(value)):
         return ""
     siblings = [other for other in guide.siblings(path) if other is not value]
     for group in _guesses(path, value, guide):
@@ -51,6 +51,13 @@ def mend(path: Path, value: object, guide: Guide) -> str:
         if fresh and all(guide.accepts(path, item) for item in fresh):
             return f"; write {', '.join(map(written, fresh))}"
     return _in_words(path, value, guide)
+
+
+def _is_readable(value: object) -> bool:
+    """Whether a value can be written again: all of it was read."""
+    if isinstance(value, list | dict):
+        return all(map(_is_readable, value.values() if isinstance(value, dict) else value))
+    return value is not UNUSABLE
 
 
 def written(value: object) -> str:

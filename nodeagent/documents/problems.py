@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from nodeagent.documents.scalars import Misread
@@ -42,11 +42,12 @@ class Problems:
         found = [problem for problem in self._found if problem not in self._solved]
         return tuple(sorted(found, key=lambda problem: (problem.where.line, problem.where.column)))
 
-    def add(self, mark: Mark, path: Path, message: str) -> Violation | None:
+    def add(self, mark: Mark, path: Path, message: str | Callable[[], str]) -> Violation | None:
         """The problem, if it is kept."""
         if self._unheard or len(self._found) >= MOST_KEPT:
             return None
-        self._found.append(self.violation(mark, path, message))
+        told = message if isinstance(message, str) else message()
+        self._found.append(self.violation(mark, path, told))
         return self._found[-1]
 
     def violation(self, mark: Mark, path: Path, message: str) -> Violation:
@@ -55,7 +56,7 @@ class Problems:
 
     def word(self, mark: Mark, path: Path, misread: Misread) -> None:
         """A value that may mean several things."""
-        if problem := self.add(mark, path, str(misread)):
+        if problem := self.add(mark, path, lambda: str(misread)):
             self.misread[problem] = path, misread
 
     def no_key(self, mark: Mark, path: Path, word: str) -> None:
@@ -63,6 +64,11 @@ class Problems:
         shown = brief(word)
         if problem := self.add(mark, path, f'expected a string as key, got {shown or "nothing"}; write "{shown}"'):
             self.misread[problem] = (*path, word), None
+
+    def take_back(self, mark: Mark) -> None:
+        """The last problem, if it is of that place."""
+        if self._found and (self._found[-1].where.line, self._found[-1].where.column) == mark:
+            self.misread.pop(self._found.pop(), None)
 
     def anchor(self, name: str, mark: Mark, path: Path) -> None:
         """A value that has a name."""
@@ -74,11 +80,12 @@ class Problems:
         self._used.append(name)
         if name not in self._anchors:
             word = f"*{name}"
-            self.word(mark, path, Misread(word, (word,), "a reference to a value that is not there"))
-        elif self.add(
-            mark, path, f"expected a value, got the alias *{brief(name)}; write the value out{self._and(name)}"
-        ):
+            self.word(mark, path, Misread(word, lambda: ((word,), "a reference to a value that is not there")))
+        elif self.add(mark, path, lambda: self._alias(name)):
             self._solve(name)
+
+    def _alias(self, name: str) -> str:
+        return f"expected a value, got the alias *{brief(name)}; write the value out{self._and(name)}"
 
     @contextmanager
     def merge(self, mark: Mark, path: Path) -> Iterator[None]:

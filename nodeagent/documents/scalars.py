@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 
@@ -26,20 +26,28 @@ class Misread(Exception):
     """A word that YAML readers take for different things. `choices` may be meant, and some take it for `taken`.
 
     The message says how to write each of them; where a place does not accept them all, `among` says it of the others.
+    It is made when it is asked for: a document may have thousands of such words, of which few are reported.
     """
 
-    def __init__(self, word: str, choices: Sequence[object], taken: str) -> None:
+    def __init__(self, word: str, meaning: Callable[[], tuple[Sequence[object], str]]) -> None:
+        super().__init__(word)
         self.word = word
-        self.choices = tuple(choices)
-        self.taken = taken
-        super().__init__(self.among(choices))
+        self._meaning = meaning
+
+    def __str__(self) -> str:
+        return self.among(self.choices)
+
+    @property
+    def choices(self) -> Sequence[object]:
+        """What may be meant."""
+        return self._meaning()[0]
 
     def among(self, choices: Sequence[object]) -> str:
         """What to say where only these of the choices are accepted."""
         kinds = [_kind(choice, len(choices)) for choice in choices] or ["a plain decimal number", "a quoted string"]
         shown = self.word if len(self.word) <= _SHOWN else f"{self.word[:_SHOWN]}…"
         if kinds == ["a quoted string"]:
-            shown += f", which some readers take for {self.taken}"
+            shown += f", which some readers take for {self._meaning()[1]}"
         fix = (
             "write " + " or ".join(map(json.dumps, choices))
             if choices
@@ -89,14 +97,14 @@ def resolve(word: str) -> str | int | float | bool | None:
     if _DECIMAL.fullmatch(word) and len(word) <= _NUMBER_LENGTH:
         return float(word)
     if word in ("Null", "NULL"):
-        raise Misread(word, (None, word), "null")
+        raise Misread(word, lambda: ((None, word), "null"))
     truth = _TRUTHS.get(word.lower())
     if truth is not None and word in (word.lower(), word.upper(), word.capitalize()):
-        raise Misread(word, (truth, word), json.dumps(truth))
+        raise Misread(word, lambda: ((truth, word), json.dumps(truth)))
     if _LOOKS_NUMERIC.fullmatch(word):
-        raise Misread(word, *_as_number(word))
+        raise Misread(word, lambda: _as_number(word))
     if _TIMESTAMP.fullmatch(word):
-        raise Misread(word, (word,), "a date")
+        raise Misread(word, lambda: ((word,), "a date"))
     return word
 
 

@@ -1,7 +1,9 @@
 """Checks a document against a JSON Schema, and says what is wrong in words that its author can act on.
 
 The schemas are those published for editors, so that an editor, CI and the agent never disagree. A schema may carry
-`x-expected` beside any keyword: the words that follow "expected" for a value that fails there.
+`x-expected` beside any keyword: the words that follow "expected" for a value that fails there. At its top it may carry
+`x-synonyms`, which key is meant by one that people know from elsewhere, and `x-instead`, what to do about such a key;
+in both `around.key` is for `key` under `around` alone.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ def judge(tree: Tree, schema: Schema) -> tuple[Violation, ...]:
         and not (fault.again and fault.path in wrong)
     }
     violations.update(_odd(tree, path, odd) for path, odd in islice(tree.odd_values.items(), MOST_KEPT) if odd.alone)
-    violations.update(unread(tree, guide, {fault.path: fault for fault in found if fault.at_key}))
+    violations.update(unread(tree, guide, found))
     return tuple(sorted(violations, key=lambda one: (one.where.line, one.where.column, one.message)))
 
 

@@ -19,8 +19,8 @@ from nodeagent.model.config import Stage, Violation, Where
 
 __all__ = ["Path", "Rejected", "Tree", "dotted", "examine", "read", "read_all"]
 
-_ONE_DOCUMENT: Final = Bounds(size=1 << 20, nodes=20_000)
-_BUNDLE: Final = Bounds(size=16 << 20, nodes=500_000)
+_ONE_DOCUMENT: Final = Bounds(size=1 << 20, nodes=20_000, heard=2)
+_BUNDLE: Final = Bounds(size=16 << 20, nodes=500_000, heard=500_000)
 
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _UNPRINTABLE: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")

@@ -119,7 +119,7 @@ class _Node:
         self.decided = [(gpu, config.rule_for(gpu, self.parents.get(gpu.physical))) for gpu in self.gpus]
         self.deciding = {_entry(rule) for _, rule in self.decided}
         self.indices = sorted({gpu.index for gpu in self.gpus})
-        self.by_uuid = {gpu.uuid: gpu for gpu in self.gpus}
+        self.by_uuid = {name: gpu for gpu in self.gpus for name in (gpu.older_name, gpu.uuid)}
         self.folded = sorted((gpu.uuid.lower(), gpu.uuid) for gpu in self.gpus)
 
 
@@ -166,10 +166,10 @@ def _in_vain(node: _Node, rule: Rule) -> str:
     if match.mig is not None and not any(fnmatchcase(profile, glob) for profile in profiles for glob in match.mig):
         return f"no MIG device of this node has a profile like {_some(match.mig)}; there {_be(profiles)}"
     found = [gpu for gpu in node.gpus if rule.matches(gpu, node.parents.get(gpu.physical))]
-    return _in_the_way(node, found) if found else f"no {things} of this node meets all that it asks for"
+    return _in_the_way(node, rule, found) if found else f"no {things} of this node meets all that it asks for"
 
 
-def _in_the_way(node: _Node, found: Sequence[Gpu]) -> str:
+def _in_the_way(node: _Node, rule: Rule, found: Sequence[Gpu]) -> str:
     """Why GPUs that a rule matches are not its."""
     takers: dict[str, list[Gpu]] = {}
     matched = {gpu.uuid for gpu in found}
@@ -180,7 +180,8 @@ def _in_the_way(node: _Node, found: Sequence[Gpu]) -> str:
     told = [f"{called} takes {named(taken)} first" for called, taken in takers.items()]
     whole = [gpu for gpu in through_mig if gpu.mig is None]
     if whole:
-        told.append(f"MIG is enabled on {named(whole)}, whose MIG devices only a rule with `mig` is for")
+        only = "a rule with `mig`" if rule.origin is None else "an entry with their name nvidia.com/mig-<profile>"
+        told.append(f"MIG is enabled on {named(whole)}, whose MIG devices only {only} is for")
     elif through_mig:
         told.append("MIG devices are not offered with the strategy none")
     return " and ".join(told)

@@ -52,7 +52,7 @@ def _edits(path: Path, message: str) -> Iterator[Edit]:
     elif about.startswith(_KEY) and (found := re.fullmatch(r'write "(\w+): (.*)"', fix)):
         name, word = found[1], found[2]
         yield lambda value: (_drop(path)(value), _put((*path[:-1], name), _read(word))(value))[0]
-    elif found := re.fullmatch(r"write (?!a space|it |the )(.+)", fix):
+    elif found := re.fullmatch(r'write (?!a space|it |the |"- )(.+)', fix):
         for word in found[1].split(" or "):
             yield _put(path, _read(word))
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from nodeagent.config.load import load
+from nodeagent.documents.hints import Guide
+from nodeagent.documents.schema import load_schema
 from nodeagent.documents.strict import Rejected, examine
 from nodeagent.model.config import Document, Violation
 from tests.config.fixing import fixed
@@ -175,7 +177,7 @@ def test_of_values(document: dict[str, Any]) -> None:
 @pytest.mark.parametrize("document", [OURS, NVIDIAS], ids=["ours", "NVIDIA's"])
 def test_of_keys(document: dict[str, Any]) -> None:
     """Whatever key of the format stands in a wrong object: where it belongs is said, and there it is known."""
-    every = {str(path[-1]) for path in places(document) if path and not isinstance(path[-1], int)}
+    every = set(Guide(load_schema("nvidia-v1" if document is NVIDIAS else "sharing-config-v1alpha1"), document).names)
     named = 0
     for path in places(document):
         around: Value = document
@@ -189,6 +191,39 @@ def test_of_keys(document: dict[str, Any]) -> None:
                     named += 1
                 assert not re.search("one of the keys|an empty object", violation.message), str(violation)
     assert named > 60
+
+
+WORDS = (
+    "yes",
+    "no",
+    "On",
+    "y",
+    "True",
+    "NULL",
+    "012",
+    "00",
+    "0x1F",
+    "1_000",
+    "+5",
+    "4:00",
+    ".5",
+    "1e3",
+    "2024-05-06",
+    "*T4",
+)
+
+
+@pytest.mark.parametrize("document", [OURS, NVIDIAS], ids=["ours", "NVIDIA's"])
+def test_of_words(document: dict[str, Any]) -> None:
+    """Whatever word that readers take for different things stands anywhere: only what is accepted there is named."""
+    for path in places(document):
+        for word in WORDS if path else ():
+            text = with_value(document, path, "@").replace('"@"', word)
+            violations = [one for one in loaded(text).violations if one.message.count(f"got {word}")]
+            assert len(violations) == 1, [str(one) for one in loaded(text).violations]
+            assert loaded(with_value(document, path, ["@", {"x": ["@"]}]).replace('"@"', word)).violations
+            if "quoted string" in violations[0].message or "; write" in violations[0].message:
+                assert check(text, violations[0]) > 0, str(violations[0])
 
 
 TYPOS: dict[str, Callable[[str], str]] = {

@@ -200,3 +200,11 @@ def test_remarks_are_bounded() -> None:
     found = remarks(make.config(*rules, REST), EIGHT)
     assert len(found) == MOST
     assert str(found[-1]) == f"{256 - MOST + 1} more remarks of this kind"
+
+
+def test_a_mig_device_by_its_older_name_is_known() -> None:
+    """`MIG-GPU-…/7/0` is one of those that are there, and one with other instances is none."""
+    whole, part = make.with_mig(0), make.mig(0, 7)
+    assert not told([whole, part], rule(Match(uuids=frozenset({part.older_name}))))
+    other = f"MIG-{whole.uuid}/99/0"
+    assert any(other in one for one in told([whole, part], rule(Match(uuids=frozenset({other})))))
