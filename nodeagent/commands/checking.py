@@ -160,15 +160,17 @@ def _nothing_for_us(trees: Sequence[Tree]) -> str:
 
 
 def _not_alone(trees: Sequence[Tree]) -> Iterator[Violation]:
-    """The agent takes a file with one document: what it would refuse must not pass here."""
-    if len(trees) > 1:
-        for tree in trees:
-            if format_of(tree.value) is not None and not meant.foreign(tree.value):
-                message = (
-                    f"expected a sharing config alone in its file, got {len(trees)} documents, and the agent reads one;"
-                    " give it a file of its own, or put it into a ConfigMap"
-                )
-                yield Violation(tree.file, tree.where(()), message, Stage.PARSE)
+    """The agent takes a file with one document: what it would refuse must not pass here. It is one mistake, however
+    many documents there are.
+    """
+    ours = [tree for tree in trees if format_of(tree.value) is not None and not meant.foreign(tree.value)]
+    if len(trees) > 1 and ours:
+        message = (
+            f"expected a sharing config alone in its file, got {len(trees)} documents, and the agent reads one;"
+            " give it a file of its own, or put it into a ConfigMap"
+        )
+        tree = ours[1] if ours[0] is trees[0] and len(ours) > 1 else ours[0]
+        yield Violation(tree.file, tree.where(()), message, Stage.PARSE)
 
 
 def _kind(tree: Tree) -> str | None:

@@ -21,6 +21,8 @@ from nodeagent.documents.tree import MOST_KEPT, Mark, Path, Tree, brief
 from nodeagent.model.config import Violation
 
 MAX_DEPTH: Final = 32
+_DOCUMENT: Final = 5
+"""As how many values a document counts besides its own, after what it costs."""
 _LONGEST_JOINED: Final = 200
 _NUMBERS: Final = re.compile("[0-9]+(?:-[0-9]+)?(?:,[0-9]+)+")
 
@@ -61,6 +63,7 @@ class Builder:
         for event in self._events:
             if isinstance(event, yaml.DocumentStartEvent):
                 number += 1
+                self._nodes += _DOCUMENT
                 self._start_document()
                 with self._problems.unheard() if number > self._bounds.heard else nullcontext():
                     value = self._node(next(self._events), (), 0)

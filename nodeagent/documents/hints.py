@@ -110,6 +110,10 @@ class Guide:
         """Whether the document has a value there."""
         return self._reach(path) is not _NOTHING
 
+    def empty(self, path: Path) -> bool:
+        """Whether the document has the key, and nothing under it."""
+        return self._reach(path) is None
+
     def siblings(self, path: Path) -> list[object]:
         """The list that an item stands in; empty for what is no item."""
         around = self._reach(path[:-1]) if path and isinstance(path[-1], int) else None

@@ -56,6 +56,7 @@ def judge(tree: Tree, schema: Schema) -> tuple[Violation, ...]:
         and not (fault.missing and fault.path in tree.incomplete)
         and not (fault.at_key and fault.path in tree.borrowed)
         and not (fault.again and fault.path in wrong)
+        and not (fault.path in meant and guide.empty(fault.path))
     }
     violations.update(_odd(tree, path, odd) for path, odd in islice(tree.odd_values.items(), MOST_KEPT) if odd.alone)
     violations.update(unread(tree, guide, found))
