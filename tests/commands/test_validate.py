@@ -545,7 +545,7 @@ def test_a_config_of_several_pools_is_noted_with_its_name(tmp_path: Path, capsys
     "text",
     [
         "apiVersion: nodeagent.io/v1alpha1\nkind: SharingConfig\nmetadata: {name: a}\nspec:\n  rules:\n    -\n",
-        "version: v1\nsharing:\n",
+        "version: v1\nsharing: {timeSlicing: {resources: [~, 5, [name]]}}\n",
         "012\n",
         "*a\n",
         "a: !%C0%80 x\n",
