@@ -15,11 +15,13 @@ help: ## this list
 # room, so that pytest's own, long ones will not do.
 test: JOBS ?= 3
 test: $(READY) tools ## all tests but soak and image; ARGS="-k watch" selects, JOBS=0 runs them in one process
+	@echo "tests: $(if $(ARGS),those that ARGS selects,all of them; about 12 minutes on 2 cores). Nothing is shown while they are collected: half a minute."
 	base=$$(mktemp -d -t t.XXXXXX) && trap 'rm -rf "$$base"' EXIT \
 		&& $(BIN)/pytest --numprocesses $(JOBS) --dist worksteal --basetemp "$$base" $(ARGS)
 
-demo: $(READY) ## a simulated 8-GPU node follows a file through a story of commits: a minute and a half, no GPU needed
-	$(BIN)/nodeagent demo --once
+demo: $(READY) ## a simulated 8-GPU node follows a file through a story of commits: a minute and a half; ARGS=--step waits for keys
+	@echo "demo: a simulated node, a stand-in kubelet and the agent play ten commits: a minute and a half. Ctrl-C ends it."
+	$(BIN)/nodeagent demo --once $(ARGS)
 
 lint: $(READY) ## lint, and whether the code is formatted
 	$(BIN)/ruff check
@@ -75,6 +77,7 @@ clean: ## remove everything that the other targets made
 $(READY): requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "cannot set up: $(PYTHON) is older than Python 3.11; name another one with PYTHON=..." >&2; exit 1; }
+	@echo "set-up, once: Python packages are downloaded into $(VENV), about a minute"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .

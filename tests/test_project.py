@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import tomllib
 from importlib.resources import files
 
@@ -59,3 +60,22 @@ def test_a_script_can_be_started(path: os.PathLike[str]) -> None:
     text = (ROOT / path).read_text(encoding="utf-8")
     assert text.startswith("#!/usr/bin/env bash\n")
     assert "\nset -euo pipefail\n" in text
+
+
+@pytest.mark.parametrize(
+    ("target", "silent"), [("demo", ("pip install", "nodeagent demo")), ("test", ("pip install", "pytest"))]
+)
+def test_a_command_says_what_it_does_before_it_is_silent(target: str, silent: tuple[str, ...]) -> None:
+    """Before each part that takes long, make says what comes and about how long it takes."""
+    lines = subprocess.run(
+        ["make", "--dry-run", "--always-make", target], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+    said = [number for number, line in enumerate(lines) if re.match(r'echo ".*(minute)', line)]
+    for part, announced in zip(silent, said, strict=True):
+        begins = next(number for number, line in enumerate(lines) if part in line and not line.startswith("echo"))
+        assert announced < begins
+    tools = (ROOT / "hack" / "debian-tools").read_text(encoding="utf-8").splitlines()
+    told, first = (
+        next(at for at, line in enumerate(tools) if text in line) for text in ("some minutes", "provide gcc")
+    )
+    assert told < first

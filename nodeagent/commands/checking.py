@@ -83,24 +83,15 @@ def check_bytes(data: bytes, file: str, *, named: bool = True) -> Checked:
 def _notes(bundle: Bundle) -> Iterator[str]:
     """What its author should know: of each config once, though it may be there for agents and for a Job."""
     yield from bundle.notes
-    for one in told_apart(bundle):
+    apart = bundle.apart
+    for one in apart:
         if one.loaded.config is not None:
-            yield from (said(bundle, one, note) for note in one.loaded.config.notes)
+            yield from (said(one, note, several=len(apart) > 1) for note in one.loaded.config.notes)
 
 
-def told_apart(bundle: Bundle) -> Iterator[Found]:
-    """Its configs, each text once."""
-    seen: set[bytes] = set()
-    for one in bundle.found:
-        if not one.loaded.document.data or one.loaded.document.data not in seen:
-            seen.add(one.loaded.document.data)
-            yield one
-
-
-def said(bundle: Bundle, found: Found, note: str) -> str:
-    """A note on one of the configs, with which it is where that is not clear."""
-    several = len(list(told_apart(bundle))) > 1 and found.name
-    return f"{found.name}: {note}" if several else note
+def said(found: Found, note: str, *, several: bool) -> str:
+    """A note on a config, with which it is where a file has `several`."""
+    return f"{found.name}: {note}" if several and found.name else note
 
 
 def with_violations(checked: Checked, violations: Sequence[Violation], notes: Sequence[str]) -> Checked:

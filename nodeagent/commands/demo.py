@@ -18,6 +18,7 @@ Needs no GPU, no cluster and no privilege.
 EPILOG: Final = """\
 examples:
   nodeagent demo --once       a story of commits, a minute and a half, then exit
+  nodeagent demo --step       the same; each step begins when you press a key
   nodeagent demo              stay up, so that you can edit the file
   nodeagent demo --dir ./try  the same, with the files in ./try
 """
@@ -33,6 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """How the demo is played."""
     parser.add_argument("--once", action="store_true", help="play the story and exit instead of staying up")
     parser.add_argument(
+        "--step",
+        action="store_true",
+        help="play the story, each step of it when a key is pressed; standard input must be a terminal",
+    )
+    parser.add_argument(
         "--dir",
         type=Path,
         metavar="DIR",
@@ -41,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--listen",
         metavar="HOST:PORT",
-        default="127.0.0.1:9400",
-        help="address of the agent's status page, metrics and status (default: 127.0.0.1:9400, or any free port)",
+        help="address of the agent's status page, metrics and status; it must be free (default: 127.0.0.1:9400, or any "
+        "free port where that is taken)",
     )
     parser.add_argument(
         "--mps-control",
@@ -60,7 +66,8 @@ def execute(arguments: argparse.Namespace) -> int:
     from nodeagent.sim.demo import run_demo
 
     return run_demo(
-        once=arguments.once,
+        once=arguments.once or arguments.step,
+        step=arguments.step,
         directory=arguments.dir,
         listen=arguments.listen,
         speed=arguments.speed,

@@ -57,7 +57,13 @@ def listed(exits: Exits) -> str:
     """Codes as `--help` lists them: a line for each, and, of one command, one for those of every command."""
     lines = ["exit codes:"]
     for code, meaning in exits.items():
-        lines += textwrap.wrap(f"{code:<3} {meaning}", _WIDTH, initial_indent="  ", subsequent_indent="      ")
+        lines += textwrap.wrap(
+            f"{code:<3} {meaning}",
+            _WIDTH,
+            initial_indent="  ",
+            subsequent_indent="      ",
+            break_on_hyphens=False,  # flags stay whole
+        )
     if exits is not TABLE:
         lines.append(f"  {', '.join(f'{code} {TABLE[code]}' for code in ALWAYS)}")
     return "\n".join(lines) + "\n"

@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import Final
 
 from nodeagent.commands import findings, gpus, mps_notes, stdin
-from nodeagent.commands.checking import STDIN, Checked, check_paths, said, told_apart, with_violations
+from nodeagent.commands.checking import STDIN, Checked, check_paths, said, with_violations
 from nodeagent.commands.exits import NOT, OK, UNREADABLE, USAGE, Failure
-from nodeagent.model.config import SharingConfig
+from nodeagent.model.config import SharingConfig, Violation
 from nodeagent.model.inventory import Gpu
 from nodeagent.state import unmatched
 
@@ -82,16 +82,20 @@ def _on_gpus(checked: Checked, count: int | None, those: Sequence[Gpu] | None) -
     bundle = checked.bundle
     if those is None and count is None:
         return checked
-    apart = {id(one) for one in told_apart(bundle)}
+    apart = {id(one) for one in bundle.apart}
+    wrong: list[Violation] = []
+    told: list[str] = []
     for one in bundle.found:
-        if one.loaded.config is None:
+        config = one.loaded.config
+        if config is None:
             continue
-        nodes = [those] if those is not None else list(gpus.plausible(count or 0, one.loaded.config))
+        nodes = [those] if those is not None else list(gpus.plausible(count or 0, config))
         faults = gpus.faults(one.loaded, nodes)
-        notes = _on_these(one.loaded.config, count or 0, those, judge_mps=not faults) if id(one) in apart else ()
-        outside = [replace(bundle.outside(one, fault), file=checked.file) for fault in faults]
-        checked = with_violations(checked, outside, [said(bundle, one, note) for note in notes])
-    return checked
+        wrong += [replace(bundle.outside(one, fault), file=checked.file) for fault in faults]
+        if id(one) in apart:
+            notes = _on_these(config, count or 0, those, judge_mps=not faults)
+            told += [said(one, note, several=len(apart) > 1) for note in notes]
+    return with_violations(checked, wrong, told)
 
 
 def _on_these(config: SharingConfig, count: int, those: Sequence[Gpu] | None, *, judge_mps: bool) -> tuple[str, ...]:

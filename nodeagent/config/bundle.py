@@ -6,7 +6,7 @@ Everything that an agent could read is judged, and what is passed over is noted:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from nodeagent.config import meant, rendered, workloads
@@ -28,15 +28,15 @@ _WHOLE: Final = (1 << 20, 10_000)
 class Bundle:
     """What a file holds: its configs, good and bad, and what is wrong with the file around them.
 
-    `nothing` is what to say of a file without any config where it should have one. `manifests` are the objects of
-    Kubernetes in it.
+    `nothing` is what to say of a file without any config where it should have one. `several`: it has to be said which
+    of its configs is meant.
     """
 
     found: tuple[Found, ...] = ()
     violations: tuple[Violation, ...] = ()
     notes: tuple[str, ...] = ()
     nothing: tuple[Violation, ...] = ()
-    manifests: tuple[Mapping[str, object], ...] = field(default=(), repr=False)
+    several: bool = False
 
     @property
     def configs(self) -> tuple[Loaded, ...]:
@@ -47,9 +47,12 @@ class Bundle:
         )
 
     @property
-    def several(self) -> bool:
-        """Whether it has to be said which of its configs is meant."""
-        return len({one.name for one in self.found}) > 1
+    def apart(self) -> tuple[Found, ...]:
+        """Its configs, each text once: a Job that checks them first has the same again."""
+        texts: dict[object, Found] = {}
+        for one in self.found:
+            texts.setdefault(one.loaded.document.data or one.name, one)
+        return tuple(texts.values())
 
     def outside(self, found: Found, violation: Violation) -> Violation:
         """A violation in one of the configs, as one in the file."""
@@ -85,10 +88,11 @@ def bundle_of(trees: Sequence[Tree], data: bytes, file: str, *, named: bool = Tr
         search.look(tree, data)
     if search.found or search.violations:
         notes = tuple(dict.fromkeys((*search.notes, *rendered.notes(manifests, search.found))))
-        return Bundle(tuple(search.found), tuple(search.violations), notes, (), manifests)
+        several = len({one.name for one in search.found}) > 1
+        return Bundle(tuple(search.found), tuple(search.violations), notes, (), several)
     if alone or not trees:
         return Bundle(nothing=load(Document(file, data)).violations)
-    return Bundle(nothing=(_nothing_in(trees, file),), manifests=manifests)
+    return Bundle(nothing=(_nothing_in(trees, file),))
 
 
 def _is_bare(tree: Tree) -> bool:

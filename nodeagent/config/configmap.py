@@ -10,34 +10,43 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from nodeagent.config import meant
 from nodeagent.config.reading import revision_in
-from nodeagent.config.selection import FILE_NAME, REVISION_NAME, readable
+from nodeagent.config.selection import FILE_NAME, REVISION_NAME, file_names, only_one, readable
 from nodeagent.documents.faults import one_of, show
 from nodeagent.documents.scalars import UNUSABLE
 from nodeagent.documents.tree import Path, brief
+from nodeagent.model.node import Selection
 
 KINDS: Final = ("ConfigMap", "Secret")
 
 _KEY: Final = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 _SUFFIX: Final = ".yaml"
 _LISTED: Final = 6
+_USUAL: Final = file_names(Selection())
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """How an agent has a ConfigMap: which agent, which key it reads, and whether labels of its node may choose another
-    one. `frozen`: by `subPath`, so that it never sees a change.
+    """How an agent has a ConfigMap: the keys that it looks for on a node that no label says anything of, and whether
+    labels may choose another one. `whole`: all keys are there, so that an only one is read, whatever it is called.
+    `frozen`: by `subPath`, so that it never sees a change.
     """
 
-    agent: str
-    key: str = FILE_NAME
+    agent: str = ""
+    names: tuple[str, ...] = _USUAL
     by_label: bool = False
+    whole: bool = True
     frozen: bool = False
+
+    def reads(self, keys: Collection[str]) -> str | None:
+        """Which of these keys it reads."""
+        found = next((name for name in self.names if name in keys), None)
+        return only_one(keys) if found is None and self.whole else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +92,23 @@ def look_into(manifest: Mapping[str, object], path: Path, name: str, mounts: Seq
     keys = {text.key for text in texts}
     faults = list(_shape(manifest, path))
     judged, passed = [], []
-    bare = any("." not in text.key for text in held.values())
+    could = _Readable(
+        keys,
+        read={key for mount in mounts if (key := mount.reads(keys)) is not None},
+        any_key=not mounts or any(mount.by_label for mount in mounts),
+        bare=any("." not in text.key for text in held.values()),
+    )
     for text in texts:
         if text.problem:
             faults += [Fault(text.path, text.problem)] if text.problem != _REPORTED else []
-        elif text.path in held or _strict(text, keys, mounts, bare=bare):
+        elif text.path in held or could.be_read(text):
             judged.append(text)
         elif text.key != REVISION_NAME:
             passed.append(text.key)
-        if problem := _misspelt(text.key, keys, {one.key for one in judged}):
+        if problem := _misspelt(text.key, keys, judged=bool(judged) and judged[-1] is text):
             faults.append(Fault(text.path, problem))
     faults += _twice(texts)
-    missing = [_missing(mount, keys) for mount in mounts if mount.key not in keys]
+    missing = [_missing(mount, keys) for mount in mounts if mount.reads(keys) is None]
     faults += [Fault((*path, "data"), missing_, at_key=True) for missing_ in missing if missing_]
     notes = tuple(_notes(name, keys, [text.key for text in judged], passed, mounts))
     if manifest.get("immutable") is True:
@@ -156,34 +170,41 @@ def _meant_key(key: str) -> str:
     return FILE_NAME if plain.lower() == FILE_NAME else plain
 
 
-def _misspelt(key: str, keys: set[str], judged: set[str]) -> str:
+def _misspelt(key: str, keys: Collection[str], *, judged: bool) -> str:
     """What is wrong with a key itself, where that is certain."""
     meant_key = _meant_key(key)
-    if meant_key != key and meant_key not in keys and (key in judged or meant_key == FILE_NAME):
+    if meant_key != key and meant_key not in keys and (judged or meant_key == FILE_NAME):
         return f"expected a key that an agent reads, got {show(key)}; did you mean {show(meant_key)}?"
     if not _KEY.fullmatch(key):
         return f'expected a key of letters, digits, "-", "_" and ".", got {show(key)}'
     return ""
 
 
-def _strict(text: Text, keys: set[str], mounts: Sequence[Mount], *, bare: bool) -> bool:
-    """Whether a text that does not say that it is a config is judged as one all the same: an agent could read it.
+@dataclass(frozen=True, slots=True)
+class _Readable:
+    """Which texts are judged though they do not say that they are configs, since an agent could read them.
 
-    `bare`: there are configs under keys without an ending, as for NVIDIA's config-manager.
+    `read` are the keys that known agents read, `any_key`: labels may choose others. `bare`: there are configs under
+    keys without an ending, as for NVIDIA's config-manager.
     """
-    meant_key = _meant_key(text.key)
-    if (meant_key == FILE_NAME and (text.key == FILE_NAME or FILE_NAME not in keys)) or any(
-        text.key == mount.key for mount in mounts
-    ):
-        return True
-    if not readable(meant_key) or text.key == REVISION_NAME:
-        return False
-    if meant_key.endswith(_SUFFIX) and (not mounts or any(mount.by_label for mount in mounts)):
-        return True
-    tree = meant.examined(text.data, text.key)
-    if tree is None:
-        return bare and "." not in text.key and not _words(text.data)
-    return meant.nearly(tree)
+
+    keys: Collection[str]
+    read: Collection[str]
+    any_key: bool
+    bare: bool
+
+    def be_read(self, text: Text) -> bool:
+        key, meant_key = text.key, _meant_key(text.key)
+        if key in self.read or (meant_key == FILE_NAME and (key == FILE_NAME or FILE_NAME not in self.keys)):
+            return True
+        if not readable(meant_key) or key == REVISION_NAME:
+            return False
+        if meant_key.endswith(_SUFFIX) and self.any_key:
+            return True
+        tree = meant.examined(text.data, key)
+        if tree is None:
+            return self.bare and "." not in key and not _words(text.data)
+        return meant.nearly(tree)
 
 
 def _words(data: bytes) -> bool:
@@ -216,31 +237,35 @@ def _missing(mount: Mount, keys: set[str]) -> str:
     if mount.by_label:
         return ""
     there = one_of([show(key) for key in sorted(keys)[:_LISTED]], "and") if keys else "no key"
-    return f"expected the key {show(mount.key)}, which {mount.agent} reads and no other, got {there}"
+    return f"expected the key {show(mount.names[0])}, which {mount.agent} reads and no other, got {there}"
 
 
 def _notes(
     name: str, keys: set[str], judged: Sequence[str], passed: Sequence[str], mounts: Sequence[Mount]
 ) -> Iterator[str]:
     """What is read of a ConfigMap, and what is not."""
+    read = Mount().reads(keys)
     others = [key for key in judged if _meant_key(key) != FILE_NAME]
-    if not mounts and others and FILE_NAME not in map(_meant_key, keys):
+    if not mounts and others and read is None and FILE_NAME not in map(_meant_key, keys):
         values = one_of([show(key.removesuffix(_SUFFIX)) for key in others[:_LISTED]])
         yield (
             f"{name} has no key {FILE_NAME}, which is what an agent reads; {_listed(others)} {_is(others)} read only"
             f" where a label of the node, nodeagent.io/config for example, says {values}"
         )
+    elif not mounts and others == [read] and read not in _USUAL:
+        yield f"{name} has no key {FILE_NAME}, which is what an agent reads; it reads {_listed(others)} as the only one"
     for mount in mounts:
+        read = mount.reads(keys)
         if mount.frozen:
             yield f"{mount.agent} has {name} by subPath, so that no change ever reaches it: mount the directory"
-        unread = [key for key in judged if key != mount.key]
-        if unread and not mount.by_label and mount.key in keys:
+        unread = [key for key in judged if key != read]
+        if unread and not mount.by_label and read is not None:
             yield (
-                f"{mount.agent} reads {mount.key} of {name} and not {_listed(unread)}: it does not speak to the"
+                f"{mount.agent} reads {brief(read)} of {name} and not {_listed(unread)}: it does not speak to the"
                 " Kubernetes API (components/kube-api), by which labels of the node would choose a key"
             )
-        elif mount.by_label and mount.key not in keys:
-            yield f"{name} has no key {mount.key}: a node without a label that chooses another key has no config"
+        elif mount.by_label and read is None:
+            yield f"{name} has no key {mount.names[0]}: a node without a label that chooses a key has no config"
     if passed:
         yield f"{name}: passed over, since nothing in it is meant for an agent: {_listed(passed)}"
 

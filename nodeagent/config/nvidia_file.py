@@ -78,7 +78,8 @@ class Resource:
     def indices(self) -> frozenset[int] | None:
         """The GPUs that `devices` counts or numbers; None where it is all."""
         if isinstance(self.devices, list):
-            return frozenset(int(item) for item in self.listed if str(item) not in self.uuids)
+            uuids = self.uuids
+            return frozenset(int(item) for item in self.listed if str(item) not in uuids)
         return None if self.devices == "all" else frozenset(range(int(self.devices)))
 
 

@@ -20,6 +20,7 @@ _ACCESS: Final = "driver-access/runtime-class (or driver-access/driver-root)"
 _FILES: Final = "the driver's files"
 _LABELS_API: Final = "nodeagent.io/labels-api"
 _WAIT: Final = "wait-for-driver"
+_MOST: Final = 50
 _HASHED: Final = re.compile(r"-[bcdfghkmt2456789]{10}$")
 """How kustomize's hashes look."""
 
@@ -43,7 +44,9 @@ def notes(manifests: Sequence[Manifest], found: Sequence[Found]) -> tuple[str, .
             told += _host(process, ours)
     told += _unmounted(by_config_map, manifests, found)
     told += _hashed(by_config_map, manifests)
-    return tuple(dict.fromkeys(told))
+    once = list(dict.fromkeys(told))
+    more = [f"{len(once) - _MOST} more things do not work together"] if len(once) > _MOST else []
+    return (*once[:_MOST], *more)
 
 
 def _beside(process: Process, ours: Sequence[Process], command: str) -> list[Process]:
@@ -66,12 +69,16 @@ def _configs(
     agent: Process, by_config_map: Mapping[tuple[str, str], Sequence[Mount]], found: Sequence[Found]
 ) -> list[SharingConfig]:
     """What an agent may be told to do by what is rendered with it."""
+    keys: dict[tuple[str, str], set[str]] = {}
+    for one in found:
+        if one.owner is not None:
+            keys.setdefault(one.owner[:2], set()).add(one.owner[2])
     return [
         one.loaded.config
         for one in found
         if one.loaded.config is not None and one.owner is not None
         for mount in by_config_map.get(one.owner[:2], ())
-        if mount.agent == agent.name and (mount.by_label or mount.key == one.owner[2])
+        if mount.agent == agent.name and (mount.by_label or mount.reads(keys[one.owner[:2]]) == one.owner[2])
     ]
 
 
@@ -154,7 +161,7 @@ def _api(agent: Process, manifests: Sequence[Manifest]) -> Iterator[str]:
     bound = {
         (str(subject.get("namespace") or ""), str(subject.get("name")))
         for manifest in manifests
-        if manifest.get("kind") in {"ClusterRoleBinding", "RoleBinding"}
+        if str(manifest.get("kind")) in {"ClusterRoleBinding", "RoleBinding"}
         for subject in items(manifest, "subjects")
     }
     if not any(name == account and _alike(namespace, agent.namespace) for namespace, name in bound):

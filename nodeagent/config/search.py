@@ -30,6 +30,9 @@ RENDERED_BY: Final = {
 _DEEPEST: Final = 3
 """Texts within texts within texts."""
 
+_MOST_VALUES: Final = 256
+"""So many configs that are no texts are looked at: each is cut out of its document."""
+
 _LONGEST_KEY: Final = 253
 _FIELDS: Final = ("data", "binaryData", "stringData")
 
@@ -92,7 +95,7 @@ class Search:
             kind = manifest.get("kind")
             if is_config_map(manifest):
                 self._config_map(layer, path, manifest)
-            elif layer.depth or kind in RENDERED_BY or kind is None:
+            elif layer.depth or kind is None or (isinstance(kind, str) and kind in RENDERED_BY):
                 name = layer.called(configmap.called(manifest)) if kind is not None else layer.name
                 self._values(replace(layer, name=name), path, manifest)
 
@@ -103,7 +106,7 @@ class Search:
                 self._text(layer, path, one)
             elif path != root and isinstance(one, dict) and is_config_map(one):
                 self._config_map(layer, path, one)
-            elif path != root and meant.is_meant(one):
+            elif path != root and len(self.found) < _MOST_VALUES and meant.is_meant(one):
                 name = layer.called(dotted(path)) if not layer.name else f"{layer.name}, {dotted(path)}"
                 self._value(layer, path, one, name)
 

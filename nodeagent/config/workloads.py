@@ -11,7 +11,8 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from nodeagent.config.configmap import Mount, called, identity
-from nodeagent.config.selection import FILE_NAME
+from nodeagent.config.selection import file_names
+from nodeagent.model.node import Selection
 
 AGENT: Final = "run"
 MPS_HOST: Final = "mps-host"
@@ -103,7 +104,7 @@ def processes(manifests: Iterable[Manifest]) -> tuple[Process, ...]:
 
 def _processes(manifest: Manifest) -> Iterator[Process]:
     kind = manifest.get("kind")
-    if kind != "Pod" and kind not in _KINDS:
+    if not isinstance(kind, str) or (kind != "Pod" and kind not in _KINDS):
         return
     template = manifest if kind == "Pod" else part(manifest, "spec", "template")
     labels = table(manifest, "metadata", "labels")
@@ -153,13 +154,15 @@ def _mount(agent: Process) -> tuple[str, Mount] | None:
     if found is None:
         return None
     name, listed = found
-    inside = config.relative_to(str(mount.get("mountPath")))
-    file = str(inside) if inside.parts else str(mount.get("subPath") or FILE_NAME)
-    key = next((str(one.get("key")) for one in listed if one.get("path") == file), "" if listed else file)
-    by_label = (
-        not inside.parts and not mount.get("subPath") and agent.speaks and agent.option("--config-label") != "off"
-    )
-    return name, Mount(agent.name, key or file, by_label=by_label, frozen=bool(mount.get("subPath")))
+    inside, sub_path = config.relative_to(str(mount.get("mountPath"))), str(mount.get("subPath") or "")
+    whole = not inside.parts and not sub_path
+    names = file_names(Selection(), agent.option("--config-default") or None) if whole else (str(inside),)
+    names = (sub_path,) if sub_path else names
+    if listed:
+        keys = {one.get("path"): str(one.get("key")) for one in listed}
+        names = tuple(keys[file] for file in names if file in keys) or names
+    by_label = whole and agent.speaks and agent.option("--config-label") != "off"
+    return name, Mount(agent.name, names, by_label=by_label, whole=whole, frozen=bool(sub_path))
 
 
 def _sources(volume: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[Mapping[str, Any]]]]:

@@ -14,7 +14,8 @@ from nodeagent.report import status
 from nodeagent.report.dates import dated
 from nodeagent.report.metrics import CONTENT_TYPE as METRICS
 from nodeagent.report.metrics import Metrics
-from nodeagent.report.page import page
+from nodeagent.report.page import POLICY
+from nodeagent.report.pages import Pages
 from nodeagent.report.verdict import stopped
 
 TEXT = "text/plain; charset=utf-8"
@@ -39,12 +40,7 @@ _MISTAKES = 5
 _SLOW = frozenset({"/", "/status", "/metrics"})
 """What takes more than a moment to answer, and is answered with a lot."""
 
-# The page has no script and loads nothing; a browser shall not be talked into either.
-_PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-}
+_PAGE_HEADERS = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +77,18 @@ class Endpoints:
         self._metrics = metrics
         self._strict = strict_readiness
         self._clock = clock
+        self._pages = Pages()
 
-    def at_once(self, method: str, target: str) -> bool:
-        """Whether the answer is small and takes no time, as those to the probes."""
-        return method not in {"GET", "HEAD"} or _path(target) not in _SLOW
+    def at_once(self, method: str, target: str, known: str = "") -> bool:
+        """Whether the answer is small and takes no time, as those to the probes; and that nothing has changed."""
+        path = _path(target)
+        return method not in {"GET", "HEAD"} or path not in _SLOW or (path == "/" and self._is_known(known))
 
-    def answer(self, method: str, target: str) -> Answer:
-        """The answer to one request; HEAD is answered as GET, and its body not sent."""
+    def answer(self, method: str, target: str, known: str = "") -> Answer:
+        """The answer to one request; HEAD is answered as GET, and its body not sent. `known` is its If-None-Match."""
         path = _path(target)
         if path not in _PATHS:
-            return _text(HTTPStatus.NOT_FOUND, "".join(f"{known:<9} {what}\n" for known, what in _PATHS.items()))
+            return _text(HTTPStatus.NOT_FOUND, "".join(f"{name:<9} {what}\n" for name, what in _PATHS.items()))
         if method not in {"GET", "HEAD"}:
             return Answer(HTTPStatus.METHOD_NOT_ALLOWED, b"only GET and HEAD\n", headers={"Allow": "GET, HEAD"})
         if path == "/livez":
@@ -102,11 +100,23 @@ class Endpoints:
             return _text(HTTPStatus.SERVICE_UNAVAILABLE, NOT_YET)
         if path == "/metrics":
             return Answer(HTTPStatus.OK, self._metrics.render(), METRICS)
-        now = self._clock()
-        snapshot = dated(snapshot if self._alive() else stopped(snapshot, STOPPED), now)
+        now, alive = self._clock(), self._alive()
         if path == "/status":
-            return Answer(HTTPStatus.OK, status.render(snapshot, now.wall), JSON)
-        return Answer(HTTPStatus.OK, page(snapshot, now.wall).encode(), HTML, _PAGE_HEADERS)
+            shown = dated(snapshot if alive else stopped(snapshot, STOPPED), now)
+            return Answer(HTTPStatus.OK, status.render(shown, now.wall), JSON)
+        return self._page(snapshot, now, known, alive=alive)
+
+    def _page(self, snapshot: Snapshot, now: Moment, known: str, *, alive: bool) -> Answer:
+        tag = self._pages.tag(snapshot, alive=alive)
+        if _among(tag, known):
+            return Answer(HTTPStatus.NOT_MODIFIED, b"", headers={"ETag": tag})
+        shown = snapshot if alive else stopped(snapshot, STOPPED)
+        return Answer(HTTPStatus.OK, self._pages.page(shown, tag, now), HTML, {**_PAGE_HEADERS, "ETag": tag})
+
+    def _is_known(self, known: str) -> bool:
+        """Whether whoever asks has the newest page."""
+        snapshot = self._snapshot() if known else None
+        return snapshot is not None and _among(self._pages.tag(snapshot, alive=self._alive()), known)
 
     def _livez(self) -> Answer:
         if self._alive():
@@ -147,6 +157,10 @@ def _mistakes(config: ConfigState) -> Iterator[str]:
     yield from (" ".join(f"{violation}".split()) for violation in config.violations[1:_MISTAKES])
     if (more := mistakes(config.violations) - _MISTAKES) > 0:
         yield f"and {more} more, see /status"
+
+
+def _among(tag: str, known: str) -> bool:
+    return any(one.strip().removeprefix("W/") in {tag, "*"} for one in known.split(","))
 
 
 def _path(target: str) -> str:

@@ -49,7 +49,7 @@ class HttpServer:
         """Listen and serve. Raises OSError: the address is not `host:port`, is not this machine's, or is in use; or
         there is no thread to be had.
         """
-        front = Front(_bind(self._listen), self._endpoints)
+        front = Front(bind(self._listen), self._endpoints)
         self._thread = threading.Thread(target=front.run, name="http", daemon=True)
         try:
             self._thread.start()
@@ -76,7 +76,8 @@ class HttpServer:
             self._thread.join(_CLOSES_WITHIN)
 
 
-def _bind(listen: str) -> socket.socket:
+def bind(listen: str) -> socket.socket:
+    """A socket that listens there. Raises OSError, as `HttpServer.start` does."""
     host, colon, port = listen.rpartition(":")
     if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise OSError(errno.EINVAL, f"expected host:port, got {listen!r}")

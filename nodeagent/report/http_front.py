@@ -219,7 +219,7 @@ class Front:
         request = parse(bytes(one.head))
         if isinstance(request, HTTPStatus):
             answer = refusal(request)
-        elif self._endpoints.at_once(request.method, request.target):
+        elif self._endpoints.at_once(request.method, request.target, request.known):
             answer = self._made(request)
         else:
             self._forget(one)
@@ -244,7 +244,7 @@ class Front:
     def _made(self, request: Request) -> Answer:
         """The answer of the endpoints; where they fail, one that says so."""
         try:
-            return self._endpoints.answer(request.method, request.target).begun()
+            return self._endpoints.answer(request.method, request.target, request.known).begun()
         except Exception:
             logger.exception("cannot answer %s %r", request.method, request.target)
             return Answer(HTTPStatus.INTERNAL_SERVER_ERROR, b"internal error: see the agent's log\n")

@@ -1,7 +1,7 @@
 """What goes over an HTTP connection: the one request that is read from it, and the head of the answer.
 
 The parser is our own because the standard library's reads from a blocking file and builds an e-mail message of the
-headers. Nothing here depends on a header, so they are only counted, and a request costs a few microseconds.
+headers. Of these only `If-None-Match` is read; the others are counted, and a request costs a few microseconds.
 """
 
 from __future__ import annotations
@@ -20,16 +20,20 @@ MAX_REQUEST: Final = 16 * 1024
 MOST_HEADERS: Final = 100
 
 _EMPTY_LINE: Final = re.compile(rb"\r?\n\r?\n")
+_KNOWN: Final = re.compile(rb"\nif-none-match:([^\r\n]*)", re.IGNORECASE)
 _VERSION: Final = re.compile(r"HTTP/([0-9]{1,4})\.([0-9]{1,4})")
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request. `chunks`: whether the answer may come in chunks, which HTTP 1.0 does not know."""
+    """One request. `chunks`: whether the answer may come in chunks, which HTTP 1.0 does not know. `known`: the tags of
+    answers that the client has, as `If-None-Match` says them.
+    """
 
     method: str
     target: str
     chunks: bool
+    known: str = ""
 
 
 def is_whole(head: bytes | bytearray) -> bool:
@@ -39,7 +43,8 @@ def is_whole(head: bytes | bytearray) -> bool:
 
 def parse(head: bytes) -> Request | HTTPStatus:
     """The request, or what is wrong with it."""
-    if len(head) > MAX_REQUEST or _EMPTY_LINE.split(head, 1)[0].count(b"\n") > MOST_HEADERS:
+    lines = _EMPTY_LINE.split(head, 1)[0]
+    if len(head) > MAX_REQUEST or lines.count(b"\n") > MOST_HEADERS:
         return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
     words = head.partition(b"\n")[0].decode("latin-1").split()
     if len(words) not in {2, 3}:
@@ -52,7 +57,8 @@ def parse(head: bytes) -> Request | HTTPStatus:
     number = int(version[1]), int(version[2])
     if number >= (2, 0):
         return HTTPStatus.HTTP_VERSION_NOT_SUPPORTED
-    return Request(method, target, chunks=number >= (1, 1))
+    known = _KNOWN.search(lines)
+    return Request(method, target, number >= (1, 1), known[1].decode("latin-1") if known is not None else "")
 
 
 def refusal(status: HTTPStatus) -> Answer:
@@ -63,15 +69,18 @@ def refusal(status: HTTPStatus) -> Answer:
 
 def head(answer: Answer, *, chunked: bool) -> bytes:
     """Status line and headers of an answer, with the empty line."""
+    unchanged = answer.code is HTTPStatus.NOT_MODIFIED
     fields = {
         "Server": "nodeagent",
         "Date": formatdate(usegmt=True),
-        "Content-Type": answer.content_type,
+        **({} if unchanged else {"Content-Type": answer.content_type}),
         "Cache-Control": "no-store",
         "X-Content-Type-Options": "nosniff",
         **answer.headers,
     }
-    if isinstance(answer.body, bytes):
+    if unchanged:
+        pass  # it has no body, and its length would be taken for that of the page
+    elif isinstance(answer.body, bytes):
         fields["Content-Length"] = str(len(answer.body))
     elif chunked:
         fields["Transfer-Encoding"] = "chunked"

@@ -35,5 +35,6 @@ def items(template: str, rows: Iterable[tuple[object, ...]]) -> Html:
 
 
 def since(at: float, now: float, *, after: str = "") -> Html:
-    """An age with the exact time behind it; both in Unix seconds."""
-    return fill('<time class="nowrap" datetime="{0}" title="{0}">{1}{2}</time>', rfc3339(at), ago(now - at), after)
+    """An age with the exact time behind it; both in Unix seconds. The script of the page keeps the age up to date."""
+    told = '<span class="nowrap"><time datetime="{0}" title="{0}">{1}</time>{2}</span>'
+    return fill(told, rfc3339(at), ago(now - at), after)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from nodeagent.model.shares import ShareState
 from nodeagent.model.snapshot import ShareStatus
 from nodeagent.report.markup import Html, fill, items
+from nodeagent.report.words import count
 
 MAX_CELLS = 64
 """A GPU with more shares gets one bar with a part per state: 40,000 cells help nobody, and take seconds to draw."""
@@ -61,13 +62,21 @@ def told(counts: Counter[ShareState]) -> str:
     return ", ".join(f"{counts[state]:,} {state.value}" for state in ShareState if counts[state])
 
 
-def holders(pods: Counter[str]) -> Html:
-    """The pods that have shares, with how many each has; nothing where none is named."""
+def holders(pods: Counter[str], id_: str, *, shown: bool) -> Html:
+    """The pods that have shares, with how many each has; nothing where none is named. `id_` tells these details from
+    others of the page, `shown` is whether they are open at first.
+    """
     if not pods:
         return Html("")
     named = [f"{pod} x{number}" if number > 1 else pod for pod, number in list(pods.items())[:MAX_PODS]]
     more = [f"{len(pods) - MAX_PODS:,} pods more"] if len(pods) > MAX_PODS else []
-    return fill('<p class="small">held by {}</p>', ", ".join(named + more))
+    return fill(
+        '<details class="small" id="{}"{}><summary>held by {}</summary>{}</details>',
+        f"pods-{id_}",
+        Html(" open" if shown else ""),
+        count(pods, "pod"),
+        ", ".join(named + more),
+    )
 
 
 def cells(shares: Iterable[ShareStatus], label: str) -> Html:
@@ -83,9 +92,11 @@ def cells(shares: Iterable[ShareStatus], label: str) -> Html:
 
 
 def bar(counts: Counter[ShareState]) -> Html:
-    """One bar with a part per state."""
+    """One bar with a part per state, as wide as its part of all. Their widths are attributes, which no policy forbids
+    as it forbids a style of their own.
+    """
     parts = items(
-        '<i class="share {}" style="flex-grow:{}" title="{}"></i>',
-        ((state.value, counts[state], f"{counts[state]:,} {state.value}") for state in ShareState if counts[state]),
+        '<svg class="share {}" width="{}%"></svg>',
+        ((state.value, f"{100 * counts[state] / counts.total():.2f}") for state in ShareState if counts[state]),
     )
     return fill('<div class="bar" role="img" aria-label="{}">{}</div>', told(counts), parts)

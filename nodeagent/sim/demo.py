@@ -15,9 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nodeagent.errors import CannotStart
+from nodeagent.report.http import bind
 from nodeagent.sim.ending import conclude, tell_metrics
 from nodeagent.sim.git_mount import MountedConfigMap
 from nodeagent.sim.git_repo import GitFailed, GitRepo
+from nodeagent.sim.keys import Keys
 from nodeagent.sim.mps import ControlProgram, choose
 from nodeagent.sim.node import GPUS, Node, NotInTime, temporary_folder
 from nodeagent.sim.playground import CONFIG, Playground
@@ -38,8 +40,9 @@ def run_demo(
     *,
     once: bool,
     directory: Path | None = None,
-    listen: str = LISTEN,
+    listen: str | None = None,
     speed: float = 1.0,
+    step: bool = False,
     mps_control: str | None = None,
 ) -> int:
     """Play the story (`once`), or stay up until SIGINT or SIGTERM. The exit code: 0; 1 when it could not start or did
@@ -47,15 +50,19 @@ def run_demo(
 
     `directory` is made when absent, and stays: the story's repository (it must be empty), or where the user edits
     `sharing.yaml` and `node.yaml` (what is there already is taken as it is). None: a temporary one. `speed` divides
-    the pauses for reading; what has to happen on the node takes as long as it takes. `mps_control`: see `mps.choose`.
+    the pauses for reading; what has to happen on the node takes as long as it takes. With `step` each step begins when
+    a key is pressed. `listen` must be free where it is given; None: see `LISTEN`. `mps_control`: see `mps.choose`.
     """
     screen = Screen(sys.stdout)
     try:
+        if listen is not None:
+            _try(listen)
         with temporary_folder() as work, _quiet(screen, faults_only=not once):
             mps = choose(mps_control, work)
             if once:
+                keys = Keys(sys.stdin) if step else None
                 home = _empty(directory) if directory is not None else work / "repository"
-                story = _play(screen, work, home, listen=listen, speed=speed, mps=mps)
+                story = _play(screen, work, home, listen=listen, speed=speed, keys=keys, mps=mps)
                 return asyncio.run(_interruptible(story, interrupted=_INTERRUPTED))
             home = directory.absolute() if directory is not None else work / "files"
             return asyncio.run(_interruptible(_stay(screen, work, home, listen, mps), interrupted=0))
@@ -69,7 +76,14 @@ def run_demo(
 
 
 async def _play(
-    screen: Screen, work: Path, repository: Path, *, listen: str, speed: float, mps: ControlProgram
+    screen: Screen,
+    work: Path,
+    repository: Path,
+    *,
+    listen: str | None,
+    speed: float,
+    keys: Keys | None,
+    mps: ControlProgram,
 ) -> None:
     began = time.monotonic()
     gpus = work / "node.yaml"
@@ -77,9 +91,9 @@ async def _play(
     repo = GitRepo(repository, FILE)
     await asyncio.to_thread(repo.init)
     mount = MountedConfigMap(work / "mount")
-    node = Node(work, config=mount.directory, gpus=gpus, listen=listen, any_port=listen == LISTEN, mps=mps)
+    node = Node(work, config=mount.directory, gpus=gpus, listen=listen or LISTEN, any_port=listen is None, mps=mps)
     try:
-        teller = Teller(screen, node, repo, mount, speed=speed)
+        teller = Teller(screen, node, repo, mount, speed=speed, keys=keys)
         await Story(teller).play()
         await tell_metrics(teller)
         conclude(teller, began)
@@ -87,12 +101,13 @@ async def _play(
         await node.stop()
 
 
-async def _stay(screen: Screen, work: Path, home: Path, listen: str, mps: ControlProgram) -> None:
+async def _stay(screen: Screen, work: Path, home: Path, listen: str | None, mps: ControlProgram) -> None:
     home.mkdir(parents=True, exist_ok=True)
     for name, content in ((FILE, CONFIG), ("node.yaml", GPUS)):
         if not (home / name).exists():
             (home / name).write_text(content, encoding="utf-8")
-    node = Node(work, config=home, gpus=home / "node.yaml", listen=listen, any_port=listen == LISTEN, mps=mps)
+    gpus = home / "node.yaml"
+    node = Node(work, config=home, gpus=gpus, listen=listen or LISTEN, any_port=listen is None, mps=mps)
     try:
         await node.start()
         playground = Playground(screen, node, home / FILE)
@@ -124,6 +139,14 @@ async def _interruptible(playing: Awaitable[None], *, interrupted: int) -> int:
     except asyncio.CancelledError:
         return interrupted
     return 0
+
+
+def _try(listen: str) -> None:
+    """Find out before anything is begun whether an address can be listened on. Raises CannotStart."""
+    try:
+        bind(listen).close()
+    except OSError as error:
+        raise CannotStart(f"cannot listen on {listen}: {error}") from error
 
 
 def _empty(directory: Path) -> Path:

@@ -38,8 +38,8 @@ _TELLING = (
 async def tell_metrics(teller: Teller) -> None:
     """A short selection of what Prometheus scrapes. Raises NotAsTold where it tells another story; OSError."""
     screen = teller.screen
+    await teller.begin("what Prometheus sees of it")
     scraped = (await teller.node.metrics()).splitlines()
-    screen.heading("what Prometheus sees of it")
     screen.say(f"from {teller.node.url}metrics:")
     screen.line()
     for name, meaning in _TELLING:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nodeagent.model.health import describe_xids
 from nodeagent.model.mps import DaemonState, MpsDaemon, MpsReason
-from nodeagent.model.shares import ShareState
+from nodeagent.model.plan import WaitReason
 from nodeagent.model.snapshot import Condition, Reload
 from nodeagent.sim.node import Node, NotInTime
 from nodeagent.sim.pods import AdmissionError, ContainerError, Pod
@@ -98,8 +98,9 @@ class Playground:
             screen.say(effect, lead=f"    {edit:<22}")
         screen.line()
         screen.say(
-            f"{PODS} pods run here, with one share each. When a share is to be given back its pod goes on for "
-            f"{self._linger:.0f} seconds and ends by itself; a little later another one starts where there is room. "
+            f"{PODS} pods run here, with one share each. When a share is to be given back, or its GPU or MIG device is "
+            f"gone, its pod goes on for {self._linger:.0f} seconds and ends by itself; a little later another one "
+            "starts where there is room. "
             "Ctrl-C ends the demo."
         )
         screen.line()
@@ -142,18 +143,35 @@ class Playground:
             self._say("pods", f"{_names(started)} started", "cyan")
 
     async def _end_pods(self, now: float) -> list[Pod]:
-        """End the pods whose shares have been draining for long enough."""
-        draining = {
-            share.id for gpu in self._node.snapshot.gpus for share in gpu.shares if share.state is ShareState.DRAINING
-        }
+        """End the pods whose shares have been wanted back for long enough, and those whose device has been gone for as
+        long.
+        """
+        back = self._wanted_back()
         self._draining = {
-            pod.uid: self._draining.get(pod.uid, now) for pod in self._pods if not pod.ids().isdisjoint(draining)
+            pod.uid: self._draining.get(pod.uid, now) for pod in self._pods if not pod.ids().isdisjoint(back)
         }
         due = [pod for pod in self._pods if now - self._draining.get(pod.uid, now) >= self._linger]
         for pod in due:
             self._pods.remove(pod)
             await self._kubelet.end(pod)
         return due
+
+    def _wanted_back(self) -> frozenset[str]:
+        """Shares whose pods are waited for, and those of devices that are not there any more. Not by their states: what
+        is unhealthy, as all that is gone is, does not say that it drains as well.
+        """
+        snapshot = self._node.snapshot
+        there = snapshot.inventory.by_uuid()
+        waits: dict[str, frozenset[int]] = {}
+        for wait in snapshot.plan.waits:
+            if wait.reason is WaitReason.PODS:
+                waits[wait.uuid] = waits.get(wait.uuid, frozenset()) | wait.numbers
+        return frozenset(
+            share.id
+            for gpu in snapshot.gpus
+            for share in gpu.shares
+            if gpu.gpu.uuid not in there or share.number in waits.get(gpu.gpu.uuid, ())
+        )
 
     async def _start_pod(self) -> Pod | None:
         """Start one where there is room, on a share rather than on a whole GPU, and of each kind of share as many; None

@@ -20,6 +20,9 @@ _PODS_PER_GPU = 6
 _STAY = (0, 2, 1, 6, 2, 3, 0, 0)
 """How many of its pods stay on each GPU."""
 
+_FEWER = 4
+"""Shares that each GPU is to have then."""
+
 
 class Story:
     """Steps, to be played in their order. Each raises NotAsTold, NotInTime, GitFailed and what pods raise."""
@@ -93,24 +96,27 @@ class Story:
 
     async def _pods_come_and_go(self) -> None:
         teller = self._teller
-        total = _PODS_PER_GPU * len(_STAY)
+        total, stay_on = _PODS_PER_GPU * len(_STAY), sum(_STAY)
         self._screen.line()
-        self._screen.labelled("pods", f"{total} start, each with one share; most of them soon end:", "cyan")
+        self._screen.labelled("pods", f"{total} start, each with one share", "cyan")
         for number in range(total):
             pod = await teller.start(f"job-{number}", SHARED)
             self._pods.setdefault(teller.gpu(pod), []).append(pod)
         spread = {index: len(pods) for index, pods in sorted(self._pods.items())}
+        teller.check(
+            f"the agent has spread the {total} evenly: {_PODS_PER_GPU} on each GPU",
+            holds=spread == dict.fromkeys(range(len(_STAY)), _PODS_PER_GPU),
+            got=spread,
+        )
         for index, stay in enumerate(_STAY):
             while len(self._pods[index]) > stay:
                 await self._kubelet.end(self._pods[index].pop())
         await self._node.until("the agent knows who has ended", lambda: self._held() == [*_STAY])
+        self._screen.labelled("pods", f"{total - stay_on} of them end; the {stay_on} others go on:", "cyan")
         teller.show()
         teller.legend()
-        teller.check(
-            f"the agent had spread the {total} evenly: {_PODS_PER_GPU} on each GPU",
-            holds=spread == dict.fromkeys(range(len(_STAY)), _PODS_PER_GPU),
-            got=spread,
-        )
+        held = sum(strip.held for strip in self._node.strips())
+        teller.check(f"{stay_on} shares are held, one by each pod", holds=held == stay_on, got=held)
         await teller.pause(2)
 
     async def _typo(self) -> None:
@@ -120,7 +126,7 @@ class Story:
         )
         before = self._node.strips()
         sent = record.message_count, record.stream_end_count
-        text = shared(4).replace("replicas", "replica")
+        text = shared(_FEWER).replace("replicas", "replica")
         line = text[: text.index("replica")].count("\n") + 1
         synced = await teller.commit(text, "Four shares per GPU are enough")
         reload = await teller.reloaded(synced)
@@ -148,18 +154,26 @@ class Story:
         await teller.pause(1.5)
 
     async def _fewer(self) -> None:
-        teller = self._teller
+        teller, surplus = self._teller, sum(max(0, stay - _FEWER) for stay in _STAY)
         await teller.chapter(
             "4 of 10: four share each GPU, while pods hold six shares of one",
-            f"The typo is mended. GPU {BUSY} has more pods than it will have shares; nobody is evicted.",
+            f"The typo is fixed. Pods have {sum(_STAY)} shares. Only {surplus} of these are too many, those beyond the "
+            f"fourth on GPU {BUSY}. Nobody is evicted.",
         )
         self._kubelet.reset_fewest(SHARED)
-        synced = await teller.commit(shared(4), "Mend the typo: replicas")
+        synced = await teller.commit(shared(_FEWER), "Fix the typo: replicas")
         await teller.reloaded(synced)
         self._screen.line()
         await teller.follow(BUSY, synced.at, f"GPU {BUSY} drains", lambda strip: strip.bar() == "####~~")
-        draining = self._node.snapshot.condition("Draining")
-        self._screen.labelled("agent", f"Draining: {draining.message if draining is not None else 'no'}", "cyan")
+        told = f"{surplus} held shares drain on GPU {BUSY}"
+        await self._node.until(f"the condition Draining: {told}", lambda: self._draining() == told)
+        self._screen.labelled("agent", f"Draining: {told}", "cyan")
+        draining = [strip.draining for strip in self._node.strips()]
+        teller.check(
+            f"no other GPU drains: `~` stands for {surplus} shares on the whole node",
+            holds=sum(draining) == draining[BUSY] == surplus,
+            got=draining,
+        )
         await teller.pause(1.5)
         late = await teller.start("late-job", SHARED)
         index = teller.gpu(late)
@@ -175,6 +189,11 @@ class Story:
         fewest = self._kubelet.fewest(SHARED)
         teller.check("at no moment were there fewer than 32 healthy shares", holds=fewest >= 32, got=fewest)
         await teller.pause(2)
+
+    def _draining(self) -> str:
+        """What the condition of that name says, while it is true."""
+        found = self._node.snapshot.condition("Draining")
+        return found.message if found is not None and found.status else ""
 
     async def _pod_leaves(self, left: int) -> float:
         """One pod of the GPU that is too full ends, so that `left` shares are left; when it ended."""

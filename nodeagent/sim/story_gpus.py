@@ -89,7 +89,7 @@ class GpuStory:
         self._screen.line()
         await teller.follow(FAULTY, synced.at, f"GPU {FAULTY} has six shares", _is_sick(6))
         await teller.applied(synced)
-        teller.count(SHARED, 30)
+        teller.count(SHARED, 30, f"the 6 of GPU {FAULTY} are not")
         uuid = teller.uuid(FAULTY)
         await teller.measured(
             f'nodeagent_gpu_healthy{{uuid="{uuid}"}} 0.0',
@@ -107,7 +107,7 @@ class GpuStory:
         self._screen.say(told, lead="    ")
         await self._node.until(f"GPU {FAULTY} is well", lambda: teller.strip(FAULTY).free == 4)
         self._show(FAULTY)
-        teller.count(SHARED, 36)
+        teller.count(SHARED, 36, f"those of GPU {FAULTY} again")
         await teller.pause(1.5)
 
     # --- MIG ---
@@ -179,6 +179,8 @@ class GpuStory:
         await self._node.until(f"{label} is gone", lambda: not self._kubelet.devices(SLICES))
         self._screen.labelled("kubelet", f"has forgotten it {milliseconds(ended_at)} later", "cyan")
         teller.count(large, 2)
+        # The kubelet has been told before the agent has summed up what it told.
+        await self._node.until("the node is in sync", lambda: self._node.snapshot.in_sync)
 
     def _counts(self, resources: dict[str, int]) -> dict[str, int]:
         return {resource: self._teller.allocatable(resource) for resource in resources}

@@ -19,6 +19,7 @@ from nodeagent.model.shares import split_share_id
 from nodeagent.model.snapshot import DocumentInfo, Reload
 from nodeagent.sim.git_mount import MountedConfigMap
 from nodeagent.sim.git_repo import Commit, GitRepo
+from nodeagent.sim.keys import Keys
 from nodeagent.sim.node import Node
 from nodeagent.sim.pods import Pod
 from nodeagent.sim.screen import Screen
@@ -42,15 +43,27 @@ class Synced:
 
 
 class Teller:
-    """Tells a story on `screen` about one node that follows one repository; `speed` divides the pauses for reading."""
+    """Tells a story on `screen` about one node that follows one repository; `speed` divides the pauses for reading, and
+    each part begins when a key has been pressed, where there are `keys`.
+    """
 
-    def __init__(self, screen: Screen, node: Node, repo: GitRepo, mount: MountedConfigMap, *, speed: float) -> None:
+    def __init__(
+        self,
+        screen: Screen,
+        node: Node,
+        repo: GitRepo,
+        mount: MountedConfigMap,
+        *,
+        speed: float,
+        keys: Keys | None = None,
+    ) -> None:
         self.screen = screen
         self.node = node
         self.kubelet = node.kubelet
         self._repo = repo
         self._mount = mount
         self._speed = speed
+        self._keys = keys
 
     async def pause(self, seconds: float) -> None:
         """Time to read what stands there."""
@@ -63,10 +76,18 @@ class Teller:
 
     async def chapter(self, title: str, text: str) -> None:
         """Begin a part, with what it is about."""
-        self.screen.heading(title)
+        await self.begin(title)
         self.screen.say(text)
         self.screen.line()
         await self.pause(1)
+
+    async def begin(self, title: str) -> None:
+        """Begin a part, when the reader wants to go on."""
+        if self._keys is not None:
+            self.screen.line()
+            self.screen.line(f"  press any key for: {title}", "dim")
+            await self._keys.pressed()
+        self.screen.heading(title)
 
     # --- git and the mount ---
 
@@ -246,10 +267,10 @@ class Teller:
         """Say something that has been found to hold: that Prometheus would see this series with this value."""
         self.check(told, holds=series in (await self.node.metrics()).splitlines(), got="another value")
 
-    def count(self, resource: str, count: int) -> None:
-        """Check how many the kubelet could give away and has given away."""
+    def count(self, resource: str, count: int, but: str = "") -> None:
+        """Check how many the kubelet could give away and has given away; `but` says which it could not."""
         got = self.allocatable(resource)
-        self.check(f"{resource}: {count} allocatable", holds=got == count, got=got)
+        self.check(f"{resource}: {count} allocatable{f', {but}' if but else ''}", holds=got == count, got=got)
 
 
 def milliseconds(since: float, until: float | None = None) -> str:

@@ -63,7 +63,7 @@ def remarks(config: SharingConfig, gpus: Iterable[Gpu]) -> tuple[Remark, ...]:
     node = _Node(config, gpus)
     if not node.gpus:
         return ()
-    found = [_of(config, rule, message) for rule in config.rules for message in _about(node, rule)]
+    found = [_of(rule, message) for rule in config.rules for message in _about(node, rule)]
     whole = [gpu for gpu, rule in node.decided if rule is IMPLICIT_RULE]
     parts = [gpu for gpu, rule in node.decided if rule is IMPLICIT_MIG_RULE]
     if whole:
@@ -77,7 +77,7 @@ def remarks_on_count(config: SharingConfig, count: int) -> tuple[Remark, ...]:
     """The same where only the number of GPUs of a node is known: what their indices decide."""
     there = range(count)
     found = [
-        _of(config, rule, _no_index(absent, there))
+        _of(rule, _no_index(absent, there))
         for rule in config.rules
         if (absent := sorted((rule.match.indices or frozenset()).difference(there)))
     ]
@@ -98,10 +98,8 @@ def _bounded(found: Sequence[Remark]) -> tuple[Remark, ...]:
     return (*once[: MOST - 1], Remark(f"{len(once) - MOST + 1} more remarks of this kind"))
 
 
-def _of(config: SharingConfig, rule: Rule, message: str) -> Remark:
-    # NVIDIA's file has no names for what it says.
-    subject = rule.where.path if not config.name and rule.where.path else f'rule "{rule.name}"'
-    return Remark(message, rule.name, subject, rule.where)
+def _of(rule: Rule, message: str) -> Remark:
+    return Remark(message, rule.name, rule.called, rule.where)
 
 
 def _for_none(config: SharingConfig, which: str, resource: str, count: int) -> Remark:
@@ -121,13 +119,13 @@ class _Node:
         self.decided = [(gpu, config.rule_for(gpu, self.parents.get(gpu.physical))) for gpu in self.gpus]
         self.deciding = {_entry(rule) for _, rule in self.decided}
         self.indices = sorted({gpu.index for gpu in self.gpus})
-        self.by_uuid = {gpu.uuid: gpu for gpu in self.gpus}
+        self.by_uuid = {name: gpu for gpu in self.gpus for name in (gpu.older_name, gpu.uuid)}
         self.folded = sorted((gpu.uuid.lower(), gpu.uuid) for gpu in self.gpus)
 
 
 def _entry(rule: Rule) -> str:
     """What a rule was made of: an entry of NVIDIA's file may make several."""
-    return rule.where.path or rule.name
+    return rule.origin or rule.name
 
 
 def _about(node: _Node, rule: Rule) -> Iterator[str]:
@@ -168,21 +166,22 @@ def _in_vain(node: _Node, rule: Rule) -> str:
     if match.mig is not None and not any(fnmatchcase(profile, glob) for profile in profiles for glob in match.mig):
         return f"no MIG device of this node has a profile like {_some(match.mig)}; there {_be(profiles)}"
     found = [gpu for gpu in node.gpus if rule.matches(gpu, node.parents.get(gpu.physical))]
-    return _in_the_way(node, found) if found else f"no {things} of this node meets all that it asks for"
+    return _in_the_way(node, rule, found) if found else f"no {things} of this node meets all that it asks for"
 
 
-def _in_the_way(node: _Node, found: Sequence[Gpu]) -> str:
+def _in_the_way(node: _Node, rule: Rule, found: Sequence[Gpu]) -> str:
     """Why GPUs that a rule matches are not its."""
     takers: dict[str, list[Gpu]] = {}
     matched = {gpu.uuid for gpu in found}
     for gpu, taker in node.decided:
         if gpu.uuid in matched:
-            takers.setdefault("" if taker is THROUGH_MIG else taker.name, []).append(gpu)
+            takers.setdefault("" if taker is THROUGH_MIG else taker.called, []).append(gpu)
     through_mig = takers.pop("", [])
-    told = [f'rule "{name}" takes {named(taken)} first' for name, taken in takers.items()]
+    told = [f"{called} takes {named(taken)} first" for called, taken in takers.items()]
     whole = [gpu for gpu in through_mig if gpu.mig is None]
     if whole:
-        told.append(f"MIG is enabled on {named(whole)}, whose MIG devices only a rule with `mig` is for")
+        only = "a rule with `mig`" if rule.origin is None else "an entry with their name nvidia.com/mig-<profile>"
+        told.append(f"MIG is enabled on {named(whole)}, whose MIG devices only {only} is for")
     elif through_mig:
         told.append("MIG devices are not offered with the strategy none")
     return " and ".join(told)

@@ -109,7 +109,10 @@ NOT_YET = "Ready: NothingAccepted: no sharing config was ever accepted: "
         ({"sharing.yaml": WRONG}, ["{path}:", 'got "resorce"; did you mean', "(and ", 'got "replica"; did you mean']),
         ({"sharing.yaml": BAD}, ["{path}:"]),
         ({"sharing.yaml": b""}, ["{path}:1:1: "]),
-        ({"other.yaml": shares(4)}, ["{path}: cannot read config: there is no such file; there is other.yaml"]),
+        (
+            {"other.yaml": shares(4), "third.yaml": shares(4)},
+            ["there is no sharing.yaml; there are other.yaml, third.yaml"],
+        ),
         (
             {"a.yaml": shares(4), "b.yaml": shares(4)},
             ["label nodeagent.io/config of the node is 'x', and there is no x.yaml; there are a.yaml, b.yaml"],

@@ -52,7 +52,7 @@ def test_how_it_is_told_changes_nothing(
 
 
 def test_what_cannot_be_read(tmp_path: Path, good: Path) -> None:
-    """A file that cannot be read is exit code 2, whatever the others are; they are checked all the same."""
+    """A file that cannot be read is exit code 4, whatever the others are; they are checked all the same."""
     done = nodeagent("validate", good, tmp_path / "absent.yaml")
     assert done.returncode == 4
     assert f"cannot read {tmp_path / 'absent.yaml'}: no such file or directory\n" in done.stdout
@@ -545,7 +545,8 @@ def test_a_config_of_several_pools_is_noted_with_its_name(tmp_path: Path, capsys
     "text",
     [
         "apiVersion: nodeagent.io/v1alpha1\nkind: SharingConfig\nmetadata: {name: a}\nspec:\n  rules:\n    -\n",
-        "version: v1\nsharing: {timeSlicing: {resources: [~, 5, [name]]}}\n",
+        "version: v1\nsharing: {mps: {}, timeSlicing: [no]}\n",
+        "version: v1\nsharing: [~]\n",
         "012\n",
         "*a\n",
         "a: !%C0%80 x\n",

@@ -172,16 +172,26 @@ def test_what_is_passed_over_is_said() -> None:
     assert note == f"{told}README.md, nginx.conf, dash.json and any"
 
 
-@pytest.mark.parametrize(("key", "value"), [("any", "any"), ("config.yaml", "config"), ("a100.yaml", "a100")])
-def test_a_key_that_no_agent_reads_by_itself(key: str, value: str) -> None:
-    """A note names what is read."""
+@pytest.mark.parametrize("key", ["any", "config.yaml", "a100.yaml", "tesla-t4"])
+def test_a_key_that_is_read_as_the_only_one(key: str) -> None:
+    """A note names what is read: beside another key this one would not be."""
     bundle = load_bundle(config_map({key: GOOD}).encode(), "f.yaml")
     assert bundle.all_violations == ()
     (note,) = bundle.notes
-    assert "has no key sharing.yaml, which is what an agent reads" in note
-    assert note.endswith(
-        f'{key} is read only where a label of the node, nodeagent.io/config for example, says "{value}"'
-    )
+    assert note.endswith(f"has no key sharing.yaml, which is what an agent reads; it reads {key} as the only one")
+
+
+@pytest.mark.parametrize("key", ["sharing.yaml", "default.yaml", "default"])
+def test_keys_that_a_node_without_a_label_reads(key: str) -> None:
+    """Ours, and that of NVIDIA's config-manager: nothing is to be noted of either."""
+    assert load_bundle(config_map({key: GOOD, "t4.yaml": GOOD}).encode(), "f.yaml").notes == ()
+
+
+def test_keys_that_no_agent_reads_by_itself() -> None:
+    """Of several keys none of which is for all nodes a note names what is read, and where."""
+    (note,) = load_bundle(config_map({"any": GOOD, "config.yaml": GOOD}).encode(), "f.yaml").notes
+    assert "has no key sharing.yaml, which is what an agent reads; any and config.yaml are read only where" in note
+    assert note.endswith('a label of the node, nodeagent.io/config for example, says "any" or "config"')
 
 
 def test_what_cannot_change_is_noted() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import permutations
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 import yaml
 
+from nodeagent.commands import findings
 from nodeagent.commands.checking import check_bytes
 from nodeagent.config.rendered import notes
 from tests.deploy.manifests import build, render
@@ -180,6 +182,42 @@ def test_manifests_may_hold_anything(manifest: dict[str, Any]) -> None:
     assert check_bytes(yaml.safe_dump(manifest).encode(), "stdin").problem is None
 
 
+ODD: list[object] = [
+    None,
+    3,
+    [],
+    {},
+    [None],
+    "x",
+    {"a": None},
+    True,
+    [{}],
+    {"kind": "ConfigMap"},
+    "kind: SharingConfig",
+]
+
+
+def mutated(value: object, chance: Random) -> object:
+    """The same with some of it left out, and some replaced by what nobody expects there."""
+    if chance.random() < 0.03:
+        return chance.choice(ODD)
+    if isinstance(value, dict):
+        return {key: mutated(one, chance) for key, one in value.items() if chance.random() > 0.02}
+    return [mutated(one, chance) for one in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("overlay", ["overlays/mixed", "overlays/t4-dev"])
+def test_what_is_rendered_may_be_anything(overlay: str) -> None:
+    """Manifests with anything anywhere are judged, and what is said of them can be printed."""
+    chance = Random(overlay)
+    whole = render(KUSTOMIZE / overlay)
+    for _ in range(150):
+        text = "---\n".join(yaml.safe_dump(mutated(one, chance)) for one in whole)
+        checked = check_bytes(text.encode(), "stdin")
+        assert checked.violations or checked.bundle.found
+        assert all(line.isprintable() for line in findings.text([checked]))
+
+
 MOUNTED = """\
 apiVersion: apps/v1
 kind: DaemonSet
@@ -211,7 +249,9 @@ GOOD = "'version: v1'"
     [
         ("/config", {"sharing.yaml": GOOD}, "", ""),
         ("/config/", {"sharing.yaml": GOOD}, "", ""),
-        ("/config", {"a100.yaml": GOOD}, 'expected the key "sharing.yaml", which DaemonSet gpu/agent reads', ""),
+        ("/config", {"a100.yaml": GOOD}, "", ""),
+        ("/config", {"a100": GOOD, "t4": GOOD}, 'expected the key "sharing.yaml", which DaemonSet gpu/agent reads', ""),
+        ("/config --config-default=t4", {"a100": GOOD, "t4": GOOD}, "", "DaemonSet gpu/agent reads t4 of ConfigMap"),
         ("/config/a100.yaml", {"a100.yaml": GOOD}, "", ""),
         ("/config/a100.yaml", {"sharing.yaml": GOOD}, 'expected the key "a100.yaml", which DaemonSet gpu/agent', ""),
         ("/config", {"sharing.yaml": GOOD, "t4.yaml": GOOD}, "", "DaemonSet gpu/agent reads sharing.yaml of ConfigMap"),
@@ -223,7 +263,8 @@ def test_the_agent_beside_a_config_map_shows_what_is_read(
     config: str, keys: dict[str, str], wrong: str, noted: str
 ) -> None:
     """Where the DaemonSet is rendered as well it is known which key its agents read, and that others are not."""
-    text = MOUNTED.replace("CONFIG", config) + "".join(f"  {key}: {value}\n" for key, value in keys.items())
+    words = config.replace(" ", ", ")
+    text = MOUNTED.replace("CONFIG", words) + "".join(f"  {key}: {value}\n" for key, value in keys.items())
     checked = check_bytes(text.encode(), "stdin")
     assert bool(checked.violations) is bool(wrong)
     assert wrong in "".join(map(str, checked.violations))

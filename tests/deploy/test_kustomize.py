@@ -725,6 +725,19 @@ def test_options_are_those_of_the_program(everything: list[Manifest]) -> None:
     assert settings.ENVIRONMENT_PREFIX == "NODEAGENT_"
 
 
+def test_agents_end_themselves_for_a_changed_driver(everything: list[Manifest]) -> None:
+    """Once, so that their container is made anew; it is off in the program, since not everybody starts it again."""
+    for one in everything:
+        (environment,) = [
+            container.get("env", []) for container in containers(one) if container["name"] != "wait-for-driver"
+        ]
+        chosen = {"name": "NODEAGENT_RESTART_ON_DRIVER_CHANGE", "value": "true"} in environment
+        assert chosen is (component(one) == "agent")
+    (option,) = [option for option in OPTIONS if option.flag == "--restart-on-driver-change"]
+    assert option.default is None
+    assert option.switch
+
+
 def test_probes_ask_what_they_are_for(everything: list[Manifest]) -> None:
     """Only an agent that hangs is restarted, not one that is not ready; no probe ever restarts the MPS host."""
     for one in everything:

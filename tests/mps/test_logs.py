@@ -257,7 +257,7 @@ class TestSize:
             assert log.stat().st_size == 0
             append(log, f"after {word}\n")
             await logs.look()
-        complaint = f"{UUID}: cannot follow its logs: cannot write file: Is a directory: {log}.1"
+        complaint = f"{UUID}: cannot follow its logs: cannot write file: Is a directory (EISDIR): {log}.1"
         lines = [[*[f"{UUID}: {word}"] * 20, f"{UUID}: after {word}"] for word in ("one", "two")]
         assert told(caplog) == [complaint, *lines[0], complaint, *lines[1]]
 

@@ -172,7 +172,7 @@ class TestStart:
         assert done.returncode == 1
         (line,) = done.stderr.splitlines()
         said = json.loads(line)["message"] if log_format == "json" else line
-        assert f"cannot start: cannot use MPS root: File exists: {mps_root}/root" in said
+        assert f"cannot start: cannot use MPS root: File exists (EEXIST): {mps_root}/root" in said
 
     def test_a_path_that_is_too_long(self, tmp_path: Path) -> None:
         """A root below which a socket's path would be too long is refused with how long it may be."""

@@ -360,7 +360,7 @@ class TestVerifying:
         files.ready(daemons.start())
         async with running(Agent(daemons.root)) as agent:
             await eventually(lambda: agent.state() is DaemonState.FAILED)
-            assert agent.said() == "cannot run /nonexistent: No such file or directory"
+            assert agent.said() == "cannot run /nonexistent: No such file or directory (ENOENT)"
         files.go()
 
     @pytest.mark.parametrize(

@@ -34,11 +34,11 @@ class Served:
             clock=builders.clock,
         )
 
-    def get(self, path: str, method: str = "GET") -> tuple[int, str, http.client.HTTPMessage]:
-        """(code, body, headers) of one request."""
+    def get(self, path: str, method: str = "GET", *, known: str = "") -> tuple[int, str, http.client.HTTPMessage]:
+        """(code, body, headers) of one request; `known` is its If-None-Match."""
         connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=longer(ANSWERS_WITHIN))
         try:
-            connection.request(method, path)
+            connection.request(method, path, headers={"If-None-Match": known} if known else {})
             response = connection.getresponse()
             return response.status, response.read().decode(), response.headers
         finally:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import http.client
 import json
 import logging
+import re
 import socket
+from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import replace
+from html import escape
 
 import pytest
 
-from nodeagent.model.snapshot import ConfigState
-from nodeagent.report import http_front, http_workers
+from nodeagent.model.snapshot import ConfigState, Snapshot
+from nodeagent.report import http_front, http_workers, pages
+from nodeagent.report.endpoints import STOPPED
 from nodeagent.report.http_messages import MAX_REQUEST
+from nodeagent.state.summarize import failing
 from tests.report import builders
 from tests.report.served import ANSWERS_WITHIN, Served, everything
 from tests.waiting import eventually_sync, longer
@@ -63,8 +69,103 @@ def test_the_page_may_load_nothing(served: Served) -> None:
     code, body, headers = served.get("/")
     assert code == 200
     assert body.startswith("<!doctype html>")
-    assert headers["Content-Security-Policy"].startswith("default-src 'none';")
+    policy = dict(part.strip().split(" ", 1) for part in headers["Content-Security-Policy"].split(";"))
+    assert policy["default-src"] == "'none'"
+    for name, tag in (("script-src", "script"), ("style-src", "style")):
+        (inline,) = re.findall(rf"<{tag} [^>]*>(.*?)</{tag}>", body, re.DOTALL)
+        assert policy[name] == f"'sha256-{b64encode(hashlib.sha256(inline.encode()).digest()).decode()}'"
+    assert policy["connect-src"] == "'self'"
+    assert {policy[name] for name in ("base-uri", "form-action", "frame-ancestors")} == {"'none'"}
     assert headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_a_page_that_is_known_is_not_sent_again(served: Served) -> None:
+    """Its ETag stands for what the node is like: 304 as long as that is the same, whatever other tags come with it."""
+    _, _, headers = served.get("/")
+    tag = headers["ETag"]
+    for known in (tag, f"W/{tag}", f'"a", {tag}', "*"):
+        code, body, headers = served.get("/", known=known)
+        assert (code, body, headers["ETag"]) == (304, "", tag)
+        assert headers["Content-Type"] is None
+        assert headers["Content-Length"] is None
+    assert served.get("/", "HEAD", known=tag)[0] == 304
+    for known in ("", '"a"', tag.strip('"'), "x" * 9000):
+        assert served.get("/", known=known)[0] == 200
+    served.snapshot = builders.troubled()
+    code, body, headers = served.get("/", known=tag)
+    assert code == 200
+    assert "2 errors in the newest document" in body
+    assert headers["ETag"] != tag
+    for path in ("/status", "/metrics", "/livez"):
+        assert served.get(path, known=headers["ETag"])[0] == 200
+
+
+def test_a_snapshot_that_says_otherwise_has_another_tag(served: Served) -> None:
+    """Though it has the number of the one before, as that of an agent whose turns fail."""
+    tag = served.get("/")[2]["ETag"]
+    assert served.snapshot is not None
+    served.snapshot = failing(served.snapshot, "cannot complete a turn", builders.AT)
+    code, body, _ = served.get("/", known=tag)
+    assert code == 200
+    assert "cannot complete a turn" in body
+
+
+def test_a_loop_that_has_stopped_is_said_on_a_page_that_is_open(served: Served) -> None:
+    """Nothing makes another snapshot then: the tag is another one all the same, and again when the loop turns."""
+    tag = served.get("/")[2]["ETag"]
+    served.alive = False
+    code, body, headers = served.get("/", known=tag)
+    assert code == 200
+    assert f"<strong>Not ready</strong><p>{escape(STOPPED)}" in body
+    assert served.get("/", known=headers["ETag"])[0] == 304
+    served.alive = True
+    assert served.get("/", known=headers["ETag"])[0] == 200
+    assert served.get("/", known=tag)[0] == 304
+
+
+def test_another_agent_has_other_tags(served: Served) -> None:
+    """Nobody keeps the page of an agent that has been restarted since."""
+    tag = served.get("/")[2]["ETag"]
+    other = Served()
+    other.server.start()
+    try:
+        assert other.get("/", known=tag)[0] == 200
+    finally:
+        other.server.close()
+
+
+def test_many_who_look_cost_one_page_a_second(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made once for all who ask within the same second, and again for the next snapshot."""
+    made: list[Snapshot] = []
+
+    def make(snapshot: Snapshot, _now: float) -> str:
+        made.append(snapshot)
+        return "page"
+
+    monkeypatch.setattr(pages, "page", make)
+    assert {served.get("/")[1] for _ in range(20)} == {"page"}
+    assert len(made) == 1
+    served.snapshot = builders.troubled()
+    served.get("/")
+    assert len(made) == 2
+
+
+def test_that_nothing_has_changed_is_said_though_all_workers_are_busy(served: Served) -> None:
+    """A page that is open in a browser asks for nothing that slow clients could keep from it."""
+    assert served.snapshot is not None
+    snapshot, served.snapshot = served.snapshot, builders.large()
+    slow = [served.connect() for _ in range(http_workers.WORKERS + http_workers.MOST_WAITING)]
+    try:
+        for one in slow:
+            one.sendall(b"GET /status HTTP/1.1\r\n\r\n")
+        eventually_sync(lambda: served.server.open >= len(slow))
+        served.snapshot = snapshot
+        code, _, headers = served.get("/", known="*")
+        assert code == 304
+        assert served.get("/", known=headers["ETag"])[0] == 304
+    finally:
+        for one in slow:
+            one.close()
 
 
 def test_a_path_that_is_not_there_names_those_that_are(served: Served) -> None:

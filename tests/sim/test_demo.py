@@ -7,13 +7,17 @@ import io
 import os
 import pty
 import re
+import select
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import termios
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -30,6 +34,14 @@ from tests.waiting import eventually, eventually_sync, longer
 ANYWHERE = "127.0.0.1:0"
 SHARED = "nvidia.com/gpu.shared"
 MPS = "nvidia.com/gpu.mps"
+
+
+def gpus_of(count: int, *, first: str = "") -> str:
+    """A simulation file with so many GPUs, and what is so of the first one."""
+    head, gpu = GPUS.partition("gpus:\n")[0], "  - model: NVIDIA H100 80GB HBM3\n    memory: 81559Mi\n"
+    gpu += '    computeCapability: "9.0"\n'
+    return f"{head}gpus:\n{gpu}{first}{gpu * (count - 1)}"
+
 
 PLAYING = [sys.executable, "-m", "nodeagent", "demo", "--listen", ANYWHERE]
 
@@ -100,10 +112,77 @@ def test_the_story_comes_out_as_told(folder: Path, request: pytest.FixtureReques
     assert f"{SHARED}: 1 registration" in played.stdout
     assert "nodeagent_in_sync 1.0" in played.stdout
     told = " ".join(played.stdout.split())
+    counts_what_is_shown(played.stdout)
     shows_mps(told)
     shows_a_fault(told)
     shows_mig(told)
     assert ("of a stand-in, as asked for." in played.stdout) is (program == STAND_IN)
+
+
+STRIP = re.compile(r"  (?P<name>GPU \d+|\d+:\d+) +(?P<bar>[\[\]#~.x!]+) +(?P<resource>nvidia\.com/\S+) +(?P<words>.*)")
+FOLLOWED = re.compile(r" +\d+ ms  (GPU \d+|\d+:\d+) +([\[\]#~.x!]+) +(.*)")
+SIGNS = {"#": "held", "~": "draining", ".": "free", "x": "leaving", "!": "unhealthy"}
+
+
+def counted(bar: str) -> Counter[str]:
+    """How many shares of each state a bar shows: one for a character, and one for a whole frame."""
+    return Counter(SIGNS[sign] for sign in (bar[1:2] if bar.startswith("[") else bar))
+
+
+def said(words: str) -> Counter[str]:
+    """How many shares of each state the words beside a bar name."""
+    return Counter(
+        {state: int(number) for number, state in re.findall(r"(\d+) ([a-z]+)", words) if state in SIGNS.values()}
+    )
+
+
+def counts_what_is_shown(output: str) -> None:
+    """Whatever number a step names is the number of what it shows beside it: words and bars of each strip; what is
+    allocatable, held and drains after the strips of the whole node.
+    """
+    steps = re.split(r"^== (?=\d+ of 10|what Prom)", output, flags=re.MULTILINE)
+    checked: Counter[str] = Counter()
+    for step in steps[1:-1]:
+        shown: dict[str, Counter[str]] = {}
+        fresh: dict[str, dict[str, Counter[str]]] = {}
+        last = Counter[str]()
+        for line in step.splitlines():
+            if found := STRIP.fullmatch(line):
+                assert counted(found["bar"]) == said(found["words"]), line
+                fresh.setdefault(found["resource"], {})[found["name"]] = counted(found["bar"])
+                checked["strip"] += 1
+                continue
+            if fresh and not line.startswith("  GPU"):
+                for resource, strips in fresh.items():
+                    # A part of the node says nothing of all of it.
+                    if len(strips) > 1 or resource.startswith("nvidia.com/mig"):
+                        shown[resource] = sum(strips.values(), Counter())
+                fresh = {}
+            if found := FOLLOWED.fullmatch(line):
+                assert counted(found[2]) == said(found[3]), line
+                last = counted(found[2])
+                checked["followed"] += 1
+            elif found := re.search(r"(\d+) held shares drain on", line):
+                assert int(found[1]) == last["draining"], line
+                checked["drain"] += 1
+            elif found := re.search(r"ok +(\d+) shares are held", line):
+                assert int(found[1]) == shown[SHARED]["held"], line
+                checked["held"] += 1
+            elif (found := re.search(r"ok +(nvidia\.com/\S+): (\d+) allocatable", line)) and found[1] in shown:
+                states = shown[found[1]]
+                assert int(found[2]) == states["held"] + states["free"] + states["draining"], line
+                checked["allocatable"] += 1
+    assert checked["strip"] > 60
+    assert checked["followed"] > 20
+    assert checked["drain"] == checked["held"] == 1
+    assert checked["allocatable"] >= 3
+    told = " ".join(steps[2].split())
+    start, end, on = re.search(r"(\d+) start.* (\d+) of them end; the (\d+) others go on", told).groups()  # type: ignore[union-attr]
+    assert int(start) - int(end) == int(on) == int(re.search(r"(\d+) shares are held", told)[1])  # type: ignore[index]
+    metrics = dict(re.findall(r'nodeagent_shares\{resource="([^"]+)", state="held"\} (\d+)', steps[-1]))
+    running = re.search(r"the (\d+) pods that have not ended", " ".join(steps[-1].split()))
+    assert running is not None
+    assert sum(map(int, metrics.values())) == int(running[1])
 
 
 def shows_mps(told: str) -> None:
@@ -229,6 +308,127 @@ def test_nobody_reads_on(folder: Path) -> None:
         assert "Traceback" not in playing.stderr.read()
 
 
+@pytest.mark.parametrize("arguments", [(), ("--once",)])
+def test_an_address_that_was_asked_for_must_be_free(folder: Path, arguments: tuple[str, ...]) -> None:
+    """Where it is taken the demo says so with exit code 1 before it has made or begun anything."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        played = demo(folder, *arguments, "--listen", listen, "--dir", str(folder / "new"))
+    assert (played.returncode, played.stdout) == (1, "")
+    assert f"nodeagent demo: cannot listen on {listen}: [Errno 98] Address already in use" in played.stderr
+    assert not (folder / "new").exists()
+
+
+def test_the_usual_address_may_be_taken(folder: Path) -> None:
+    """Where none was asked for, another port will do, and is named."""
+    with ExitStack() as stack:
+        with suppress(OSError):  # somebody else has it: so much the better
+            stack.enter_context(socket.create_server(("127.0.0.1", 9400)))
+        running = stack.enter_context(
+            subprocess.Popen(
+                [sys.executable, "-m", "nodeagent", "demo", "--mps-control", STAND_IN],
+                env=environment(folder), stdout=subprocess.PIPE, text=True,
+            )
+        )  # fmt: skip
+        assert running.stdout is not None
+        page = next(line for line in running.stdout if "Status page: " in line)
+        running.send_signal(signal.SIGINT)
+        running.stdout.read()
+    assert re.search(r"http://127\.0\.0\.1:\d+/", page)
+    assert ":9400/" not in page
+    assert running.returncode == 0
+
+
+# --- step by step ---
+
+
+class Terminal:
+    """A demo on a terminal of its own, which a test types on."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.controller, terminal = pty.openpty()
+        self.before = termios.tcgetattr(terminal)
+        self.running = subprocess.Popen(
+            [*PLAYING, *arguments],
+            env=environment(folder, NO_COLOR="1", TERM="dumb"),
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+            preexec_fn=lambda: os.login_tty(os.dup(terminal)),  # noqa: PLW1509 - the tests have no threads here
+        )
+        self.terminal = terminal
+        self.shown = ""
+
+    def until(self, text: str) -> None:
+        """Read until it is there."""
+        while text not in self.shown:
+            self.shown += os.read(self.controller, 65536).decode(errors="replace").replace("\r\n", "\n")
+
+    def waits(self) -> bool:
+        """Whether a key is waited for: the terminal gives single characters then."""
+        return not termios.tcgetattr(self.terminal)[3] & termios.ICANON
+
+    def type(self, keys: bytes) -> None:
+        """As a person would: when a key is waited for."""
+        eventually_sync(self.waits)
+        os.write(self.controller, keys)
+
+    def end(self) -> int:
+        """Read the rest; the exit code."""
+        while self.running.poll() is None:
+            if select.select([self.controller], [], [], 0.05)[0]:
+                self.shown += os.read(self.controller, 65536).decode(errors="replace").replace("\r\n", "\n")
+        assert termios.tcgetattr(self.terminal) == self.before
+        os.close(self.terminal)
+        os.close(self.controller)
+        return self.running.returncode
+
+
+def test_each_step_waits_for_a_key(folder: Path) -> None:
+    """The story stands before each step until a key is pressed, whichever; one that was pressed before does not count.
+    Ctrl-C ends it, and leaves the terminal as it was.
+    """
+    terminal = Terminal(folder, "--step", "--speed", "1000", "--mps-control", STAND_IN)
+    os.write(terminal.controller, b"xxx")
+    terminal.until("press any key for: 1 of 10: whole GPUs\n")
+    eventually_sync(terminal.waits)
+    assert "== 1 of 10" not in terminal.shown
+    terminal.type(b" ")
+    terminal.until("== 1 of 10: whole GPUs ")
+    terminal.until("press any key for: 2 of 10: ten share each GPU\n")
+    assert "== 2 of 10" not in terminal.shown
+    terminal.type(b"\x1b[C")
+    terminal.until("press any key for: 3 of 10: a typo\n")
+    terminal.type(b"\x03")
+    assert terminal.end() == 130
+    assert "== 3 of 10" not in terminal.shown
+    assert "Traceback" not in terminal.shown
+
+
+def test_a_terminal_that_closes_ends_the_steps(folder: Path) -> None:
+    """At the end of the input too nobody can press a key any more."""
+    terminal = Terminal(folder, "--step", "--speed", "1000", "--mps-control", STAND_IN)
+    terminal.until("press any key for: 1 of 10")
+    eventually_sync(terminal.waits)
+    os.close(terminal.terminal)
+    os.close(terminal.controller)
+    assert terminal.running.wait(longer(30)) == 130
+
+
+def test_without_a_terminal_there_is_no_key_to_wait_for(folder: Path) -> None:
+    """In a pipe `--step` is an error that says so, and not a story that never goes on."""
+    told = "cannot wait for a key between the steps: standard input is not a terminal"
+    played = demo(folder, "--step", "--listen", ANYWHERE)
+    assert (played.returncode, played.stdout) == (1, "")
+    assert told in played.stderr
+    closed = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", *PLAYING, "--step"],
+        env=environment(folder), capture_output=True, text=True, timeout=longer(60), check=False,
+    )  # fmt: skip
+    assert (closed.returncode, closed.stdout) == (1, "")
+    assert told in closed.stderr
+
+
 def test_a_program_that_is_not_there_is_told(folder: Path) -> None:
     """A control program that was asked for and is not there is an error that names it, before anything is started."""
     played = demo(folder, "--mps-control", str(folder / "control"))
@@ -317,6 +517,44 @@ def test_the_gpus_are_the_users_as_well(folder: Path) -> None:
             running.send_signal(signal.SIGINT)
     assert running.returncode == 0, log.read_text()
     assert [line for line in log.read_text().splitlines() if len(line) > 80] == []
+
+
+@pytest.mark.parametrize("what", ["MIG devices destroyed", "GPUs taken out", "unhealthy and wanted back"])
+async def test_pods_end_where_nothing_is_left_for_them(folder: Path, what: str) -> None:
+    """A pod whose MIG device or GPU is not there any more ends by itself, and so does one that drains on a GPU with a
+    fault; others start where there is room, and what was kept for them goes.
+    """
+    file, gpus = folder / "sharing.yaml", folder / "node.yaml"
+    file.write_text(CONFIG)
+    gpus.write_text(GPUS.replace("# mig", "mig"))
+    (folder / "node").mkdir()
+    node = Node(folder / "node", config=folder, gpus=gpus, listen=ANYWHERE, mps=choose(STAND_IN, folder / "node"))
+    await node.start()
+    playing = asyncio.create_task(Playground(Screen(io.StringIO()), node, file, linger=0.3, pause=0.1).run())
+
+    def on(prefix: str) -> set[str]:
+        return {strip.label for strip in node.strips() if strip.held + strip.draining and strip.name.startswith(prefix)}
+
+    try:
+        await eventually(lambda: len(on("7:")) == 3 and on("GPU 0"), within=30)
+        if what == "MIG devices destroyed":
+            gpus.write_text(GPUS)
+            await eventually(lambda: node.strips()[7].whole, within=30)
+            assert not [strip for strip in node.strips() if ":" in strip.label]
+        elif what == "GPUs taken out":
+            gpus.write_text(gpus_of(2))
+            await eventually(lambda: not on("7:") and not on("GPU 2") and not on("GPU 3"), within=30)
+        else:
+            gpus.write_text(gpus_of(8, first="    xids: [{code: 79, seq: 1}]\n"))
+            await eventually(lambda: node.strips()[0].fault == "XID 79", within=30)
+            file.write_text(CONFIG.replace("[0, 1]", "[1]"))
+            await eventually(lambda: node.strips()[0].whole and not on("GPU 0"), within=30)
+        await eventually(lambda: sum(pod.active for pod in node.kubelet.pods) == PODS)
+    finally:
+        playing.cancel()
+        await node.stop()
+    with pytest.raises(asyncio.CancelledError):
+        await playing
 
 
 async def test_drains_can_be_seen_in_the_playground(folder: Path) -> None:

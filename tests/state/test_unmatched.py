@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from nodeagent.model.config import Match, Rule, SharingConfig, Where
+from nodeagent.model.config import Match, Rule, SharingConfig
 from nodeagent.model.inventory import Gpu
 from nodeagent.state.unmatched import MOST, remarks, remarks_on_count
 from tests.state import make
@@ -185,8 +185,7 @@ def test_gpus_that_no_rule_is_for() -> None:
 
 def test_an_entry_of_nvidias_file_is_called_by_its_place() -> None:
     """It has no name there, and the rules that it makes are one to its author."""
-    where = Where("sharing.timeSlicing.resources[0]", 5, 5)
-    whole = replace(make.sliced(4, 0, 9, name="time-slicing"), where=where)
+    whole = replace(make.sliced(4, 0, 9, name="time-slicing"), origin="sharing.timeSlicing.resources[0]")
     parts = replace(whole, name="time-slicing-mig", match=Match(indices=frozenset({0, 9}), mig=("*",)))
     found = remarks(SharingConfig("", (whole, parts)), [make.gpu(0), make.gpu(1)])
     assert [str(one) for one in found] == [
@@ -201,3 +200,11 @@ def test_remarks_are_bounded() -> None:
     found = remarks(make.config(*rules, REST), EIGHT)
     assert len(found) == MOST
     assert str(found[-1]) == f"{256 - MOST + 1} more remarks of this kind"
+
+
+def test_a_mig_device_by_its_older_name_is_known() -> None:
+    """`MIG-GPU-…/7/0` is one of those that are there, and one with other instances is none."""
+    whole, part = make.with_mig(0), make.mig(0, 7)
+    assert not told([whole, part], rule(Match(uuids=frozenset({part.older_name}))))
+    other = f"MIG-{whole.uuid}/99/0"
+    assert any(other in one for one in told([whole, part], rule(Match(uuids=frozenset({other})))))
