@@ -27,6 +27,8 @@ KINDS: Final = ("ConfigMap", "Secret")
 _KEY: Final = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 _SUFFIX: Final = ".yaml"
 _LISTED: Final = 6
+_MOST_KEYS: Final = 1000
+"""An object of Kubernetes has 1 MiB, and nobody has as many pools."""
 _USUAL: Final = file_names(Selection())
 
 
@@ -86,11 +88,13 @@ def look_into(manifest: Mapping[str, object], path: Path, name: str, mounts: Seq
     `mounts` are the agents that have it, as far as they are known.
     """
     texts = list(_texts(manifest, path))
-    held = {text.path: text for text in texts if _is_config(text, manifest)}
+    held = {text.path: text for text in texts[:_MOST_KEYS] if _is_config(text, manifest)}
     if not (mounts or held or any(_meant_key(text.key) == FILE_NAME for text in texts)):
         return None
     keys = {text.key for text in texts}
     faults = list(_shape(manifest, path))
+    if len(texts) > _MOST_KEYS:
+        faults.append(Fault(texts[_MOST_KEYS].path, f"expected at most {_MOST_KEYS:,} keys, got {len(texts):,}"))
     judged, passed = [], []
     could = _Readable(
         keys,
@@ -98,7 +102,7 @@ def look_into(manifest: Mapping[str, object], path: Path, name: str, mounts: Seq
         any_key=not mounts or any(mount.by_label for mount in mounts),
         bare=any("." not in text.key for text in held.values()),
     )
-    for text in texts:
+    for text in texts[:_MOST_KEYS]:
         if text.problem:
             faults += [Fault(text.path, text.problem)] if text.problem != _REPORTED else []
         elif text.path in held or could.be_read(text):

@@ -30,8 +30,14 @@ RENDERED_BY: Final = {
 _DEEPEST: Final = 3
 """Texts within texts within texts."""
 
-_MOST_VALUES: Final = 256
-"""So many configs that are no texts are looked at: each is cut out of its document."""
+_MOST: Final = 1000
+"""So many configs of one document are judged. An object of Kubernetes has 1 MiB, and nobody has as many pools."""
+
+_MOST_LOOKS: Final = 1000
+"""So many texts of one document, which may hold a config, are read to see whether they do."""
+
+_AS_MANY: Final = 10
+"""A config that is no text costs as many others: it is cut out of its document."""
 
 _LONGEST_KEY: Final = 253
 _FIELDS: Final = ("data", "binaryData", "stringData")
@@ -79,9 +85,11 @@ class Search:
         self._file = file
         self._mounts = mounts
         self._lines: list[str] = []
+        self._left, self._looks = _MOST, _MOST_LOOKS
 
     def look(self, tree: Tree, data: bytes) -> None:
         """Look into one document of the file, which is `data`."""
+        self._left, self._looks = _MOST, _MOST_LOOKS
         if meant.is_meant(tree.value):
             self.found.append(Found(load_tree(Document(self._file, data), tree)))
         else:
@@ -106,7 +114,7 @@ class Search:
                 self._text(layer, path, one)
             elif path != root and isinstance(one, dict) and is_config_map(one):
                 self._config_map(layer, path, one)
-            elif path != root and len(self.found) < _MOST_VALUES and meant.is_meant(one):
+            elif path != root and meant.is_meant(one) and self._may(layer.tree, layer.outer, path, _AS_MANY):
                 name = layer.called(dotted(path)) if not layer.name else f"{layer.name}, {dotted(path)}"
                 self._value(layer, path, one, name)
 
@@ -130,6 +138,12 @@ class Search:
         """Look into a text: whether it is a config, or a document with one in it. Kustomize writes `key=text`."""
         if layer.depth >= _DEEPEST or not meant.may_hold(text):
             return
+        self._looks -= 1
+        if self._looks < 0:
+            if self._looks == -1:
+                name = layer.called(dotted(path))
+                self.notes.append(f"{name}: only {_MOST_LOOKS:,} texts before this one were looked into")
+            return
         key, separator, rest = text.partition("=")
         literal = bool(separator) and len(key) <= _LONGEST_KEY and not set(key) & set(" \n:")
         inner, skipped = (rest, len(key) + 1) if literal else (text, 0)
@@ -150,7 +164,22 @@ class Search:
             self._look_into(_Layer(tree, lines, place, name, layer.depth + 1))
 
     def _judge(self, place: Place, data: bytes, name: str) -> None:
-        self.found.append(Found(load(Document(f"{self._file} ({name})", data)), place, name))
+        if self._may(place.tree, place.outer, place.path):
+            self.found.append(Found(load(Document(f"{self._file} ({name})", data)), place, name))
+
+    def _may(self, tree: Tree, outer: Place | None, path: Path, cost: int = 1) -> bool:
+        """Whether one more config of this document is judged. It is an error, once, that the others are not."""
+        if self._left >= cost:
+            self._left -= cost
+            return True
+        if self._left >= 0:
+            self._left = -1
+            message = (
+                f"expected at most {_MOST:,} configs in a document, got more; give the others documents of their own"
+            )
+            wrong = Violation(tree.file, tree.where(path), message, Stage.READ)
+            self.violations.append(wrong if outer is None else outer.outside(wrong))
+        return False
 
     def _config_map(self, layer: _Layer, path: Path, manifest: Manifest) -> None:
         tree, name = layer.tree, layer.called(configmap.called(manifest))
@@ -167,6 +196,8 @@ class Search:
         self.violations += [one if layer.outer is None else layer.outer.outside(one) for one in bounded(tuple(wrong))]
         self.notes += contents.notes
         for one in contents.judged:
+            if not self._may(tree, layer.outer, one.path):
+                break
             told = one.data.decode("utf-8", "replace")
             place = Place(tree, one.path, told, layer.lines, outer=layer.outer)
             document = Document(f"{self._file} ({name}, {brief(one.key)})", one.data, contents.revision)

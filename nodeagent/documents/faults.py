@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -148,10 +149,12 @@ def one_of(options: Iterable[str], word: str = "or") -> str:
 
 def nearest(word: str, options: Iterable[str]) -> str | None:
     """The option that was probably meant: the same but for case and punctuation, else one that looks alike."""
-    if len(word) > _LONGEST_GUESSED:
-        return None
-    known = list(options)
-    folded = {_fold(option): option for option in known}
+    return _nearest(word, tuple(options)) if len(word) <= _LONGEST_GUESSED else None
+
+
+@lru_cache(maxsize=1024)  # a file of many configs has the same few keys again and again
+def _nearest(word: str, options: tuple[str, ...]) -> str | None:
+    folded = {_fold(option): option for option in options}
     if _fold(word) in folded:
         return folded[_fold(word)]
     close = difflib.get_close_matches(_fold(word), folded, n=1, cutoff=0.65)

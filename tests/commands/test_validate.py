@@ -126,6 +126,16 @@ def test_what_the_agent_would_refuse_does_not_pass(tmp_path: Path, capsys: pytes
     assert "expected a sharing config alone in its file, got 2 documents" in capsys.readouterr().out
 
 
+def test_several_configs_in_a_file_are_one_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is told at the second of them, where the file goes on that the agent would not."""
+    path = tmp_path / "two.yaml"
+    path.write_text("---\n".join([SHARED_BY_TEN] * 3), encoding="utf-8")
+    assert main(["validate", str(path)]) == 1
+    first, summary = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{path}:{SHARED_BY_TEN.count(chr(10)) + 2}:1: expected a sharing config alone in its file")
+    assert summary == "1 file: 1 invalid (1 mistake)"
+
+
 def test_a_simulation_file_is_checked_as_strictly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A SimulatedNode is judged by its own schema, a mistyped one as well."""
     path = tmp_path / "node.yaml"

@@ -221,3 +221,12 @@ def test_which_of_several_is_meant() -> None:
         "f.yaml:21:84: ConfigMap gpu/nodeagent-t4, t4.yaml:5:80: spec.rules[0].timeSlicing.replicas",
     ]
     assert wrong(first)[0].startswith("f.yaml:10:84: spec.rules[0].timeSlicing.replicas: expected")
+
+
+def test_a_config_map_has_only_so_many_keys() -> None:
+    """Of one with thousands the first are judged, and it is an error that the others are not."""
+    keys = {"sharing.yaml": '"version: v1"', **{f"pool{number}": '"version: v1"' for number in range(1500)}}
+    bundle = load_bundle(config_map(keys).encode(), "f")
+    (violation,) = bundle.violations
+    assert "expected at most 1,000 keys, got 1,501" in str(violation)
+    assert len(bundle.configs) == 1000

@@ -89,3 +89,18 @@ def test_other_objects_are_not_searched() -> None:
     job = f"kind: Job\nspec:\n  template:\n    env: {block(BAD)}\n"
     assert wrong(f"{job}---\n{config_map({'sharing.yaml': block(TIME_SLICED)})}") == []
     assert "got Job without one" in wrong(job)[0]
+
+
+def test_a_document_has_only_so_many_configs() -> None:
+    """Of one with thousands the first are judged, and it is an error, or noted where it is not known, that the others
+    are not.
+    """
+    head = "kind: HelmRelease\nspec:\n  values:\n"
+    texts = "".join(f"    k{number}: 'apiVersion: nodeagent.io/v1alpha1'\n" for number in range(1200))
+    bundle = load_bundle((head + texts).encode(), "f")
+    assert [note for note in bundle.notes if "only 1,000 texts before this one were looked into" in note]
+    objects = "".join(f"    k{number}: {{apiVersion: nodeagent.io/v1alpha1}}\n" for number in range(200))
+    bundle = load_bundle((head + objects).encode(), "f")
+    (violation,) = bundle.violations
+    assert violation.where.line == 104
+    assert "expected at most 1,000 configs in a document, got more" in violation.message
