@@ -91,6 +91,9 @@ _MEANT: Final = {
 }
 """What a word probably asks for that is in the name of no option."""
 
+_PLACES: Final = frozenset({"DIR", "DIRECTORY", "FILE", "PATH"})
+"""Words that people add to the name of an option that has a path."""
+
 _TWINS: Final = {"NODEAGENT_SHM_SIZE": "NODEAGENT_MPS_SHM_SIZE", "NODEAGENT_MPS_SHM_SIZE": "NODEAGENT_SHM_SIZE"}
 """One size that agent and MPS host call by different names."""
 
@@ -177,6 +180,9 @@ def _nearest(wanted: str, known: Iterable[str]) -> str | None:
 
     bare = {name.removeprefix(ENVIRONMENT_PREFIX): name for name in known}
     given = wanted.removeprefix(ENVIRONMENT_PREFIX)[:_LONGEST]
+    rest, _, last = given.rpartition("_")
+    if last in _PLACES and rest in bare:
+        return bare[rest]
     close = difflib.get_close_matches(given, bare, n=1, cutoff=_NEAR)
     if close:
         return bare[close[0]]

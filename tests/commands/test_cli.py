@@ -110,7 +110,7 @@ def test_any_text_can_be_told(tmp_path: Path) -> None:
     """Names that are no text, an ASCII terminal and a closed stdout are no faults of ours."""
     folder = os.fsencode(tmp_path)
     with open(folder + b"/\xff.yaml", "wb") as file:  # noqa: PTH123 - a path of bytes
-        file.write(b"version: v2\n")
+        file.write(b"apiVersion: nodeagent.io/v1alpha1\nkind: SharingConfig\nmetadata: {name: a}\n")
     done = nodeagent("validate", tmp_path, PYTHONIOENCODING="ascii")
     assert done.returncode == 1, done.stderr
     assert "1 file: 1 invalid (1 mistake)" in done.stdout

@@ -272,10 +272,10 @@ def test_without_its_script_the_page_is_whole(
         return found
 
     eventually_sync(lambda: "2 errors in the newest document" in html())
-    for expected in ("the GPU fell off the bus", "11 of 17 are as they should be", "refreshes every 1 s"):
+    for expected in ("the GPU fell off the bus", "12 of 18 are as they should be", "refreshes every 1 s"):
         assert expected in html()
     served.snapshot = builders.snapshot()
-    eventually_sync(lambda: "All 17 are as they should be" in html())
+    eventually_sync(lambda: "All 18 are as they should be" in html())
     assert browser.complaints == []
 
 
@@ -406,7 +406,7 @@ def test_it_can_be_used_by_keyboard(served: Served, browser: Browser) -> None:
     assert [one for one in reached if one.startswith("SUMMARYheld by")] == [
         "SUMMARYheld by 6 pods", "SUMMARYheld by 2 pods", "SUMMARYheld by 1 pod"
     ]  # fmt: skip
-    assert "SUMMARY11 of 17 are as they should be" in reached
+    assert "SUMMARY12 of 18 are as they should be" in reached
     assert sum(one.startswith("DIV") for one in reached) == 5
     assert reached[-3:] == ["Astatus as JSON", "Ametrics", "Areadiness"]
 

@@ -73,7 +73,7 @@ def test_a_node_in_sync_says_so_at_the_top() -> None:
     )
     assert "verdict ok" in reader.classes
     assert "newest, accepted, applied, last known good" in reader.text
-    assert "All 17 are as they should be" in reader.text
+    assert "All 18 are as they should be" in reader.text
     assert "errors" not in reader.text
     assert '<section id="plan">' not in text
 
@@ -440,7 +440,7 @@ def test_a_condition_that_is_as_it_should_be_has_no_mark() -> None:
     text = page(builders.troubled(), NOW)
     reader = Reader(text)
     assert "✓" not in text.partition("<main")[2]
-    odd, _, normal = reader.text.partition("11 of 17 are as they should be")
+    odd, _, normal = reader.text.partition("12 of 18 are as they should be")
     assert "Draining ! true PodsHoldShares 2 held shares drain on GPU 0" in odd
     assert "Ready ✗ false NotRegistered" in odd
     assert "Suspended false NotSuspended" in normal
