@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from nodeagent.executor import share_actions
@@ -28,6 +28,9 @@ from nodeagent.state.plan import plan
 from tests.loop.agent import Agent
 from tests.loop.worlds import GPUS, World, entries, give, is_as_wanted, one_meaning, rules, world, worlds
 from tests.state import make
+
+SOME = settings(max_examples=50)
+"""An example is a node and all that comes of it; the machine of test_machine.py tries these rules on many more."""
 
 FOR_PODS = {WaitReason.PODS, WaitReason.WAVE, WaitReason.LAST}
 CUTS = st.lists(st.integers(0, 5), max_size=12)
@@ -48,6 +51,7 @@ def shares_drift(node: World) -> tuple[object, ...]:
     return found[1:]
 
 
+@SOME
 @given(worlds())
 def test_a_node_without_pods_becomes_what_the_config_says(node: World) -> None:
     """Executing plans leaves no drift, and then there is nothing left to plan."""
@@ -57,6 +61,7 @@ def test_a_node_without_pods_becomes_what_the_config_says(node: World) -> None:
     assert shares_drift(node) == ()
 
 
+@SOME
 @given(worlds())
 def test_pods_are_the_only_thing_that_is_waited_for(node: World) -> None:
     """With pods that stay, a node comes to rest with what they hold too much draining; when they end so does that.
@@ -70,6 +75,7 @@ def test_pods_are_the_only_thing_that_is_waited_for(node: World) -> None:
     assert is_as_wanted(node.agent)
 
 
+@SOME
 @given(worlds())
 def test_held_shares_come_through_with_their_contract(node: World) -> None:
     """A held id is never withdrawn, and never means anything else to its pod."""
@@ -84,6 +90,7 @@ def test_held_shares_come_through_with_their_contract(node: World) -> None:
         assert entry.contract == before[entry.gpu.uuid]
 
 
+@SOME
 @given(worlds(), CUTS)
 def test_any_prefix_of_a_plan_then_planned_anew_converges(node: World, cuts: list[int]) -> None:
     """However little of each plan is performed, the node comes to the same end."""
@@ -94,6 +101,7 @@ def test_any_prefix_of_a_plan_then_planned_anew_converges(node: World, cuts: lis
     assert is_as_wanted(node.agent)
 
 
+@SOME
 @given(rules(), rules(), st.integers(0, 8))
 def test_there_and_back_is_the_same_state(first: tuple[Rule, ...], second: tuple[Rule, ...], rounds: int) -> None:
     """A -> B -> A gives the same state, however far B was followed."""
@@ -109,6 +117,7 @@ def test_there_and_back_is_the_same_state(first: tuple[Rule, ...], second: tuple
     assert node.agent.applied == before
 
 
+@SOME
 @given(rules(), rules(), st.integers(0, 30), st.data())
 def test_there_and_back_with_pods_is_the_same_state(
     first: tuple[Rule, ...], second: tuple[Rule, ...], rounds: int, data: st.DataObject
@@ -132,6 +141,7 @@ def test_there_and_back_with_pods_is_the_same_state(
     assert node.agent.applied == before
 
 
+@SOME
 @given(worlds())
 def test_the_plan_of_a_converged_state_is_empty(node: World) -> None:
     """At rest, planning gives nothing, whatever time it is and whether PodResources can be read or not."""
@@ -144,6 +154,7 @@ def test_the_plan_of_a_converged_state_is_empty(node: World) -> None:
         assert plan(node.agent.desired, replace(view, pods=make.unreadable(view.pods.listing))).converged
 
 
+@SOME
 @given(worlds(), st.sampled_from([Stage.PARSE, Stage.SCHEMA, Stage.SEMANTIC, None]))
 def test_a_rejected_document_changes_nothing(node: World, stage: Stage | None) -> None:
     """With a document that is rejected or cannot be read, what is wanted stays, and so does the plan."""
@@ -157,6 +168,7 @@ def test_a_rejected_document_changes_nothing(node: World, stage: Stage | None) -
     assert wanted(rejected, gpus) == wanted(accepted, gpus) == (node.agent.desired, ())
 
 
+@SOME
 @given(worlds())
 def test_nothing_accepted_takes_nothing_away(node: World) -> None:
     """Without a desired state only what pods have comes back to the lists, and what was fenced; nothing is added,
@@ -171,6 +183,7 @@ def test_nothing_accepted_takes_nothing_away(node: World) -> None:
     assert all(entry.contract is None for uuid, entry in node.agent.applied.gpus.items() if uuid not in before)
 
 
+@SOME
 @given(worlds())
 def test_unreadable_pod_resources_take_nothing_away(node: World) -> None:
     """While nobody knows who holds what, no share is fenced or dropped, and no contract ends."""
@@ -185,6 +198,7 @@ def test_unreadable_pod_resources_take_nothing_away(node: World) -> None:
     assert not shrinking
 
 
+@SOME
 @given(st.lists(st.integers(0, GPUS - 1), max_size=6), rules(), st.sampled_from([GpuHealth.LOST, GpuHealth.HANG]))
 def test_a_fault_of_a_gpu_changes_no_share(failing: list[int], first: tuple[Rule, ...], health: GpuHealth) -> None:
     """A real fault is sent as Unhealthy, never by dropping an id, and its end changes nothing else."""
@@ -204,6 +218,7 @@ def test_a_fault_of_a_gpu_changes_no_share(failing: list[int], first: tuple[Rule
     assert node.agent.applied == before
 
 
+@SOME
 @given(entries(0), st.integers(0, 8))
 def test_what_can_be_handed_out_never_becomes_more_than_wanted(
     have: tuple[AppliedGpu, frozenset[int]], count: int
@@ -234,6 +249,7 @@ def _out(entry: AppliedGpu | None, held: frozenset[int]) -> int:
     return len((entry.numbers - entry.fences.keys()) | (held & entry.numbers))
 
 
+@SOME
 @given(worlds(), st.integers(0, GPUS - 1), rules())
 def test_gpus_that_do_not_change_are_never_touched(node: World, index: int, other: tuple[Rule, ...]) -> None:
     """A change for one GPU leaves the shares of the others exactly as they are, at every moment."""
@@ -252,6 +268,7 @@ def test_gpus_that_do_not_change_are_never_touched(node: World, index: int, othe
                 assert entry == before[uuid]
 
 
+@SOME
 @given(worlds(), st.integers(0, 20), st.integers(0, 4))
 def test_a_restart_at_any_moment_changes_nothing_in_the_end(node: World, rounds: int, unread: int) -> None:
     """An agent that is replaced in the middle of a change comes to the same end as one that is not. While it cannot
@@ -289,6 +306,7 @@ def of(keys: Keys, index: int) -> Keys:
     return frozenset((resource, share.replace("GPU-0", make.uuid_of(index))) for resource, share in keys)
 
 
+@SOME
 @given(st.lists(st.none() | st.sampled_from(GIVEN), max_size=GPUS), rules())
 def test_what_another_plugin_gave_is_taken_over(given_: list[Keys | None], wish: tuple[Rule, ...]) -> None:
     """With the first look every share that a pod has is served as it was given, and it goes on from there."""
@@ -303,6 +321,7 @@ def test_what_another_plugin_gave_is_taken_over(given_: list[Keys | None], wish:
     assert is_as_wanted(node.agent)
 
 
+@SOME
 @given(st.lists(st.sets(st.sampled_from(GIVEN)), max_size=GPUS), rules())
 def test_pods_of_several_contracts_leave_one_after_the_other(given_: list[set[Keys]], wish: tuple[Rule, ...]) -> None:
     """However another plugin mixed its contracts on a GPU, it ends with what is wanted."""
