@@ -442,6 +442,8 @@ class Agent:
         applied, read_applied = _try(lambda: self._store.load_applied(now))
         known, read_holds = _try(lambda: self._store.load_holds(now))
         document, read_document = _try(self._store.load_last_known_good)
+        if document is not None:
+            self._source.remember(document.path)
         if self._settings.config_labels:
             note, _ = _try(self._store.load_selection)
             accepted = document.path if document is not None else None

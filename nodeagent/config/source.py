@@ -72,7 +72,8 @@ class ConfigSource:
     A selection stays until there is another one. A path that is not there counts as a directory unless its name has an
     ending. `default` is the file of a directory that is read where no label says anything, if that is given. Where
     another file of the directory is found than before, which may be because the one before is being swapped, it is
-    taken for missing first.
+    taken for missing first; and one that is read only since there is no `sharing.yaml` never takes the place of one
+    that was valid (`remember`): that file is gone.
 
     `subscribe` is that of a DirectoryWatch. The file is looked at again every `reread` seconds in any case, and a judge
     that failed on it is asked again after `ask_again`. A file that is missing for less than `missing_grace` seconds is
@@ -108,6 +109,7 @@ class ConfigSource:
         self._selects = selects
         self._default = default
         self._named: str | None = None
+        self._valid: str | None = None
         self._other_since: float | None = None
         self._selection: Selection | None = None
         self._remembered: Selection | None = None
@@ -149,6 +151,8 @@ class ConfigSource:
     def select(self, selection: Selection) -> None:
         """Read this document of the directory from now on. To be called on the loop."""
         if selection != self._selection:
+            if self._selection is not None or selection != self._remembered:
+                self._valid = None
             self._selection = selection
             self._away_since = self._other_since = self._named = None
             self.look_again()
@@ -156,6 +160,11 @@ class ConfigSource:
     def recall(self, selection: Selection | None) -> None:
         """What an earlier agent on this node was told to read, for as long as nobody tells us. Before `run`."""
         self._remembered = selection
+
+    def remember(self, path: str) -> None:
+        """An earlier agent on this node has accepted the document at this path. Before `run`."""
+        if PurePath(path).parent == self._path:
+            self._valid = PurePath(path).name
 
     def concerns(self, document: Document) -> bool:
         """Whether this is a document of the file that is followed here: that of another file of the same directory says
@@ -197,10 +206,11 @@ class ConfigSource:
     async def _look(self, chosen: Selection | None) -> Document | Unreadable | None:
         """Read, off the loop. None: nobody knows yet which one is to be read."""
         path, selects, default = self._path, self._selects, self._default
-        mounting, before = self._mounting, self._following
+        mounting, before, valid = self._mounting, self._following, self._valid
 
         def look() -> tuple[Document | Unreadable | None, bool, Following]:
             found = read_selected(path, chosen, default) if selects else read_document(path, default)
+            found = self._unless_in_place_of_another(found, chosen, valid)
             follows = mounting.look(Path(found.path)) if isinstance(found, Document) else before
             return found, is_directory(path), follows
 
@@ -218,6 +228,22 @@ class ConfigSource:
             self._beside = True
             self._subscribe(path.parent, self.look_again)
         return found
+
+    def _unless_in_place_of_another(
+        self, found: Document | Unreadable | None, chosen: Selection | None, valid: str | None
+    ) -> Document | Unreadable | None:
+        """What was found, unless it is read only since the file that was `valid` before is gone."""
+        by_name = self._default is not None or (chosen is not None and chosen.value is not None)
+        if not isinstance(found, Document) or valid is None or by_name or PurePath(found.path) == self._path:
+            return found
+        name = PurePath(found.path).name
+        if name in {FILE_NAME, valid} or (self._path / valid).exists():
+            return found
+        message = (
+            f"cannot read config: there is no {valid} any more, and {name} is not read in its place;"
+            f" call it {FILE_NAME}, or run with --config-default {name}"
+        )
+        return Unreadable(str(self._path / valid), missing=True, message=message)
 
     def _until_back(self, found: Document | Unreadable | None) -> float:
         """For how long the file that was read before may still come back, where another one was found."""
@@ -290,6 +316,8 @@ class ConfigSource:
         else:
             self._away_since = None
         before = self._newest
+        if isinstance(found, Loaded) and found.config is not None:
+            self._valid = PurePath(found.document.path).name
         if before is None or before.loaded != found:
             self._newest = Reading(found, noticed)
             self._wake()

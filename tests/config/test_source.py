@@ -855,7 +855,9 @@ class TestSelecting:
             await follower.until(says(5))
             mount.swap(**{"sharing.yaml": text(6), "default.yaml": text(5)})
             await follower.until(says(6))
-            mount.swap(**{"tesla-t4": text(2), "revision": "abc"})
+        mount.swap(**{"tesla-t4": text(2), "revision": "abc"})
+        async with selecting(mount.directory) as follower:
+            follower.source.select(Selection())
             await follower.until(says(2))
             assert follower.source.concerns(Document(str(mount.directory / "tesla-t4"), b""))
             assert not follower.source.concerns(Document(str(mount.directory / "a100"), b""))
@@ -873,23 +875,53 @@ async def test_the_file_for_nodes_of_which_nothing_is_said(mount: Mount, default
     assert "no label of the node selects a config, and there is no t4.yaml; there" in gone.message
 
 
-async def test_another_file_is_not_read_while_one_is_swapped(tmp_path: Path) -> None:
-    """A directory in which the file is missing for a moment leaves another one as the only one, which nobody meant."""
-    (tmp_path / "sharing.yaml").write_text(text(2))
-    (tmp_path / "t4.yaml").write_text(text(3))
-    watch = DirectoryWatch()
-    source = ConfigSource(tmp_path, subscribe=watch.subscribe, wake=lambda: None, missing_grace=0.5, reread=0.05)
-    task = asyncio.create_task(source.run())
+OTHERS = [
+    ("sharing.yaml", "whole.yaml"),
+    ("sharing.yaml", "sharing.yml"),
+    ("sharing.yaml", "default.yaml"),
+    ("default", "t4.yaml"),
+    ("t4.yaml", "a100.yaml"),
+]
 
-    def read(replicas: int) -> bool:
-        return source.newest is not None and says(replicas)(source.newest)
 
-    try:
-        await eventually(lambda: read(2))
-        gone = time.monotonic()
-        (tmp_path / "sharing.yaml").unlink()
-        await eventually(lambda: read(3))
-        assert time.monotonic() - gone >= 0.5
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+@pytest.mark.parametrize(("before", "other"), OTHERS)
+@pytest.mark.parametrize("again", [False, True], ids=["at once", "after a restart"])
+async def test_a_file_that_is_gone_is_not_replaced_by_another(
+    tmp_path: Path, before: str, other: str, again: bool
+) -> None:
+    """What nobody named is read where nothing was valid before. Afterwards the file that was is missing, since the
+    other one may be meant for nodes with a label; `sharing.yaml` is meant for all.
+    """
+    (tmp_path / before).write_text(text(2))
+    async with following(tmp_path, missing_grace=0.1) as follower:
+        await follower.until(says(2))
+        if not again:
+            (tmp_path / before).rename(tmp_path / ".away")
+            (tmp_path / other).write_text(text(3))
+            await follower.until(missing)
+            assert f"there is no {before} any more" in str(follower.newest.loaded)
+            (tmp_path / "sharing.yaml").write_text(text(4))
+            await follower.until(says(4))
+    if again:
+        (tmp_path / before).rename(tmp_path / other)
+        watch = DirectoryWatch()
+        source = ConfigSource(tmp_path, subscribe=watch.subscribe, wake=lambda: None, missing_grace=0.1)
+        source.remember(str(tmp_path / before))
+        task = asyncio.create_task(source.run())
+        try:
+            await eventually(lambda: source.newest is not None)
+            found = source.newest
+            assert found is not None
+            assert missing(found)
+            assert f"{other} is not read in its place" in str(found.loaded)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_file_that_was_never_valid_is_replaced_by_another(tmp_path: Path) -> None:
+    """The only one there is, a wrong one, says nothing of what is meant."""
+    (tmp_path / "t4.yml").write_text("kind: [")
+    async with following(tmp_path, missing_grace=0.1) as follower:
+        (tmp_path / "default.yaml").write_text(text(3))
+        await follower.until(says(3))
