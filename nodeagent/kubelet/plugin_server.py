@@ -136,14 +136,17 @@ class PluginServer:
     async def serve(self, directory: Path) -> Path:
         """Bind the endpoint in `directory` and answer there. Returns the socket's path; raises CannotBind."""
         path = directory / self.endpoint
+        # The socket's name is another one with each try: whoever reports a refusal once must not find it in the words.
+        cannot = f"cannot bind a socket in {directory}"
+        if (refused := bind_refusal(path)) is not None:  # gRPC would write its own line to stderr with each try
+            told = f"{cannot}: {refusals.words(refused, path)}"
+            raise CannotBind(told, unwritable=refused.errno in refusals.UNWRITABLE) from refused
         self._server = grpc.aio.server(handlers=[self._handlers()], options=OPTIONS_OF_SERVER)
         try:
             self._server.add_insecure_port(target(path))
         except RuntimeError as error:
-            refused = bind_refusal(path)
-            why = str(error) if refused is None else refusals.words(refused, path)
-            unwritable = refused is not None and refused.errno in refusals.UNWRITABLE
-            raise CannotBind(f"cannot bind {path}: {why}", unwritable=unwritable) from error
+            why = str(error).replace(self.endpoint, ENDPOINT_GLOB)
+            raise CannotBind(f"{cannot}: {why}", unwritable=False) from error
         await self._server.start()
         return path
 

@@ -206,7 +206,8 @@ class Registration:
             try:
                 await prove(path, self._timing.connect)
             except OSError as error:
-                raise Failed(f"cannot register: our socket {path} does not answer: {_unanswered(error)}") from error
+                told = f"cannot register: our socket in {self._directory} does not answer: {_unanswered(error)}"
+                raise Failed(told) from error
             await self._unless_replaced(kubelet, self._register(channel, server))
         self._registrations += 1
         server.streams.registered()

@@ -140,11 +140,25 @@ async def test_a_directory_that_is_read_only(read_only: Path) -> None:
     async with running(read_only) as agent:
         await agent.reaches(BACKOFF)
         status = agent.status()
-        assert status.message.startswith(f"cannot bind {read_only}/nodeagent-")
+        assert status.message.startswith(f"cannot bind a socket in {read_only}: ")
         assert "Read-only file system (EROFS): mounted with readOnly" in status.message
         assert status.obstacle is Obstacle.UNWRITABLE
         subprocess.run(["mount", "-o", "remount,bind,rw", read_only], check=True)
         await agent.reaches(LIVE)
+
+
+async def test_a_refused_directory_is_logged_once(
+    read_only: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """However often it is tried in vain: each try has another socket, and gRPC, which writes to stderr, is not asked
+    for what cannot be.
+    """
+    async with running(read_only) as agent:
+        await agent.reaches(BACKOFF)
+        await eventually(lambda: agent.status().failures >= 3)
+    told = [record.getMessage() for record in caplog.records if "cannot bind" in record.getMessage()]
+    assert len(told) == 1
+    assert "nodeagent-" not in capfd.readouterr().err
 
 
 async def test_a_directory_that_may_not_be_written(kubelet: StandInKubelet) -> None:
@@ -154,7 +168,7 @@ async def test_a_directory_that_may_not_be_written(kubelet: StandInKubelet) -> N
         async with running(kubelet.device_plugins) as agent:
             await agent.reaches(BACKOFF)
             status = agent.status()
-            assert status.message.startswith(f"cannot bind {kubelet.device_plugins}/nodeagent-")
+            assert status.message.startswith(f"cannot bind a socket in {kubelet.device_plugins}: ")
             assert "Permission denied (EACCES): this process is user 65534" in status.message
             assert status.obstacle is Obstacle.UNWRITABLE
 
