@@ -58,10 +58,10 @@ class Machine:
         user = os.geteuid() if self.user is None else self.user
         if user != 0:
             found.append(f"this process is user {user} and not root")
+        elif self._lacks_override():
+            found.append("without the capability DAC_OVERRIDE root is bound to modes and owners too")
         if (confined := self._confined()) is not None:
             found.append(confined)
-        elif user == 0 and self._lacks_override():
-            found.append("without the capability DAC_OVERRIDE root is bound to modes and owners too")
         return found
 
     def _confined(self) -> str | None:

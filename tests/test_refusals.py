@@ -117,6 +117,18 @@ def test_root_without_capabilities_is_bound_to_modes(tmp_path: Path) -> None:
     )
 
 
+def test_a_label_does_not_hide_what_is_likelier(tmp_path: Path) -> None:
+    """Every container has a label where AppArmor or SELinux is on: with it alone the missing capability is not kept
+    back, which denies more often and comes first.
+    """
+    why = "Permission denied (EACCES): without the capability DAC_OVERRIDE root is bound to modes and owners too; "
+    for number, (label, also) in enumerate(
+        [("cri-containerd.apparmor.d (enforce)\n", "AppArmor confines"), (CONTAINER, "SELinux is on")]
+    ):
+        bare = machine(tmp_path / f"{number}", label=label, capabilities="0000000000000000")
+        assert words(error(errno.EACCES), machine=bare).startswith(why + also)
+
+
 def test_the_directory_that_denies_is_named() -> None:
     """A file is as well denied by any directory above it."""
     with open_directory() as top:
