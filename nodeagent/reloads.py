@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from nodeagent.model.config import Loaded, Unreadable
+from nodeagent.model.config import Loaded, Unreadable, mistakes
 from nodeagent.model.holds import ShareKey
 from nodeagent.model.kubelet import RegistrationState, RegistrationStatus
 from nodeagent.model.plan import Plan, WaitReason
@@ -190,7 +190,7 @@ def _message(acceptance: Acceptance, result: ReloadResult, change: str, problem:
         return acceptance.newest.message
     if acceptance.violations:
         told = [str(violation) for violation in acceptance.violations[:MOST_TOLD]]
-        rest = len(acceptance.violations) - len(told)
+        rest = mistakes(acceptance.violations[MOST_TOLD:])
         return cut("\n".join([*told, f"and {rest} more"] if rest else told), LONGEST)
     if result is ReloadResult.FAILED:
         return f"{change}: {problem}"

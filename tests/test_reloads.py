@@ -214,3 +214,14 @@ def test_the_worst_documents_one_after_the_other() -> None:
     told = story.turn()
     assert told is not None
     assert told.message.endswith("no\nand 40 more")
+
+
+def test_mistakes_that_are_not_listed_are_counted() -> None:
+    """One violation stands for all that a document has from there on: they are as many as the other reports say."""
+    story = Story()
+    one = Violation("c", Where(), "no", Stage.SCHEMA)
+    rest = replace(one, message="150 more mistakes from here on", stands_for=150)
+    story.begin(Verdict(ReloadResult.REJECTED, Stage.SCHEMA), *[one] * 50, rest)
+    told = story.turn()
+    assert told is not None
+    assert told.message.endswith("no\nand 190 more")
