@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nodeagent import __version__, clocks, stopping
+from nodeagent import __version__, clocks, refusals, stopping
 from nodeagent.admin import SOCKET, AdminSocket
 from nodeagent.clearing import Clearing
 from nodeagent.config.by_label import ByLabel
@@ -184,7 +184,7 @@ class Agent:
         try:
             self._http.start()
         except OSError as error:
-            raise CannotStart(f"cannot listen on {self._settings.listen}: {error}") from error
+            raise CannotStart(f"cannot listen on {self._settings.listen}: {refusals.words(error)}") from error
         heart = asyncio.create_task(self._keep_beating())
         try:
             if await self._wait_for_lock():
@@ -324,7 +324,7 @@ class Agent:
                 if await self._unless_stopped(self._at_disk(claim.take)):
                     return True
             except OSError as error:
-                raise CannotStart(str(error)) from error
+                raise CannotStart(refusals.named(error)) from error
             if not told:
                 logger.info("another agent has %s: waiting until it is gone", self._settings.state_dir)
                 told = True

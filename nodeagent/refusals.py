@@ -22,7 +22,7 @@ UNWRITABLE: Final = DENIED | {errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 """Errors that say of a directory that nothing can be made in it."""
 
 _HELP: Final[Mapping[int, str]] = {
-    errno.EADDRINUSE: "something has that name already",
+    errno.EADDRINUSE: "something else has it already",
     errno.ECONNREFUSED: "nobody listens: whoever made the socket has ended, or does not listen yet",
     errno.EDQUOT: "a quota is used up there",
     errno.EIO: "the disk or its connection fails, see dmesg",
@@ -113,6 +113,11 @@ def words(error: OSError, path: Path | None = None, *, machine: Machine = HERE) 
         named = f"{named} by {above}" if above is not None else named
         return f"{named}: {'; '.join(suspects)}" if suspects else named
     return f"{named}: {_HELP[number]}" if number in _HELP else named
+
+
+def named(error: OSError) -> str:
+    """The same behind the path that the error itself names, if it names one."""
+    return f"{error.filename}: {words(error)}" if error.filename else words(error)
 
 
 def kind(mode: int) -> str:

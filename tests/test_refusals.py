@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.refusals import Machine, words
+from nodeagent.refusals import Machine, named, words
 from tests.denied import as_nobody, open_directory
 
 CONTAINER = "system_u:system_r:container_t:s0:c14,c27"
@@ -61,6 +61,16 @@ def test_words_of_ones_own_are_kept() -> None:
     )
     assert words(OSError("AF_UNIX path too long")) == "AF_UNIX path too long"
     assert words(OSError(5555, os.strerror(5555))) == "Unknown error 5555 (5555)"
+
+
+def test_the_path_comes_first() -> None:
+    """Where an error names one it stands before the words, and no number of the kernel's is shown."""
+    lock = OSError(errno.EACCES, "cannot lock file: denied", "/state/lock")
+    assert named(lock) == "/state/lock: cannot lock file: denied"
+    assert named(OSError(errno.EINVAL, "expected host:port, got 'foo'")) == "expected host:port, got 'foo'"
+    assert named(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "git")) == (
+        "git: No such file or directory (ENOENT)"
+    )
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])

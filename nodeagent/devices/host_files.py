@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from nodeagent import refusals
 from nodeagent.devices.cdi_specs import SpecReader
 from nodeagent.errand import Errand, Hangs
 from nodeagent.model.handover import CONTROL_NODES, IMEX_CHANNEL, HandOver, HostFiles
@@ -82,7 +83,9 @@ def look(driver_root: Path, specs: SpecReader) -> HostFiles:
     caps: dict[tuple[int, int, int | None], str] = {}
     try:
         caps = dict(_capabilities(driver_root))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        problems.append(f"cannot read the capabilities of MIG: {refusals.named(error)}")
+    except ValueError as error:
         problems.append(f"cannot read the capabilities of MIG: {error}")
     return HostFiles(
         looked=True,

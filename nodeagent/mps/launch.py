@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from nodeagent import refusals
 from nodeagent.mps.child import Finished, TookTooLong, finish
 from nodeagent.mps.control import PROGRAM
 from nodeagent.mps.files import Layout
@@ -76,7 +77,7 @@ class Launcher:
         except TookTooLong:
             raise CannotLaunch(f"cannot run {program}: it does not end within {self._deadline:g} s") from None
         except OSError as error:
-            raise CannotLaunch(f"cannot run {program}: {error}") from error
+            raise CannotLaunch(f"cannot run {program}: {refusals.words(error)}") from error
         if ended.code != 0:
             raise CannotLaunch(f"cannot run {program}: exit code {ended.code}: {_said(ended)}")
 
@@ -92,7 +93,7 @@ class Launcher:
         except TookTooLong:
             raise CannotLaunch(f"cannot start {program}: it has not detached within {self._deadline:g} s") from None
         except OSError as error:
-            raise CannotLaunch(f"cannot start {program}: {error}") from error
+            raise CannotLaunch(f"cannot start {program}: {refusals.named(error)}") from error
         if ended.code != 0:
             raise CannotLaunch(f"cannot start {program}: exit code {ended.code}: {_said(ended)}")
 

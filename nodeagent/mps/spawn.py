@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from nodeagent import refusals
+
 logger = logging.getLogger(__name__)
 
 FIRST_PAUSE: Final = 1.0
@@ -89,7 +91,7 @@ class SpawnedHost:
             try:
                 code = await self._attend(self._start())
             except OSError as error:
-                self._message = f"cannot start the MPS host: {error}"
+                self._message = f"cannot start the MPS host: {refusals.named(error)}"
             else:
                 self._message = f"the MPS host has ended with exit code {code}"
             if time.monotonic() - begun >= STABLE:

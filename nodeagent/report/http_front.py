@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final
 
+from nodeagent import refusals
 from nodeagent.report.endpoints import Answer, Endpoints
 from nodeagent.report.http_messages import MAX_REQUEST, Request, head, is_whole, parse, refusal
 from nodeagent.report.http_workers import Workers
@@ -176,7 +177,7 @@ class Front:
 
     def _pause(self, error: OSError) -> None:
         """What waits to be accepted would wake us at once, again and again."""
-        self._complain(f"cannot accept HTTP connections for the moment: {error}")
+        self._complain(f"cannot accept HTTP connections for the moment: {refusals.words(error)}")
         self._selector.unregister(self._listener)
         self._paused_until = time.monotonic() + PAUSE
 

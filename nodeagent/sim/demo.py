@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nodeagent import refusals
 from nodeagent.errors import CannotStart
 from nodeagent.report.http import bind
 from nodeagent.sim.ending import conclude, tell_metrics
@@ -71,7 +72,8 @@ def run_demo(
     except (CannotStart, GitFailed, OSError) as error:
         if isinstance(error, BrokenPipeError):
             raise
-        print(f"nodeagent demo: {error}", file=sys.stderr)
+        told = refusals.named(error) if isinstance(error, OSError) else error
+        print(f"nodeagent demo: {told}", file=sys.stderr)
     return 1
 
 
@@ -146,7 +148,7 @@ def _try(listen: str) -> None:
     try:
         bind(listen).close()
     except OSError as error:
-        raise CannotStart(f"cannot listen on {listen}: {error}") from error
+        raise CannotStart(f"cannot listen on {listen}: {refusals.words(error)}") from error
 
 
 def _empty(directory: Path) -> Path:

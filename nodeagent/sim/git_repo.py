@@ -12,6 +12,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from nodeagent import refusals
+
 _SETTINGS = {
     "user.name": "nodeagent demo",
     "user.email": "demo@nodeagent.invalid",
@@ -99,7 +101,9 @@ class GitRepo:
             )
         except FileNotFoundError as error:
             raise GitFailed("cannot run git: it is not on PATH") from error
-        except (OSError, subprocess.TimeoutExpired) as error:
+        except OSError as error:
+            raise GitFailed(f"cannot run git: {refusals.named(error)}") from error
+        except subprocess.TimeoutExpired as error:
             raise GitFailed(f"cannot run git: {error}") from error
         if done.returncode != 0:
             said = done.stderr.decode(errors="replace").strip()

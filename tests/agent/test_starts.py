@@ -217,12 +217,13 @@ async def test_an_agent_that_cannot_start_says_why(node: Node) -> None:
     """An address in use and a state directory that cannot be one are reasons not to start."""
     node.commit(shares(4))
     first = await node.agent()
-    with pytest.raises(CannotStart, match="cannot listen on"):
-        await node.agent(listen=f"127.0.0.1:{first.port}")
+    taken = f"127.0.0.1:{first.port}"
+    with pytest.raises(CannotStart, match=f"^cannot listen on {taken}: Address already in use \\(EADDRINUSE\\): "):
+        await node.agent(listen=taken)
 
     (node.directory / "file").write_bytes(b"")
     second = Agent(node.settings(state_dir=node.directory / "file"))
-    with pytest.raises(CannotStart, match="cannot use state directory"):
+    with pytest.raises(CannotStart, match=f"^{node.directory / 'file'}: cannot use state directory: File exists"):
         await second.run()
 
 

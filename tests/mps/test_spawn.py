@@ -152,7 +152,7 @@ async def test_one_that_cannot_be_executed(tmp_path: Path) -> None:
     hosts.command[0] = str(program)
     async with keeping(hosts) as host:
         host.need(needed=True)
-        await eventually(lambda: host.message.startswith("cannot start the MPS host: [Errno 2] No such file"))
+        await eventually(lambda: host.message.startswith("cannot start the MPS host: "))
         program.symlink_to(sys.executable)
         assert (await hosts.nth(1)).alive()
 

@@ -315,8 +315,15 @@ def test_an_address_that_was_asked_for_must_be_free(folder: Path, arguments: tup
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         played = demo(folder, *arguments, "--listen", listen, "--dir", str(folder / "new"))
     assert (played.returncode, played.stdout) == (1, "")
-    assert f"nodeagent demo: cannot listen on {listen}: [Errno 98] Address already in use" in played.stderr
+    assert f"nodeagent demo: cannot listen on {listen}: Address already in use (EADDRINUSE): " in played.stderr
     assert not (folder / "new").exists()
+
+
+def test_what_is_no_address_is_said_in_words(folder: Path) -> None:
+    """Without a number of the kernel's, which did not refuse it."""
+    played = demo(folder, "--once", "--listen", "foo")
+    assert (played.returncode, played.stdout) == (1, "")
+    assert played.stderr == "nodeagent demo: cannot listen on foo: expected host:port, got 'foo'\n"
 
 
 def test_the_usual_address_may_be_taken(folder: Path) -> None:
