@@ -187,7 +187,9 @@ def test_every_overlay_is_tested() -> None:
 
 
 def test_the_page_shows_a_pool_that_works(tmp_path: Path) -> None:
-    """The overlay and the quota that docs/install.md shows are valid as they stand."""
+    """The overlay and the quota that docs/install.md shows are valid as they stand, and the accounts that it names for
+    OpenShift are those of that overlay.
+    """
     page = blocks((ROOT / "docs/install.md").read_text(encoding="utf-8"))
     texts = {manifests(one.text)[0].get("kind"): one.text for one in page if one.language == "yaml"}
     (kustomization,), (quota,) = manifests(texts["Kustomization"]), manifests(texts["ResourceQuota"])
@@ -201,6 +203,9 @@ def test_the_page_shows_a_pool_that_works(tmp_path: Path) -> None:
     assert [component(one) for one in kind(made, "DaemonSet")] == ["agent", "mps-host"]
     assert {one["metadata"].get("namespace", "") for one in made} == {"", kustomization["namespace"]}
     assert quota["metadata"]["namespace"] == kustomization["namespace"]
+    accounts = {(one["metadata"]["name"], one["metadata"]["namespace"]) for one in kind(made, "ServiceAccount")}
+    commands = "\n".join(one.text for one in page if "add-scc-to-user" in one.text)
+    assert set(re.findall(r"-z (\S+) -n (\S+)", commands)) == accounts
 
 
 @pytest.mark.parametrize(
