@@ -37,7 +37,7 @@ class Clearing:
         gpu = entry.gpu
         if not entry.xids:
             if gpu.health is not GpuHealth.OK:
-                told = f"no XID stands against it, but the driver says that it is {gpu.health.value}: {gpu.message}"
+                told = f"no XID stands against it, but the driver says that it {gpu.health.said()}: {gpu.message}"
                 raise CannotDo(f"cannot clear {gpu.name}: {told}")
             raise CannotDo(f"cannot clear {gpu.name}: there is nothing to clear, no XID stands against it")
         if (parent := inherited(applied, uuid)) is not None:

@@ -92,7 +92,7 @@ def health(view: Observed) -> None:
         if known is not None and known.gpu.health is not gpu.health:
             level = logging.INFO if gpu.health is GpuHealth.OK else logging.ERROR
             told = f": {gpu.message}" if gpu.message else ""
-            logger.log(level, "%s (%s) is %s%s", gpu.name, gpu.uuid, gpu.health.value, told)
+            logger.log(level, "%s (%s) %s%s", gpu.name, gpu.uuid, gpu.health.said(), told)
 
 
 def verdicts(before: Applied, after: Applied) -> None:

@@ -14,7 +14,7 @@ from nodeagent.model.health import describe_xids
 from nodeagent.model.inventory import Gpu
 from nodeagent.model.shares import split_share_id
 from nodeagent.model.snapshot import ChangeClass
-from nodeagent.report.words import count
+from nodeagent.model.words import count
 from nodeagent.state.desired import describe
 from nodeagent.state.naming import gpus as gpu_list
 

@@ -36,14 +36,22 @@ def lines(status: Status, terminal: Terminal, now: float) -> Iterator[str]:
     for (health, message), alike in broken.items():
         ages = [since[gpu.name] for gpu in alike if gpu.name in since]
         lasts = f", for {age(min(ages), now)}" if ages else ""
-        verb = "is" if len(alike) == 1 else "are each"
-        yield from terminal.paragraph("red", f"{gpu_list(alike)} {verb} {health}{lasts}: {message}")
+        does = _does(health, len(alike))
+        yield from terminal.paragraph("red", f"{gpu_list(alike)} {does}{lasts}: {message}")
     for gpu in gpus:
         inherited = {one["xid"] for one in _xids(_parent(gpu, whole))}
         if own := [one for one in _xids(gpu) if one["xid"] not in inherited]:
             command = f"nodeagent clear-health {gpu['uuid']}".replace(" ", _NO_BREAK)
             told = f"{named(gpu).name}: {_told(own, now)}; {_effect(gpu, gpus)}; mend it, then: {command}"
             yield from (line.replace(_NO_BREAK, " ") for line in terminal.paragraph("red", told))
+
+
+def _does(health: str, number: int) -> str:
+    """In words: `is lost`, `each hang`. A newer agent may know of another state."""
+    try:
+        return GpuHealth(health).said(number)
+    except ValueError:
+        return f"{'is' if number == 1 else 'are each'} {health}"
 
 
 def _parent(gpu: Facts, whole: Mapping[str, Facts]) -> Facts | None:

@@ -21,7 +21,7 @@ from nodeagent.model.inventory import Gpu
 from nodeagent.model.mps import DaemonState, MpsReason
 from nodeagent.model.shares import ShareState
 from nodeagent.model.snapshot import DriftKind
-from nodeagent.report.words import count
+from nodeagent.model.words import count
 from nodeagent.state.naming import gpus as gpu_list
 from nodeagent.state.naming import instances
 

@@ -31,6 +31,7 @@ from nodeagent.kubelet.plugin_server import CannotBind, PluginServer
 from nodeagent.kubelet.rival import Rival, RivalTiming, Shown
 from nodeagent.kubelet.sockets import LOCAL_CHANNEL, absence, identity, prove, target
 from nodeagent.model.kubelet import Obstacle, RegistrationState, RegistrationStatus
+from nodeagent.model.words import count
 
 logger = logging.getLogger(__name__)
 
@@ -294,8 +295,8 @@ class Registration:
             return
         self._set(
             RegistrationState.FOREIGN,
-            f"another plugin has {self.resource}: the kubelet shows {len(theirs)} ids such as {min(theirs)} though our "
-            f"stream has ended; registering again when they are gone, at the latest in {self._rival.wait:g} s",
+            f"another plugin has {self.resource}: the kubelet shows {count(theirs, 'id')} such as {min(theirs)} though "
+            f"our stream has ended; registering again when they are gone, at the latest in {self._rival.wait:g} s",
         )
         await self._rival.gone(ours, pause)
         self._set(RegistrationState.PENDING, "registering again")

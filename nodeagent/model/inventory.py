@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Final
 
 from nodeagent.model.topology import Topology
 
@@ -14,6 +15,18 @@ class GpuHealth(Enum):
     OK = "ok"
     LOST = "lost"
     HANG = "hang"
+
+    def said(self, of: int = 1) -> str:
+        """What one GPU does, or each of several: `GPU 3` … `is lost`, `GPUs 0-7` … `each hang`."""
+        one, each = _SAID[self]
+        return one if of == 1 else each
+
+
+_SAID: Final = {
+    GpuHealth.OK: ("is ok", "are each ok"),
+    GpuHealth.LOST: ("is lost", "are each lost"),
+    GpuHealth.HANG: ("hangs", "each hang"),
+}
 
 
 class ComputeMode(Enum):

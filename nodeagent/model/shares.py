@@ -103,7 +103,7 @@ class AppliedGpu:
     def trouble(self) -> str:
         """Why they are not."""
         if self.gpu.health is not GpuHealth.OK:
-            return f"{self.gpu.name} is {self.gpu.health.value}: {self.gpu.message}"
+            return f"{self.gpu.name} {self.gpu.health.said()}: {self.gpu.message}"
         if self.xids:
             return f"{self.gpu.name}: {describe_xids(self.xids)}"
         return f"{self.gpu.name}: {self.fault}" if self.fault else ""

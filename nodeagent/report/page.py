@@ -11,13 +11,14 @@ from collections.abc import Iterable
 
 from nodeagent.model.config import Violation, mistakes
 from nodeagent.model.snapshot import ConfigState, Snapshot
+from nodeagent.model.words import count
 from nodeagent.report.markup import Html, fill, items, join, since
 from nodeagent.report.page_gpus import gpus
 from nodeagent.report.page_script import SCRIPT, source
 from nodeagent.report.page_style import STYLE
 from nodeagent.report.page_tables import conditions, documents, drift, reloads, resources
 from nodeagent.report.verdict import Verdict, judge, of
-from nodeagent.report.words import Names, count, describe_action, describe_wait, describe_waves
+from nodeagent.report.words import Names, describe_action, describe_wait, describe_waves
 
 REFRESH_SECONDS = 10
 

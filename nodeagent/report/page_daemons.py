@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from nodeagent.model.mps import DaemonState, MpsReason, MpsStatus
 from nodeagent.model.snapshot import GpuStatus
+from nodeagent.model.words import count
 from nodeagent.report.markup import Html, fill
-from nodeagent.report.words import count
 
 _TONES = {
     DaemonState.STARTING: "warn",

@@ -11,8 +11,8 @@ from nodeagent.model.health import describe_xids
 from nodeagent.model.inventory import Gpu, GpuHealth
 from nodeagent.model.shares import Applied
 from nodeagent.model.snapshot import GpuStatus, Snapshot
+from nodeagent.model.words import count
 from nodeagent.report.markup import Html, fill, items, join, since
-from nodeagent.report.words import count
 
 
 def contract(status: GpuStatus) -> Html:

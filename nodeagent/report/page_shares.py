@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from nodeagent.model.shares import ShareState
 from nodeagent.model.snapshot import ShareStatus
+from nodeagent.model.words import count
 from nodeagent.report.markup import Html, fill, items
-from nodeagent.report.words import count
 
 MAX_CELLS = 64
 """A GPU with more shares gets one bar with a part per state: 40,000 cells help nobody, and take seconds to draw."""

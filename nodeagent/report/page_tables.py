@@ -17,9 +17,9 @@ from nodeagent.model.snapshot import (
     ReloadResult,
     ResourceStatus,
 )
+from nodeagent.model.words import count
 from nodeagent.report.markup import Html, fill, items, since
 from nodeagent.report.verdict import is_normal
-from nodeagent.report.words import count
 
 LONGEST = 400
 """Characters of a message that are shown at once, and the lines: a document may have many mistakes."""

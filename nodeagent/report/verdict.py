@@ -23,7 +23,7 @@ from typing import Final
 from nodeagent.model.config import mistakes
 from nodeagent.model.inventory import Gpu, GpuHealth
 from nodeagent.model.snapshot import ABNORMAL, Condition, DocumentInfo, DriftKind, Snapshot
-from nodeagent.report.words import count
+from nodeagent.model.words import count
 
 SHOWN: Final = 3
 """GPUs, messages and further findings that are named in one sentence."""

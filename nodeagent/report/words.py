@@ -29,6 +29,7 @@ from nodeagent.model.plan import (
     Waves,
 )
 from nodeagent.model.shares import Applied, AppliedGpu
+from nodeagent.model.words import count
 
 ROLES: Mapping[str, str] = {
     "newest": "newest",
@@ -70,12 +71,6 @@ class Names:
         if daemon is not None:
             return f"its MPS daemon to leave: {daemon.message or daemon.state.value}"
         return f"news of its MPS daemon: {self._mps.message or self._mps.reason.value}"
-
-
-def count(things: Collection[object] | int, one: str) -> str:
-    """`1 share`, `5 shares`."""
-    number = things if isinstance(things, int) else len(things)
-    return f"{number:,} {one}" if number == 1 else f"{number:,} {one}s"
 
 
 def describe_action(action: Action, names: Names) -> str:  # noqa: C901, PLR0911, PLR0912 - a table, one line per action

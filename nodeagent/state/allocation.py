@@ -18,6 +18,7 @@ from nodeagent.model.mps import MpsStatus
 from nodeagent.model.plan import Plan, WaitReason
 from nodeagent.model.shares import Applied, AppliedGpu, ShareIds, read_number, split_share_id
 from nodeagent.model.topology import Topology
+from nodeagent.model.words import count
 from nodeagent.state.choosing import Candidate, Free, near, spread, together
 from nodeagent.state.desired import Desired
 from nodeagent.state.grants import NO_CLIENT, client, grant
@@ -235,12 +236,12 @@ def _prefer(offer: Offer, request: PreferenceRequest) -> list[str]:
     if request.size < len(must):
         raise Refused(
             RefusalReason.INVALID,
-            f"cannot choose {request.size} shares of {offer.resource}: {len(must)} must be included",
+            f"cannot choose {count(request.size, 'share')} of {offer.resource}: {len(must)} must be included",
         )
     if request.size > len(available):
         raise Refused(
             RefusalReason.TOO_MANY,
-            f"cannot choose {request.size} shares of {offer.resource}: {len(available)} are available",
+            f"cannot choose {count(request.size, 'share')} of {offer.resource}: available: {len(available)}",
         )
     if request.size == len(must):
         return must

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from nodeagent.model.config import Contract, Rule, SharingConfig, Stage, Violation
 from nodeagent.model.inventory import Gpu
 from nodeagent.model.shares import MAX_ID_LENGTH, share_id
+from nodeagent.model.words import count
 from nodeagent.state import mig_terms, mps_terms
 
 MAX_LIST_BYTES = 4 * 1024 * 1024
@@ -110,7 +111,7 @@ def check(desired: Desired, file: str) -> tuple[Violation, ...]:
                     file,
                     worst.rule,
                     f"expected a list of {resource} of at most {MAX_LIST_BYTES} bytes (the kubelet's limit), "
-                    f"got {size} bytes for {shares} shares on {len(wants)} GPUs; "
+                    f"got {size} bytes for {shares} shares on {count(wants, 'GPU')}; "
                     f"at most about {fit} shares fit: lower `replicas`",
                 )
             )
@@ -128,8 +129,9 @@ def _too_many(desired: Desired, file: str) -> Violation:
     total = sum(made.values())
     name = max(made, key=lambda name: made[name])
     most = (MAX_SHARES - total + made[name]) // len(by_rule[name])
+    on = count(sum(map(len, by_rule.values())), "GPU")
     message = (
-        f"expected at most {MAX_SHARES} shares on a node, got {total} on {sum(map(len, by_rule.values()))} GPUs; "
+        f"expected at most {MAX_SHARES} shares on a node, got {total} on {on}; "
         f"{by_rule[name][0].rule.called} makes {made[name]} of them: lower its `replicas`"
     )
     return _violation(file, by_rule[name][0].rule, f"{message} to at most {most}" if most > 0 else message)

@@ -16,6 +16,7 @@ from nodeagent.model.mps import MpsReason, MpsStatus
 from nodeagent.model.node import NodeStatus
 from nodeagent.model.shares import Applied, AppliedGpu
 from nodeagent.model.snapshot import ConfigState, Drift, DriftKind
+from nodeagent.model.words import count
 from nodeagent.state.daemons import left_over, missing, troubles
 from nodeagent.state.desired import Desired, Want, describe
 from nodeagent.state.kubelet_view import View
@@ -131,7 +132,7 @@ def _of_kubelet(registrations: Iterable[RegistrationStatus], views: Mapping[str,
                 DriftKind.KUBELET,
                 status.resource,
                 "the list that was sent",
-                f"{view.missing} shares missing, {view.surplus} too many in the kubelet's view",
+                f"{count(view.missing, 'share')} missing, {view.surplus} too many in the kubelet's view",
             )
 
 

@@ -221,8 +221,10 @@ def _health(before: Snapshot, after: Snapshot) -> Iterator[NodeEvent]:
         elif not new <= old:
             failed.setdefault(entry.trouble.removeprefix(entry.gpu.name), []).append(entry.gpu)
     for trouble, alike in failed.items():
-        told = f" are each {trouble.removeprefix(' is ')}" if len(alike) > 1 and trouble.startswith(" is ") else trouble
-        yield _event("GpuUnhealthy", f"{_named(alike)}{told}", warning=True)
+        health = alike[0].health
+        told = trouble.removeprefix(f" {health.said()}: ")
+        does = f" {health.said(len(alike))}: " if told != trouble else ""
+        yield _event("GpuUnhealthy", f"{_named(alike)}{does}{told}", warning=True)
     if recovered:
         yield _event("GpuRecovered", f"{_named(recovered)}: healthy again")
 

@@ -32,6 +32,7 @@ from nodeagent.model.snapshot import (
     Condition,
     ConfigState,
 )
+from nodeagent.model.words import count
 from nodeagent.state.daemons import daemons, left_over, troubles
 from nodeagent.state.desired import Desired
 from nodeagent.state.handing import readiness
@@ -334,8 +335,8 @@ def _without_devices(facts: Facts) -> list[Gpu]:
 
 def _counted(inventory: Inventory) -> str:
     parts = sum(gpu.mig is not None for gpu in inventory.gpus)
-    told = f"{len(inventory.gpus) - parts} GPUs"
-    return f"{told}, {parts} MIG devices" if parts else told
+    told = count(len(inventory.gpus) - parts, "GPU")
+    return f"{told}, {count(parts, 'MIG device')}" if parts else told
 
 
 def _registered(facts: Facts) -> Condition:
@@ -349,8 +350,9 @@ def _registered(facts: Facts) -> Condition:
     waiting = [status for status in facts.registrations if status.state is not RegistrationState.LIVE]
     if not waiting and facts.foreign:
         message = "; ".join(
-            f"another plugin has registered {resource} too: the kubelet shows {count} ids of it that are not ours"
-            for resource, count in sorted(facts.foreign.items())
+            f"another plugin has registered {resource} too: the kubelet shows {count(ids, 'id')} of it that "
+            f"{'is' if ids == 1 else 'are'} not ours"
+            for resource, ids in sorted(facts.foreign.items())
         )
         return Condition("Registered", False, Reason.FOREIGN_PLUGIN, message)
     if not waiting:
@@ -479,12 +481,13 @@ def _drains(facts: Facts) -> tuple[Condition, Condition]:
     drains = [wait for wait in facts.plan.waits if wait.reason is WaitReason.PODS]
     shares = sum(len(wait.numbers) for wait in drains)
     named = ", ".join(facts.applied.gpus[wait.uuid].gpu.name for wait in drains)
+    told = f"{count(shares, 'held share')} {'drains' if shares == 1 else 'drain'} on {named}"
     late = [
         wait.uuid for wait in drains if facts.now >= facts.draining.get(wait.uuid, facts.now) + facts.transition_timeout
     ]
     stalled = ", ".join(facts.applied.gpus[uuid].gpu.name for uuid in late)
     return (
-        Condition("Draining", True, Reason.PODS_HOLD_SHARES, f"{shares} held shares drain on {named}")
+        Condition("Draining", True, Reason.PODS_HOLD_SHARES, told)
         if drains
         else Condition("Draining", False, Reason.NOTHING_DRAINS, ""),
         Condition("Stalled", True, Reason.DRAIN_TIMEOUT, f"the drain lasts longer than allowed on {stalled}")

@@ -98,7 +98,7 @@ async def test_init_containers_count() -> None:
         node.commit(shares(2))
         await node.advertises({SHARED: 3})
         assert node.kubelet.devices(SHARED).keys() == held
-        assert agent.says("Draining").message == "1 held shares drain on GPU 0"
+        assert agent.says("Draining").message == "1 held share drains on GPU 0"
 
 
 @pytest.mark.parametrize("way", ["finished, not deleted", "an init container", "after a kubelet restart"])

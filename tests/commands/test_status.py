@@ -263,6 +263,15 @@ def test_mig_devices_that_were_destroyed_are_named_together() -> None:
     assert "\n  MIG devices 1:7-8 are each lost: its instance was destroyed\n" in text
 
 
+@pytest.mark.parametrize(("number", "said"), [(1, "GPU 0 hangs: no answer"), (2, "GPUs 0-1 each hang: no answer")])
+def test_what_a_gpu_does_is_a_sentence(number: int, said: str) -> None:
+    """Of one and of several; `hang` is the state's name in the document."""
+    stuck = [
+        gpu_status(replace(gpu(index), health=GpuHealth.HANG, message="no answer"), "u") for index in range(number)
+    ]
+    assert f"\n  {said}\n" in told(builders.snapshot(*stuck))
+
+
 def test_mig_devices_wait_and_differ_by_their_names() -> None:
     """In drift and waits they are named as GPUs are, alike ones together."""
     parts = [builders.mig_status(builders.mig(1, number), "d") for number in (7, 8, 9)]

@@ -380,7 +380,7 @@ FAULT = "its MPS daemon is not ready: exited with status 1"
         pytest.param([entry(3)], [entry(3, fault=FAULT)], [f": {FAULT}"], id="daemon"),
         pytest.param([entry(3, "", OK, 999)], [entry(3)], [": healthy again"], id="cleared"),
         pytest.param([entry(3, fault=FAULT)], [entry(3)], [": healthy again"], id="daemon is back"),
-        pytest.param([], [entry(3, "no answer", HANG)], [" is hang: no answer"], id="found so"),
+        pytest.param([], [entry(3, "no answer", HANG)], [" hangs: no answer"], id="found so"),
         pytest.param(
             [entry(3, "", OK, 999)],
             [entry(3, "", OK, 999, 48)],
@@ -410,6 +410,8 @@ def test_gpus_with_one_fault_are_told_together() -> None:
     well, gone = [entry(index) for index in range(8)], [entry(index, "no driver", LOST) for index in range(8)]
     assert told(node(*well), node(*gone)) == [("GpuUnhealthy", "GPUs 0-7 are each lost: no driver")]
     assert told(node(*gone), node(*well)) == [("GpuRecovered", "GPUs 0-7: healthy again")]
+    stuck = [entry(index, "no answer", HANG) for index in range(8)]
+    assert told(node(*well), node(*stuck)) == [("GpuUnhealthy", "GPUs 0-7 each hang: no answer")]
 
 
 def test_a_mig_device_is_not_told_apart_from_its_gpu() -> None:

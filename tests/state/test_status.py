@@ -386,6 +386,8 @@ def test_a_drain_is_told_and_stalls_after_its_time() -> None:
     """Nothing is killed: Stalled only says so. What waits for the kubelet drains nothing."""
     drains = replace(WELL, plan=DRAINS, draining={"GPU-0": 950.0})
     assert condition(drains, "Draining").message == "2 held shares drain on GPU 0"
+    one = Plan(waits=(Wait("GPU-0", WaitReason.PODS, frozenset({4})),))
+    assert condition(replace(WELL, plan=one), "Draining").message == "1 held share drains on GPU 0"
     assert not condition(drains, "Stalled").status
     assert condition(replace(drains, now=1011.0), "Stalled").status
     assert condition(replace(drains, now=1011.0), "Ready").status
