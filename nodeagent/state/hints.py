@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from nodeagent.model.config import Document, Loaded
 from nodeagent.model.inventory import Gpu
@@ -47,14 +48,23 @@ def fresh(before: Hints, after: Hints) -> tuple[str, ...]:
     return tuple(hint for hint in after.found if after.document != before.document or hint not in before.found)
 
 
+_GENERAL: Final = frozenset({"all", "base", "config", "default", "gpu", "gpus", "nodeagent", "sharing"})
+"""Words by which no pool is meant."""
+
+
 def other_pool(name: str, pool: str | None, path: str) -> tuple[str, ...]:
     """That a config has the name of neither this pool nor the file that a label selects, as one that was copied from
-    another pool has. One that says more than the pool, such as `h100-inference` in `inference`, is the pool's.
+    another pool has. One that says more than the pool, or less, such as `inference` in `h100-inference`, is the pool's;
+    one of general words, such as `gpu-sharing`, is no other's.
     """
-    if not name or not pool or name == path.rpartition("/")[2].removesuffix(".yaml") or _words(pool) <= _words(name):
+    if not name or not pool or name == path.rpartition("/")[2].removesuffix(".yaml"):
+        return ()
+    called, own = _words(name), _words(pool)
+    joined, whole = ("".join(re.findall("[a-z0-9]+", one.lower())) for one in (name, pool))
+    if called <= own or own <= called or called <= _GENERAL or joined in whole or whole in joined:
         return ()
     return (f'the config is called "{name}", and this node is of the pool "{pool}": was it meant for another pool?',)
 
 
 def _words(name: str) -> frozenset[str]:
-    return frozenset(re.split(r"[-_.]", name.lower()))
+    return frozenset(re.findall("[a-z0-9]+", name.lower()))
