@@ -63,10 +63,23 @@ function become(old, wanted) {
   }
 }
 
+// Two versions may answer at one address, by turns: not more than once a minute, and never where nothing is remembered.
+function reloads() {
+  try {
+    const last = Number(sessionStorage.getItem('reloaded')), now = Date.now();
+    if (last && now - last >= 0 && now - last < 60000) return false;
+    sessionStorage.setItem('reloaded', now);
+  } catch (error) {
+    return false;
+  }
+  location.reload();
+  return true;
+}
+
 function show(text) {
   const page = new DOMParser().parseFromString(text, 'text/html');
   const same = name => document.querySelector(name).textContent === page.querySelector(name).textContent;
-  if (!same('#look') || !same('#script')) { location.reload(); return; }
+  if ((!same('#look') || !same('#script')) && reloads()) return;
   shown = Date.now();
   title = page.title;
   become(main, page.querySelector('main'));
@@ -85,7 +98,9 @@ function miss(why) {
 async function ask() {
   asking = true;
   try {
-    const answer = await fetch('', {cache: 'no-store', headers: tag ? {'If-None-Match': tag} : {},
+    // Not `''`: that has the name and password of http://user:secret@host/, which fetch refuses to take.
+    const here = location.origin + location.pathname + location.search;
+    const answer = await fetch(here, {cache: 'no-store', headers: tag ? {'If-None-Match': tag} : {},
       signal: AbortSignal.timeout(5000)});
     if (answer.status === 200) {
       show(await answer.text());

@@ -106,6 +106,30 @@ def statuses(browser: Browser) -> list[int]:
 # --- it follows ---
 
 
+def test_an_address_with_a_password_is_followed_too(served: Served, browser: Browser) -> None:
+    """As one opens a page behind a proxy that asks for one: a script may not ask for such an address."""
+    browser.open(url(served).replace("http://", "http://user:secret@"))
+    eventually_sync(lambda: statuses(browser)[:1] == [200])
+    assert browser.evaluate("document.getElementById('away').hidden") is True
+
+
+def test_two_versions_at_one_address_are_no_endless_reload(
+    served: Served, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Service over agents in a rollout answers by turns: one reload a minute, until then what is new is shown."""
+    browser.open(url(served))
+    eventually_sync(lambda: statuses(browser)[:1] == [200])
+    monkeypatch.setattr(page_module, "STYLE", STYLE + " ")
+    served.snapshot = builders.troubled()
+    eventually_sync(lambda: browser.evaluate("sessionStorage.getItem('reloaded') !== null"))
+    eventually_sync(lambda: statuses(browser)[:1] == [200])
+    browser.evaluate("window.same = true")
+    monkeypatch.setattr(page_module, "STYLE", STYLE)
+    served.snapshot = builders.snapshot()
+    eventually_sync(lambda: not says(browser, "newest document"))
+    assert browser.evaluate("window.same") is True
+
+
 def test_a_change_is_shown_within_a_second_and_without_a_reload(served: Served, browser: Browser) -> None:
     """The verdict, the cards and the title change in the page that is open; its policy has nothing against it."""
     browser.open(url(served))
