@@ -207,7 +207,7 @@ class NvmlDriver(LookingDriver):
             message=fault.message,
             complete=False,
             change=fault.change,
-            kernel_version=self._library.kernel_version(),
+            kernel_version=self._library.kernel_version,
         )
 
     def _on_news(self) -> None:

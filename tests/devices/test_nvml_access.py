@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 
 import pytest
 
-from nodeagent.model.inventory import DriverChange, GpuHealth, Inventory, InventoryReason
+from nodeagent.model.inventory import ComputeMode, DriverChange, GpuHealth, Inventory, InventoryReason
 from tests.devices.worlds import NvmlWorld, gpu
 from tests.fakes.nvml.library import DRIVER_NOT_LOADED, GPU_IS_LOST, UNKNOWN
 
@@ -165,6 +166,32 @@ async def test_what_the_kernel_says(nvml: NvmlWorld, line: str | None, version: 
     inventory = await nvml.inventory(found)
     assert inventory.kernel_version == version
     assert (inventory.change is None) is (version is None)
+
+
+async def test_a_kernel_that_does_not_answer(nvml: NvmlWorld) -> None:
+    """Reading its version may hang as all else of a driver that does: nobody else waits for it, whatever NVML says."""
+    nvml.has(gpu(0))
+    nvml.kernel(CLOSED.format("550.163.01"))
+    await nvml.start()
+    await nvml.inventory(found)
+    file = nvml.directory / "proc/driver/nvidia/version"
+    file.unlink()
+    os.mkfifo(file)
+    await nvml.refresh()
+    assert await nvml.compute_mode(gpu(0).uuid) is ComputeMode.DEFAULT
+    nvml.controls.answer((gpu(0),), **{INIT: VERSION_MISMATCH, COUNT: VERSION_MISMATCH})
+    inventory = await nvml.inventory(lambda newest: newest.reason is InventoryReason.DRIVER_ERROR)
+    assert "differ in version" in inventory.message
+    nvml.has(gpu(0))
+    await nvml.inventory(found)
+
+
+async def test_a_kernel_that_says_much(nvml: NvmlWorld) -> None:
+    """What stands far behind the beginning is not read."""
+    nvml.kernel("x" * 5000 + "\n" + CLOSED.format("550.163.01"))
+    nvml.has(gpu(0))
+    await nvml.start()
+    assert (await nvml.inventory(found)).kernel_version is None
 
 
 async def test_a_driver_that_was_unloaded(nvml: NvmlWorld) -> None:
