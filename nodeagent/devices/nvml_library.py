@@ -64,9 +64,11 @@ class System:
     kernel_version: str | None = None
 
     @property
-    def is_replaced(self) -> bool:
-        """Whether the kernel has another version of the driver than the one that answers here."""
-        return None not in (self.kernel_version, self.driver_version) and self.kernel_version != self.driver_version
+    def is_one(self) -> bool | None:
+        """Whether the kernel has the version of the driver that answers here; None where either is not known."""
+        if self.kernel_version is None or self.driver_version is None:
+            return None
+        return self.kernel_version == self.driver_version
 
 
 class Library:
