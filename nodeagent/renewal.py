@@ -1,4 +1,4 @@
-"""Ends the agent, in order and once, where only a new container can use the driver: `--restart-on-driver-change`.
+"""Ends the agent, in order and seldom, where only a new container can use the driver: `--restart-on-driver-change`.
 
 What is done when is decided by `state.renewal`; here it is looked at, noted down and done. Without a note on disk there
 is no end: an agent that could not remember that it has tried would try for ever.
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from nodeagent.errand import Errand
-from nodeagent.model.inventory import Inventory, InventoryReason, RenewalNote
+from nodeagent.model.inventory import Inventory, RenewalNote
 from nodeagent.state.renewal import Step, decide, trouble
 
 logger = logging.getLogger(__name__)
@@ -48,8 +48,8 @@ class Renewal:
         self._clock = clock
         self._errand = Errand("renewal", on_late=lambda: None)
         self._note: RenewalNote | None = None
+        self._ended = False
         self._found: str | None = None
-        self._well = False
         self._since = clock()
         self._told = ""
         self.remark = ""
@@ -62,23 +62,29 @@ class Renewal:
             await asyncio.sleep(LOOK_EVERY)
 
     async def look(self) -> None:
-        """One look, however long the disk takes to answer."""
-        inventory = self._inventory()
-        found, well = trouble(inventory), inventory.reason is InventoryReason.FOUND
-        if (found, well) != (self._found, self._well):
-            self._found, self._well, self._since = found, well, self._clock()
+        """One look, however long the disk takes to answer; the last one is that with which it ends."""
+        if self._ended:
+            return
         if self._note is None:
             self._note = await self._known()
+        inventory, now = self._inventory(), self._clock()
+        found = trouble(inventory)
+        if found != self._found:
+            self._found, self._since = found, now
         if self._note is None:
             self._say("the agent cannot read whether it has ended itself for it before, and stays" if found else "")
             return
-        decision = decide(self._note, found, self._clock() - self._since, well=well, wanted=self._wanted)
-        if decision.note != self._note and not await self._keep(decision.note):
+        before, decision = self._note, decide(self._note, inventory, now - self._since, now, wanted=self._wanted)
+        if decision.note != before and not await self._keep(decision.note):
             self._say("the agent cannot note down that it ends itself for it, and stays" if found else "")
+            return
+        if decision.step is Step.END and trouble(self._inventory()) != found:
+            await self._keep(before)  # it went while the disk was slow
             return
         self._say(decision.remark)
         if decision.step is Step.END:
             logger.warning("%s: ending in order, so that a new container has the driver as it is", inventory.message)
+            self._ended = True
             self._end()
 
     async def _known(self) -> RenewalNote | None:

@@ -69,6 +69,7 @@ class NvmlDriver(LookingDriver):
         self._sysfs = sysfs
         self._vgpu = VgpuLook(sysfs)
         self._lost = False
+        self._was_one = False
         self._doubted: set[str] = set()
         self._blocked_at: int | None = None
         self._wants_xids = xids
@@ -92,6 +93,7 @@ class NvmlDriver(LookingDriver):
         """All GPUs at once. The library, the GPUs and, where they are others than before, the ways between them take
         `deadline` seconds each at most.
         """
+        known = last.driver_version is not None
         try:
             system = await self._open()
             self._lost = False
@@ -105,10 +107,9 @@ class NvmlDriver(LookingDriver):
             return self._unanswered(last, LibraryFault(InventoryReason.DRIVER_ERROR, message, GpuHealth.HANG))
         except (NVMLError, CannotLoad) as error:
             self._library.distrust()
-            known = last.driver_version is not None
             return self._unanswered(last, nvml_errors.library_fault(error, self._library.versions(), known=known))
         if (blocked := self._blocked(system, answers)) is not None:
-            return self._unanswered(last, nvml_errors.taken_away(blocked))
+            return self._unanswered(last, nvml_errors.taken_away(blocked, known=known))
         told = [answer for answer in answers if isinstance(answer, tuple)]
         topology = await self._ways.find(system.opening, [whole for whole, *_ in told])
         if self._listens:
@@ -123,14 +124,23 @@ class NvmlDriver(LookingDriver):
             driver_load=system.driver_load,
             topology=topology,
         )
-        if not system.is_replaced:
-            return replace(found, kernel_version=system.kernel_version)
-        replaced = f"the driver was replaced while this container ran{self._library.versions()}; restart the agent"
+        return self._compared(replace(found, kernel_version=system.kernel_version), system)
+
+    def _compared(self, found: Inventory, system: System) -> Inventory:
+        """With what is to be said where kernel and library differ: if they did not before, under this process, that the
+        driver was replaced.
+        """
+        self._was_one = self._was_one or system.is_one is True
+        if system.is_one is not False:
+            return found
+        versions = self._library.versions()
+        differs = f"{nvml_errors.DIFFER}{versions}: {nvml_errors.MAKES_ONE}"
+        if self._was_one:
+            differs = f"the driver was replaced while this container ran{versions}; restart the agent"
         return replace(
             found,
-            change=DriverChange.REPLACED,
-            kernel_version=system.kernel_version,
-            message=f"{found.message}; {replaced}" if found.message else replaced,
+            change=DriverChange.REPLACED if self._was_one else None,
+            message=f"{found.message}; {differs}" if found.message else differs,
         )
 
     def _blocked(self, system: System, answers: Sequence[object]) -> str | None:
@@ -207,7 +217,7 @@ class NvmlDriver(LookingDriver):
             message=fault.message,
             complete=False,
             change=fault.change,
-            kernel_version=self._library.kernel_version(),
+            kernel_version=self._library.kernel_version,
         )
 
     def _on_news(self) -> None:

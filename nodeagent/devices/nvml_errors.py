@@ -87,11 +87,22 @@ TAKEN_AWAY = (
     "driver systemd; a new container has them again"
 )
 
+NEVER_GIVEN = (
+    "it has not answered since this process began: usually the container may not open the device nodes, or the driver "
+    "of this node is ill"
+)
 
-def taken_away(message: str) -> LibraryFault:
-    """Nothing can be asked any more, and nothing is known to be wrong with the GPUs: they stay as they are."""
-    found = f"cannot ask NVML: {message}: {TAKEN_AWAY}"
-    return LibraryFault(InventoryReason.DRIVER_ERROR, found, change=DriverChange.TAKEN_AWAY)
+DIFFER = "kernel driver and library of this node differ in version"
+
+MAKES_ONE = "a reboot, or reloading the kernel module, makes them one"
+
+
+def taken_away(message: str, *, known: bool) -> LibraryFault:
+    """Nothing can be asked, and nothing is known to be wrong with the GPUs: they stay as they are. Only where it has
+    answered before (`known`) something has changed.
+    """
+    found = f"cannot ask NVML: {message}: {TAKEN_AWAY if known else NEVER_GIVEN}"
+    return LibraryFault(InventoryReason.DRIVER_ERROR, found, change=DriverChange.TAKEN_AWAY if known else None)
 
 
 def library_fault(error: Any, versions: str = "", *, known: bool = False) -> LibraryFault:  # noqa: ANN401
@@ -109,6 +120,8 @@ def library_fault(error: Any, versions: str = "", *, known: bool = False) -> Lib
             if known:
                 message += " any more: it was unloaded, as an upgrade does, and is waited for"
             return LibraryFault(InventoryReason.DRIVER_MISSING, message, GpuHealth.LOST)
+        case pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH if not known:
+            return LibraryFault(InventoryReason.DRIVER_ERROR, f"cannot ask NVML: {DIFFER}{versions}: {MAKES_ONE}")
         case pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH:
             message = (
                 f"cannot ask NVML: kernel driver and library differ in version{versions}: usually the driver was "
@@ -116,5 +129,5 @@ def library_fault(error: Any, versions: str = "", *, known: bool = False) -> Lib
             )
             return LibraryFault(InventoryReason.DRIVER_ERROR, message, change=DriverChange.REPLACED)
     if is_taken_away(error):
-        return taken_away(str(error))
+        return taken_away(str(error), known=known)
     return LibraryFault(InventoryReason.DRIVER_ERROR, f"cannot ask NVML: {error}")

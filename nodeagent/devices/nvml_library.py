@@ -29,6 +29,9 @@ SONAME = "libnvidia-ml.so.1"
 _KERNEL_VERSION = re.compile(r"^NVRM version:.*?Kernel Module.*?\s(\d+\.\d+(?:\.\d+)*)\s", re.MULTILINE)
 """`NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue …`, and with `Open Kernel Module for x86_64`."""
 
+_MOST_TEXT = 4096
+"""Bytes that are read of what the kernel says."""
+
 MOST_PATIENCE = 900.0
 """Seconds at most until a library that has lost a GPU is started anew: it is twice as long after each time that did not
 help.
@@ -61,9 +64,11 @@ class System:
     kernel_version: str | None = None
 
     @property
-    def is_replaced(self) -> bool:
-        """Whether the kernel has another version of the driver than the one that answers here."""
-        return None not in (self.kernel_version, self.driver_version) and self.kernel_version != self.driver_version
+    def is_one(self) -> bool | None:
+        """Whether the kernel has the version of the driver that answers here; None where either is not known."""
+        if self.kernel_version is None or self.driver_version is None:
+            return None
+        return self.kernel_version == self.driver_version
 
 
 class Library:
@@ -84,6 +89,7 @@ class Library:
     ) -> None:
         self._kernel_says = procfs / "driver/nvidia/version"
         self._version: str | None = None
+        self._kernel_version: str | None = None
         self._bound_devices = sysfs / "bus/pci/drivers/nvidia"
         self._module = sysfs / "module/nvidia"
         self._reopen_after = self._patience = reopen_after
@@ -112,6 +118,7 @@ class Library:
 
         `anew` is for when no call is under way and no event set is there, as the library is shut down before.
         """
+        self._kernel_version = _kernel_version(self._kernel_says)
         if self._opened_at is not None and anew:
             self._opened_at = None
             self._patience = min(2 * self._patience, MOST_PATIENCE) if self._overdue else self._reopen_after
@@ -134,20 +141,19 @@ class Library:
             cuda_version=None if cuda is None else f"{cuda // 1000}.{cuda % 1000 // 10}",
             driver_load=self._driver_load(version),
             opening=self._openings,
-            kernel_version=self.kernel_version(),
+            kernel_version=self._kernel_version,
         )
 
+    @property
     def kernel_version(self) -> str | None:
-        """Which version of the driver the kernel has now; None where it does not say."""
-        try:
-            found = _KERNEL_VERSION.search(self._kernel_says.read_text(encoding="utf-8", errors="replace"))
-        except OSError:
-            return None
-        return found[1] if found is not None else None
+        """Which version of the driver the kernel had when the library was last opened, or was tried to be; None where
+        it did not say. Blocks nobody.
+        """
+        return self._kernel_version
 
     def versions(self) -> str:
-        """Those of kernel driver and library, as far as they are known, to be put behind a message."""
-        kernel = self.kernel_version()
+        """Those of kernel driver and library, as far as they are known, to be put behind a message. Blocks nobody."""
+        kernel = self._kernel_version
         told = [f"the kernel has {kernel}"] if kernel is not None else []
         told += [f"the library was {self._version}"] if self._version is not None else []
         return f" ({', '.join(told)})" if told else ""
@@ -171,6 +177,20 @@ class Library:
             return f"{version or 'unknown'}/{self._module.stat().st_ino}"
         except OSError:
             return None
+
+
+def _kernel_version(file: Path) -> str | None:
+    """What the kernel says in this file. A driver that hangs may not answer here either."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            text = os.read(descriptor, _MOST_TEXT)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return None
+    found = _KERNEL_VERSION.search(text.decode("utf-8", errors="replace"))
+    return found[1] if found is not None else None
 
 
 def _load(path: Path | None, root: Path) -> None:

@@ -183,10 +183,14 @@ class DriverChange(Enum):
 
 @dataclass(frozen=True, slots=True)
 class RenewalNote:
-    """For what the agent has ended itself since the driver was last well for long, and how often on this boot."""
+    """For what the agent has ended itself on this boot, how often, when last (in seconds since the boot), and whether
+    the driver has been well since then.
+    """
 
     tried: frozenset[str] = frozenset()
     times: int = 0
+    ended: float = 0.0
+    helped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from typing import TypeVar
 from nodeagent import clocks
 from nodeagent.durable import atomic
 from nodeagent.durable.atomic import Untrusted, naming
-from nodeagent.durable.envelope import expect, member, optional, parse, seal, unseal
+from nodeagent.durable.envelope import expect, member, optional, parse, seal, seconds, unseal
 from nodeagent.durable.formats import FORMATS, Format, Formats
 from nodeagent.durable.lock import FileLock
 from nodeagent.model.config import Document
@@ -261,7 +261,8 @@ class StateDir:
 
     def save_renewal(self, note: RenewalNote) -> None:
         """On disk, synced, when this returns; the old note is on disk when it raises OSError."""
-        body = json.dumps({"tried": sorted(note.tried), "times": note.times}).encode()
+        found = {"tried": sorted(note.tried), "times": note.times, "ended": note.ended, "helped": note.helped}
+        body = json.dumps(found).encode()
         self._save(self._renewal, self._formats.renewal, {"bootId": self._boot_id}, body, sync=True)
 
     def load_renewal(self) -> RenewalNote | None:
@@ -273,7 +274,8 @@ class StateDir:
             tried = frozenset(expect(key, "a trouble", str) for key in member(found, "tried", list))
             if member(header, "bootId", str) != self._boot_id:
                 return RenewalNote()
-            return RenewalNote(tried, max(member(found, "times", int), 0))
+            times, ended = max(member(found, "times", int), 0), seconds(found.get("ended", 0), "ended")
+            return RenewalNote(tried, times, ended, optional(found, "helped", bool) or False)
 
         return self._load(self._renewal, decode)
 

@@ -296,7 +296,8 @@ async def test_all_device_nodes_are_taken_away(node: Node, nvml: Controls, libra
 
     agent = await node.process(**options)
     await eventually(
-        partial(said, agent, "DriverError", "has ended itself once for it, which did not help"), within=60.0
+        partial(said, agent, "DriverError", "has ended itself once for it on this boot, which did not help"),
+        within=60.0,
     )
     await node.advertises({SHARED: 16})
     assert len(node.kubelet.pods) == 3

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 
 import pytest
 
-from nodeagent.model.inventory import DriverChange, GpuHealth, Inventory, InventoryReason
+from nodeagent.model.inventory import ComputeMode, DriverChange, GpuHealth, Inventory, InventoryReason
 from tests.devices.worlds import NvmlWorld, gpu
 from tests.fakes.nvml.library import DRIVER_NOT_LOADED, GPU_IS_LOST, UNKNOWN
 
@@ -57,6 +58,51 @@ async def test_all_calls_fail(nvml: NvmlWorld, code: int, where: str) -> None:
     inventory = await nvml.inventory(found)
     assert (inventory.gpus, inventory.change) == (gpus, None)
     assert all(one.health is GpuHealth.OK for seen in nvml.seen for one in seen.gpus)
+
+
+@pytest.mark.parametrize("code", [UNKNOWN, OPERATING_SYSTEM, VERSION_MISMATCH])
+@pytest.mark.parametrize("where", ["GPUs", "library"])
+async def test_it_has_never_answered(nvml: NvmlWorld, code: int, where: str) -> None:
+    """What fails from the first call on has not changed under this process, and a new one would find the same; what
+    fails after an answer has.
+    """
+    gpus = gpu(0), gpu(1)
+    nvml.has(*gpus)
+    nvml.kernel(CLOSED.format("570.86.15"))
+    errors: dict[str, object] = {INIT: code, COUNT: code}
+    if where == "GPUs":
+        errors = {"gpu__0__error": code, "gpu__1__error": code}
+    nvml.controls.answer(gpus, **errors)
+    await nvml.start()
+    await nvml.inventory(lambda newest: newest.reason is not InventoryReason.PENDING)
+    await nvml.refresh()
+    await nvml.refresh()
+    nvml.has(*gpus)
+    await nvml.inventory(found)
+    assert all(seen.change is None for seen in nvml.seen)
+    for message in [seen.message for seen in nvml.seen if seen.reason is InventoryReason.DRIVER_ERROR]:
+        assert "while this container ran" not in message
+        assert "taken away" not in message
+        assert "has not answered since" in message or "of this node differ in version (the kernel has 5" in message
+    nvml.controls.answer(gpus, **{INIT: code, COUNT: code})
+    await nvml.inventory(lambda newest: newest.change is not None)
+
+
+async def test_a_node_whose_driver_and_library_always_differed(nvml: NvmlWorld) -> None:
+    """Nothing was replaced under this process until the kernel had the library's version and then another one."""
+    nvml.has(gpu(0))
+    nvml.kernel(CLOSED.format("570.86.15"))
+    await nvml.start()
+    inventory = await nvml.inventory(found)
+    assert inventory.change is None
+    assert inventory.message == (
+        "kernel driver and library of this node differ in version (the kernel has 570.86.15, the library was "
+        "550.163.01): a reboot, or reloading the kernel module, makes them one"
+    )
+    nvml.kernel(CLOSED.format("550.163.01"))
+    assert (await nvml.inventory(lambda newest: not newest.message)).change is None
+    nvml.kernel(CLOSED.format("570.86.15"))
+    await nvml.inventory(lambda newest: newest.change is DriverChange.REPLACED)
 
 
 async def test_one_of_several_is_not_all(nvml: NvmlWorld) -> None:
@@ -164,7 +210,34 @@ async def test_what_the_kernel_says(nvml: NvmlWorld, line: str | None, version: 
     await nvml.start()
     inventory = await nvml.inventory(found)
     assert inventory.kernel_version == version
-    assert (inventory.change is None) is (version is None)
+    assert inventory.change is None
+    assert ("differ" in inventory.message) is (version is not None)
+
+
+async def test_a_kernel_that_does_not_answer(nvml: NvmlWorld) -> None:
+    """Reading its version may hang as all else of a driver that does: nobody else waits for it, whatever NVML says."""
+    nvml.has(gpu(0))
+    nvml.kernel(CLOSED.format("550.163.01"))
+    await nvml.start()
+    await nvml.inventory(found)
+    file = nvml.directory / "proc/driver/nvidia/version"
+    file.unlink()
+    os.mkfifo(file)
+    await nvml.refresh()
+    assert await nvml.compute_mode(gpu(0).uuid) is ComputeMode.DEFAULT
+    nvml.controls.answer((gpu(0),), **{INIT: VERSION_MISMATCH, COUNT: VERSION_MISMATCH})
+    inventory = await nvml.inventory(lambda newest: newest.reason is InventoryReason.DRIVER_ERROR)
+    assert "differ in version" in inventory.message
+    nvml.has(gpu(0))
+    await nvml.inventory(found)
+
+
+async def test_a_kernel_that_says_much(nvml: NvmlWorld) -> None:
+    """What stands far behind the beginning is not read."""
+    nvml.kernel("x" * 5000 + "\n" + CLOSED.format("550.163.01"))
+    nvml.has(gpu(0))
+    await nvml.start()
+    assert (await nvml.inventory(found)).kernel_version is None
 
 
 async def test_a_driver_that_was_unloaded(nvml: NvmlWorld) -> None:
