@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from nodeagent.config import configmap, meant
-from nodeagent.config.configmap import Mount
 from nodeagent.config.load import bounded, load, load_tree
+from nodeagent.config.mounted import Mount, Reference, reference
 from nodeagent.config.place import Place
+from nodeagent.config.workloads import called
 from nodeagent.documents.strict import Path, Rejected, Tree, dotted, read_all
 from nodeagent.documents.tree import brief
 from nodeagent.model.config import Document, Loaded, Stage, Violation
@@ -43,20 +44,20 @@ _LONGEST_KEY: Final = 253
 _FIELDS: Final = ("data", "binaryData", "stringData")
 
 Manifest = Mapping[str, object]
-Mounts = Mapping[tuple[str, str], Sequence[Mount]]
-"""The agents that have a ConfigMap mounted, by its namespace and name."""
+Mounts = Mapping[Reference, Sequence[Mount]]
+"""The agents that have a ConfigMap mounted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """A config, where its text stands (None: it is the file), and what it is in: `ConfigMap gpu/sharing, t4.yaml`.
-    `owner` is the namespace and the name of a ConfigMap, and the key in it.
+    `owner` is the ConfigMap, and the key in it.
     """
 
     loaded: Loaded
     place: Place | None = None
     name: str = ""
-    owner: tuple[str, str, str] | None = None
+    owner: tuple[Reference, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class _Layer:
     name: str = ""
     depth: int = 0
 
-    def called(self, name: str) -> str:
+    def within(self, name: str) -> str:
         return ": ".join(part for part in (self.name, name) if part)
 
 
@@ -104,7 +105,7 @@ class Search:
             if is_config_map(manifest):
                 self._config_map(layer, path, manifest)
             elif layer.depth or kind is None or (isinstance(kind, str) and kind in RENDERED_BY):
-                name = layer.called(configmap.called(manifest)) if kind is not None else layer.name
+                name = layer.within(called(manifest)) if kind is not None else layer.name
                 self._values(replace(layer, name=name), path, manifest)
 
     def _values(self, layer: _Layer, root: Path, value: object) -> None:
@@ -115,7 +116,7 @@ class Search:
             elif path != root and isinstance(one, dict) and is_config_map(one):
                 self._config_map(layer, path, one)
             elif path != root and meant.is_meant(one) and self._may(layer.tree, layer.outer, path, _AS_MANY):
-                name = layer.called(dotted(path)) if not layer.name else f"{layer.name}, {dotted(path)}"
+                name = layer.within(dotted(path)) if not layer.name else f"{layer.name}, {dotted(path)}"
                 self._value(layer, path, one, name)
 
     def _value(self, layer: _Layer, path: Path, value: object, name: str) -> None:
@@ -141,7 +142,7 @@ class Search:
         self._looks -= 1
         if self._looks < 0:
             if self._looks == -1:
-                name = layer.called(dotted(path))
+                name = layer.within(dotted(path))
                 self.notes.append(f"{name}: only {_MOST_LOOKS:,} texts before this one were looked into")
             return
         key, separator, rest = text.partition("=")
@@ -182,8 +183,8 @@ class Search:
         return False
 
     def _config_map(self, layer: _Layer, path: Path, manifest: Manifest) -> None:
-        tree, name = layer.tree, layer.called(configmap.called(manifest))
-        contents = configmap.look_into(manifest, path, name, self._mounts.get(configmap.identity(manifest), ()))
+        tree, name = layer.tree, layer.within(called(manifest))
+        contents = configmap.look_into(manifest, path, name, self._mounts.get(reference(manifest), ()))
         if contents is None:
             self._values(replace(layer, name=name), path, {field: manifest.get(field) for field in _FIELDS})
             return
@@ -201,7 +202,7 @@ class Search:
             told = one.data.decode("utf-8", "replace")
             place = Place(tree, one.path, told, layer.lines, outer=layer.outer)
             document = Document(f"{self._file} ({name}, {brief(one.key)})", one.data, contents.revision)
-            owner = (*configmap.identity(manifest), one.key)
+            owner = (reference(manifest), one.key)
             self.found.append(Found(load(document), place, f"{name}, {brief(one.key)}", owner))
 
 
