@@ -1,5 +1,6 @@
-"""Looks for sharing configs in the documents of one file: in ConfigMaps, in Lists of them, and in what is still to be
-rendered: values of a chart in a HelmRelease or an Application, patches and literals of kustomize.
+"""Looks for sharing configs in the documents of one file: in ConfigMaps, in Lists of them, in objects that have whole
+ones within, such as a policy or a template, and in what is still to be rendered: values of a chart in a HelmRelease or
+an Application, patches and literals of kustomize.
 """
 
 from __future__ import annotations
@@ -107,12 +108,19 @@ class Search:
             elif layer.depth or kind is None or (isinstance(kind, str) and kind in RENDERED_BY):
                 name = layer.within(called(manifest)) if kind is not None else layer.name
                 self._values(replace(layer, name=name), path, manifest)
+            else:
+                self._values(replace(layer, name=layer.within(called(manifest))), path, manifest, texts=False)
 
-    def _values(self, layer: _Layer, root: Path, value: object) -> None:
-        """Look into the values of a document that is not a config itself."""
+    def _values(self, layer: _Layer, root: Path, value: object, *, texts: bool = True) -> None:
+        """Look into the values of a document that is not a config itself. Objects in it are what they say they are; of
+        `texts` that is certain only where others make manifests of them.
+        """
         for path, one in _nodes(root, value):
             if isinstance(one, str):
-                self._text(layer, path, one)
+                if texts:
+                    self._text(layer, path, one)
+            elif not texts and not _whole(one):
+                continue
             elif path != root and isinstance(one, dict) and is_config_map(one):
                 self._config_map(layer, path, one)
             elif path != root and meant.is_meant(one) and self._may(layer.tree, layer.outer, path, _AS_MANY):
@@ -244,6 +252,13 @@ def _nodes(path: Path, value: object) -> Iterator[tuple[Path, object]]:
     elif isinstance(value, list):
         for position, one in enumerate(value):
             yield from _nodes((*path, position), one)
+
+
+def _whole(value: object) -> bool:
+    """Whether an object within another one is what will be in the cluster, not a part or the name of it."""
+    if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
+        return False
+    return isinstance(value.get("metadata"), dict) and isinstance(value.get("apiVersion"), str)
 
 
 def _below(violation: Violation, path: Path) -> bool:
