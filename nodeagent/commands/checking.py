@@ -42,6 +42,8 @@ class Checked:
     notes: tuple[str, ...] = ()
     skipped: str | None = None
     problem: str | None = None
+    vacant: bool = False
+    """Nobody has named it, and nothing is in it that could be another one's."""
 
     @property
     def configs(self) -> tuple[Loaded, ...]:
@@ -72,10 +74,10 @@ def check_bytes(data: bytes, file: str, *, named: bool = True) -> Checked:
     if any(_is_simulation(tree) for tree in trees):
         return _check_simulation(data, file)
     if not named and not trees:
-        return Checked(file, skipped="empty")
+        return Checked(file, skipped="empty", vacant=True)
     bundle = bundle_of(trees, data, file, named=named)
     if bundle.nothing and not named:
-        return Checked(file, skipped=_nothing_for_us(trees))
+        return Checked(file, skipped=_nothing_for_us(trees), vacant=not any(_is_something(tree) for tree in trees))
     violations = (*bundle.all_violations, *_not_alone(trees))
     return Checked(file, bundle, violations=violations, notes=tuple(_notes(bundle)))
 
@@ -109,12 +111,21 @@ def _check_directory(directory: Path) -> Iterator[Checked]:
     place = folder.look(directory)
     closed = [Checked(file, problem=problem) for file, problem in place.closed]
     skipped = [Checked(file, skipped=why) for file, why in place.skipped]
-    checked += [(path, _check_file(path, named=path in place.read)) for path in place.files]
+    for path in place.files:
+        one = _check_file(path, named=path in place.read)
+        if path in place.passed and not one.bundle.found and one.skipped != "empty":
+            one = Checked(str(path), skipped="no sharing config")
+        checked.append((path, one))
     beside = {path.parent for path, one in checked if one.bundle.found or one.violations}
     yield from closed
     for path, one in checked:
-        yield _emptied(path) if one.skipped == "empty" and folder.may_be_read(path, beside) else one
+        yield _emptied(path) if one.vacant and folder.may_be_read(path, beside) else one
     yield from skipped
+    for path in place.empty:
+        if path.parent in beside:
+            yield Checked(
+                str(path), skipped=f"empty; as a key of a ConfigMap, a label of a node could choose {path.name}"
+            )
     if all(one.skipped is not None for _, one in checked) and not closed:
         message = "expected a sharing config in this directory, got no file with one"
         yield Checked(str(directory), violations=(Violation(str(directory), Where(), message, Stage.READ),))
@@ -122,7 +133,7 @@ def _check_directory(directory: Path) -> Iterator[Checked]:
 
 def _emptied(path: Path) -> Checked:
     """A file without a config where agents could read one."""
-    loaded = load(Document(str(path), b""))
+    loaded = load(Document(str(path), path.read_bytes()))
     hint = "; it stands beside configs, where a label of a node could choose it: remove it, or write a config"
     violations = tuple(replace(one, message=f"{one.message}{hint}") for one in loaded.violations)
     return Checked(str(path), violations=violations)
@@ -138,6 +149,14 @@ def _check_file(path: Path, *, named: bool = True) -> Checked:
         note = f"agents read {FILE_NAME}: in a ConfigMap of this file the key has to be that ({FILE_NAME}={path.name})"
         return replace(checked, notes=(*checked.notes, note))
     return checked
+
+
+def _is_something(tree: Tree) -> bool:
+    """Whether a document could be of others: objects, or a list of them, such as patches."""
+    value = tree.value
+    if isinstance(value, list):
+        return any(isinstance(one, dict | list) for one in value)
+    return isinstance(value, dict) and bool(value)
 
 
 def _is_simulation(tree: Tree) -> bool:

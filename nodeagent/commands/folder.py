@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from nodeagent.config.configmap import look_into
+from nodeagent.config.mounted import USUAL
 from nodeagent.config.selection import FILE_NAME, REVISION_NAME, readable
 from nodeagent.config.workloads import items
 from nodeagent.documents.strict import Rejected, read_all
@@ -19,18 +22,23 @@ _OTHERS: Final = frozenset({"kustomization.yaml", "kustomization.yml", "values.y
 
 _KUSTOMIZATIONS: Final = frozenset({"kustomization.yaml", "kustomization.yml", "Kustomization"})
 
+_LONGEST: Final = 1 << 20
+
 _MOUNTED: Final = "..data"
 """Through this link the kubelet mounts a ConfigMap."""
 
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """What is in a directory and below it: files to look at, those of them that agents are to `read`, what cannot be
-    opened, and what is passed over and why.
+    """What is in a directory and below it: files to look at, those of them that agents are to `read`, and those that
+    are `passed` over unless they say otherwise, since they are keys that no agent reads; files without an ending that
+    are `empty`; what cannot be opened, and what is skipped and why.
     """
 
     files: tuple[Path, ...]
     read: frozenset[Path]
+    passed: frozenset[Path]
+    empty: tuple[Path, ...]
     closed: tuple[tuple[str, str], ...]
     skipped: tuple[tuple[str, str], ...]
 
@@ -40,6 +48,8 @@ def look(directory: Path) -> Folder:
     file is looked at, since every key may be read; elsewhere those that are YAML by their names.
     """
     read: set[Path] = set()
+    passed: set[Path] = set()
+    empty: list[Path] = []
     closed: list[tuple[str, str]] = []
     skipped: list[tuple[str, str]] = []
     files: list[Path] = []
@@ -52,7 +62,11 @@ def look(directory: Path) -> Folder:
         folders[:] = [name for name in folders if not name.startswith(".")]
         links = [path for path in (Path(folder, name) for name in folders) if path.is_symlink()]
         skipped += [(str(path), "a link to a directory, which is not followed") for path in links]
-        for path in (Path(folder, name) for name in sorted(names) if not name.startswith(".")):
+        paths = [Path(folder, name) for name in sorted(names) if not name.startswith(".")]
+        if mounted and (keys := _keys({path.name: path for path in paths})) is not None:
+            read |= keys
+            passed |= set(paths) - keys
+        for path in paths:
             if path.name in _KUSTOMIZATIONS:
                 read |= _generated(path)
             if path.name == FILE_NAME or (mounted and path.suffix == Path(FILE_NAME).suffix and readable(path.name)):
@@ -64,8 +78,41 @@ def look(directory: Path) -> Folder:
                     _sort(path, files, skipped, mounted=mounted)
             elif path.stem.lower() == Path(FILE_NAME).stem:
                 skipped.append((str(path), f"agents read {FILE_NAME}, and only *.yaml and *.yml are looked at"))
+            elif not path.suffix and readable(path.name) and path.is_file() and is_vacant(_text(path)):
+                empty.append(path)
     there = dict.fromkeys(sorted([*files, *(path for path in read if path.is_file())]))
-    return Folder(tuple(there), frozenset(read), tuple(closed), tuple(skipped))
+    return Folder(
+        tuple(there),
+        frozenset(read),
+        frozenset(passed - read),
+        tuple(path for path in empty if path not in read),
+        tuple(closed),
+        tuple(skipped),
+    )
+
+
+def _text(path: Path) -> bytes | None:
+    """What is in a file; None where it cannot be read, or is too long to be a config."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LONGEST + 1)
+    except OSError:
+        return None
+    return data if len(data) <= _LONGEST else None
+
+
+def is_vacant(data: bytes | None) -> bool:
+    """Whether there is nothing in a file but white space and comments."""
+    return data is not None and all(
+        not (line := raw.strip()) or line.startswith(b"#") or line == b"---" for raw in data.splitlines()
+    )
+
+
+def _keys(files: Mapping[str, Path]) -> set[Path] | None:
+    """Those of the files of a ConfigMap, by their keys, that agents could read; None where it is not for agents."""
+    data = {key: base64.b64encode(text).decode() for key, path in files.items() if (text := _text(path)) is not None}
+    contents = look_into({"kind": "ConfigMap", "binaryData": data}, (), "", ())
+    return None if contents is None else {files[one.key] for one in contents.judged}
 
 
 def _generated(kustomization: Path) -> set[Path]:
@@ -80,9 +127,14 @@ def _generated(kustomization: Path) -> set[Path]:
             listed = generator.get("files")
             pairs = [str(one).partition("=") for one in listed] if isinstance(listed, list) else []
             files = {(key if equals else Path(key).name): path if equals else key for key, equals, path in pairs}
-            if FILE_NAME in files:
-                found |= {kustomization.parent / path for key, path in files.items() if key != REVISION_NAME}
-    return {Path(os.path.normpath(path)) for path in found if path.is_file()}
+            there = {
+                key: Path(os.path.normpath(kustomization.parent / path))
+                for key, path in files.items()
+                if (kustomization.parent / path).is_file()
+            }
+            found |= _keys(there) or set()
+            found |= {path for key, path in there.items() if key in USUAL and is_vacant(_text(path))}
+    return found
 
 
 def _sort(path: Path, files: list[Path], skipped: list[tuple[str, str]], *, mounted: bool) -> None:

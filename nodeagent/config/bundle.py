@@ -12,6 +12,7 @@ from typing import Final
 from nodeagent.config import meant, rendered, workloads
 from nodeagent.config.formats import not_for_us
 from nodeagent.config.load import bounded, load, load_tree
+from nodeagent.config.mounted import mounted
 from nodeagent.config.search import RENDERED_BY, Found, Search, is_config_map, objects
 from nodeagent.config.selection import FILE_NAME
 from nodeagent.documents.faults import one_of, show
@@ -83,7 +84,7 @@ def bundle_of(trees: Sequence[Tree], data: bytes, file: str, *, named: bool = Tr
     if alone and (_is_bare(trees[0]) if named else meant.likely(trees[0])):
         return Bundle((Found(_bare(data, file, trees[0])),))
     manifests = tuple(manifest for tree in trees for _, manifest in objects(tree))
-    search = Search(file, workloads.mounted(manifests))
+    search = Search(file, mounted(workloads.processes(manifests)))
     for tree in trees:
         search.look(tree, data)
     if search.found or search.violations:

@@ -15,40 +15,21 @@ from dataclasses import dataclass
 from typing import Final
 
 from nodeagent.config import meant
+from nodeagent.config.mounted import USUAL, Mount
 from nodeagent.config.reading import revision_in
-from nodeagent.config.selection import FILE_NAME, REVISION_NAME, file_names, only_one, readable
+from nodeagent.config.selection import FILE_NAME, REVISION_NAME, readable
 from nodeagent.documents.faults import one_of, show
 from nodeagent.documents.scalars import UNUSABLE
 from nodeagent.documents.tree import Path, brief
-from nodeagent.model.node import Selection
 
 KINDS: Final = ("ConfigMap", "Secret")
 
 _KEY: Final = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 _SUFFIX: Final = ".yaml"
 _LISTED: Final = 6
+_LEAST: Final = {"version": "v1"}
 _MOST_KEYS: Final = 1000
 """An object of Kubernetes has 1 MiB, and nobody has as many pools."""
-_USUAL: Final = file_names(Selection())
-
-
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """How an agent has a ConfigMap: the keys that it looks for on a node that no label says anything of, and whether
-    labels may choose another one. `whole`: all keys are there, so that an only one is read, whatever it is called.
-    `frozen`: by `subPath`, so that it never sees a change.
-    """
-
-    agent: str = ""
-    names: tuple[str, ...] = _USUAL
-    by_label: bool = False
-    whole: bool = True
-    frozen: bool = False
-
-    def reads(self, keys: Collection[str]) -> str | None:
-        """Which of these keys it reads."""
-        found = next((name for name in self.names if name in keys), None)
-        return only_one(keys) if found is None and self.whole else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +69,20 @@ def look_into(manifest: Mapping[str, object], path: Path, name: str, mounts: Seq
     `mounts` are the agents that have it, as far as they are known.
     """
     texts = list(_texts(manifest, path))
-    held = {text.path: text for text in texts[:_MOST_KEYS] if _is_config(text, manifest)}
+    keys = frozenset(text.key for text in texts)
+    sole = {Mount().reads(keys)} if not mounts else {mount.reads(keys) for mount in mounts}
+    held = {text.path: text for text in texts[:_MOST_KEYS] if _is_config(text, manifest, sole)}
     if not (mounts or held or any(_meant_key(text.key) == FILE_NAME for text in texts)):
         return None
-    keys = {text.key for text in texts}
     faults = list(_shape(manifest, path))
     if len(texts) > _MOST_KEYS:
         faults.append(Fault(texts[_MOST_KEYS].path, f"expected at most {_MOST_KEYS:,} keys, got {len(texts):,}"))
-    judged, passed = [], []
+    judged, passed, alone = [], [], []
     could = _Readable(
         keys,
-        read={key for mount in mounts if (key := mount.reads(keys)) is not None},
-        any_key=not mounts or any(mount.by_label for mount in mounts),
-        bare=any("." not in text.key for text in held.values()),
+        read={key for key in sole if key is not None and mounts},
+        any_key=not mounts or any(mount.by_label or not mount.sure for mount in mounts),
+        bare=any(mount.by_label for mount in mounts) or any("." not in text.key for text in held.values()),
     )
     for text in texts[:_MOST_KEYS]:
         if text.problem:
@@ -109,12 +91,14 @@ def look_into(manifest: Mapping[str, object], path: Path, name: str, mounts: Seq
             judged.append(text)
         elif text.key != REVISION_NAME:
             passed.append(text.key)
-        if problem := _misspelt(text.key, keys, judged=bool(judged) and judged[-1] is text):
+        problem = _misspelt(text.key, keys, judged=bool(judged) and judged[-1] is text)
+        if problem and text.key in sole and _KEY.fullmatch(text.key):
+            alone.append(f"{name}: {brief(text.key)} is read only while no other key is there: {problem}")
+        elif problem:
             faults.append(Fault(text.path, problem))
     faults += _twice(texts)
-    missing = [_missing(mount, keys) for mount in mounts if mount.reads(keys) is None]
-    faults += [Fault((*path, "data"), missing_, at_key=True) for missing_ in missing if missing_]
-    notes = tuple(_notes(name, keys, [text.key for text in judged], passed, mounts))
+    faults += [Fault((*path, "data"), missing, at_key=True) for missing in _missing(mounts, keys)]
+    notes = (*alone, *_notes(name, keys, [text.key for text in judged], passed, mounts))
     if manifest.get("immutable") is True:
         notes += (f"{name} is immutable: agents see a change only as another ConfigMap (components/rollout-on-change)",)
     return Contents(tuple(judged), tuple(faults), notes, _revision(texts))
@@ -155,14 +139,17 @@ def _no_text(key: str, value: object) -> str:
     return f"expected text, got {show(value)}; put it in quotes"
 
 
-def _is_config(text: Text, manifest: Mapping[str, object]) -> bool:
+def _is_config(text: Text, manifest: Mapping[str, object], sole: Collection[str | None]) -> bool:
+    """Whether a key says that it is one. The least of NVIDIA's files says little: it counts where agents look first."""
     if text.problem:
         field_ = manifest.get(str(text.path[-2]))
         return isinstance(field_, dict) and meant.is_meant(field_.get(text.key))
     if not meant.may_hold(told := text.data.decode("utf-8", "replace")):
         return False
     tree = meant.examined(text.data, text.key)
-    return meant.is_meant(tree.value) if tree is not None else meant.says_it_is(told)
+    if tree is None:
+        return meant.says_it_is(told)
+    return meant.is_meant(tree.value) or (tree.value == _LEAST and (text.key in sole or text.key in USUAL))
 
 
 def _meant_key(key: str) -> str:
@@ -188,8 +175,8 @@ def _misspelt(key: str, keys: Collection[str], *, judged: bool) -> str:
 class _Readable:
     """Which texts are judged though they do not say that they are configs, since an agent could read them.
 
-    `read` are the keys that known agents read, `any_key`: labels may choose others. `bare`: there are configs under
-    keys without an ending, as for NVIDIA's config-manager.
+    `read` are the keys that known agents read, `any_key`: labels may choose others. `bare`: also those without an
+    ending, since labels are known to choose, or there are configs under such keys, as for NVIDIA's config-manager.
     """
 
     keys: Collection[str]
@@ -205,15 +192,10 @@ class _Readable:
             return False
         if meant_key.endswith(_SUFFIX) and self.any_key:
             return True
+        if self.bare and "." not in key:
+            return True
         tree = meant.examined(text.data, key)
-        if tree is None:
-            return self.bare and "." not in key and not _words(text.data)
-        return meant.nearly(tree)
-
-
-def _words(data: bytes) -> bool:
-    """Whether anything is in it but white space and comments."""
-    return any((line := raw.strip()) and not line.startswith(b"#") and line != b"---" for raw in data.splitlines())
+        return tree is not None and meant.nearly(tree)
 
 
 def _shape(manifest: Mapping[str, object], path: Path) -> Iterator[Fault]:
@@ -236,16 +218,16 @@ def _twice(texts: Sequence[Text]) -> Iterator[Fault]:
         seen.add(text.key)
 
 
-def _missing(mount: Mount, keys: set[str]) -> str:
+def _missing(mounts: Sequence[Mount], keys: frozenset[str]) -> Iterator[str]:
     """What is wrong where the one key that an agent is sure to read is not there."""
-    if mount.by_label:
-        return ""
     there = one_of([show(key) for key in sorted(keys)[:_LISTED]], "and") if keys else "no key"
-    return f"expected the key {show(mount.names[0])}, which {mount.agent} reads and no other, got {there}"
+    for mount in mounts:
+        if not mount.by_label and mount.reads(keys) is None and (wanted := mount.wanted()):
+            yield f"expected the key {show(wanted)}, which {mount.agent} reads and no other, got {there}"
 
 
 def _notes(
-    name: str, keys: set[str], judged: Sequence[str], passed: Sequence[str], mounts: Sequence[Mount]
+    name: str, keys: frozenset[str], judged: Sequence[str], passed: Sequence[str], mounts: Sequence[Mount]
 ) -> Iterator[str]:
     """What is read of a ConfigMap, and what is not."""
     read = Mount().reads(keys)
@@ -256,7 +238,7 @@ def _notes(
             f"{name} has no key {FILE_NAME}, which is what an agent reads; {_listed(others)} {_is(others)} read only"
             f" where a label of the node, nodeagent.io/config for example, says {values}"
         )
-    elif not mounts and others == [read] and read not in _USUAL:
+    elif not mounts and others == [read] and read not in USUAL:
         yield f"{name} has no key {FILE_NAME}, which is what an agent reads; it reads {_listed(others)} as the only one"
     for mount in mounts:
         read = mount.reads(keys)
@@ -268,8 +250,8 @@ def _notes(
                 f"{mount.agent} reads {brief(read)} of {name} and not {_listed(unread)}: it does not speak to the"
                 " Kubernetes API (components/kube-api), by which labels of the node would choose a key"
             )
-        elif mount.by_label and read is None:
-            yield f"{name} has no key {mount.names[0]}: a node without a label that chooses a key has no config"
+        elif mount.by_label and read is None and (wanted := mount.wanted()):
+            yield f"{name} has no key {wanted}: a node without a label that chooses a key has no config"
     if passed:
         yield f"{name}: passed over, since nothing in it is meant for an agent: {_listed(passed)}"
 
@@ -287,27 +269,3 @@ def _is(keys: Sequence[str]) -> str:
 def _revision(texts: Sequence[Text]) -> str | None:
     found = next((text.data for text in texts if text.key == REVISION_NAME and not text.problem), None)
     return revision_in(found.decode("utf-8", "replace")) if found is not None else None
-
-
-def identity(manifest: Mapping[str, object]) -> tuple[str, str]:
-    """Namespace and name."""
-    metadata = manifest.get("metadata")
-    told: Mapping[str, object] = metadata if isinstance(metadata, dict) else {}
-    return str(told.get("namespace") or ""), str(told.get("name") or "")
-
-
-def called(manifest: Mapping[str, object]) -> str:
-    """`ConfigMap gpu/sharing`."""
-    metadata = manifest.get("metadata")
-    told: Mapping[str, object] = metadata if isinstance(metadata, dict) else {}
-    kind, namespace, name, generated = (
-        brief(value) if isinstance(value, str) and value else ""
-        for value in (
-            manifest.get("kind", "ConfigMap"),
-            told.get("namespace"),
-            told.get("name"),
-            told.get("generateName"),
-        )
-    )
-    own = name or (f"{generated}*" if generated else "without name")
-    return f"{kind} {namespace}/{own}" if namespace else f"{kind} {own}"

@@ -7,22 +7,120 @@ some have another half, some exclude each other. kustomize says nothing of that,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final, TypeVar
 
-from nodeagent.config.configmap import Mount, called, identity
+from nodeagent.config.configmap import KINDS
+from nodeagent.config.mounted import Mount, Reference, mounted, reference
 from nodeagent.config.search import Found
-from nodeagent.config.selection import REVISION_NAME
-from nodeagent.config.workloads import AGENT, MPS_HOST, Manifest, Process, items, mounted, part, processes, table
-from nodeagent.model.config import Mode, SharingConfig
+from nodeagent.config.selection import REVISION_NAME, file_names
+from nodeagent.config.workloads import (
+    AGENT,
+    MOST,
+    MPS_HOST,
+    Manifest,
+    Process,
+    called,
+    identity,
+    items,
+    part,
+    processes,
+    table,
+)
+from nodeagent.documents.tree import brief
+from nodeagent.model.config import Mode
+from nodeagent.model.node import Selection
 
 _ACCESS: Final = "driver-access/runtime-class (or driver-access/driver-root)"
 _FILES: Final = "the driver's files"
 _LABELS_API: Final = "nodeagent.io/labels-api"
 _WAIT: Final = "wait-for-driver"
 _MOST: Final = 50
+_LISTED: Final = 6
+_APP: Final = "app.kubernetes.io/name"
+_CHECK: Final = "nodeagent-canary-check"
+_MPS: Final = "MPS"
+_MIG: Final = "MIG"
 _HASHED: Final = re.compile(r"-[bcdfghkmt2456789]{10}$")
 """How kustomize's hashes look."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Those:
+    """What is to be known of the processes of one command in a pool."""
+
+    first: Process | None
+    access: bool = False
+    waiting: bool = False
+    mps_roots: frozenset[str | None] = frozenset()
+
+
+class _Whole:
+    """All that is rendered together. What concerns several is worked out once, however many ask for it."""
+
+    def __init__(self, ours: Sequence[Process], manifests: Sequence[Manifest]) -> None:
+        self._ours: dict[str, list[tuple[Process, bool, bool, str | None]]] = {}
+        for one in ours:
+            facts = (one, any(one.accesses()), _waits(one), one.told("--mps-root"))
+            self._ours.setdefault(one.command, []).append(facts)
+        self._beside: dict[tuple[str, str, str], _Those] = {}
+        self.bound: dict[str, set[str]] = {}
+        """Accounts with a role, each with its namespaces."""
+        self.jobs: dict[str, dict[str, Manifest]] = {}
+        """By component: the first in each namespace."""
+        self.policies: dict[str, bool] = {}
+        """Whether those of a namespace that let anybody in let canary-check in."""
+        for manifest in manifests:
+            self._note(manifest)
+
+    def _note(self, manifest: Manifest) -> None:
+        kind, namespace = manifest.get("kind"), identity(manifest)[0]
+        if kind in ("ClusterRoleBinding", "RoleBinding"):
+            for subject in items(manifest, "subjects"):
+                self.bound.setdefault(str(subject.get("name")), set()).add(str(subject.get("namespace") or ""))
+        elif kind == "Job":
+            component = str(part(manifest, "metadata", "labels", "app.kubernetes.io/component"))
+            self.jobs.setdefault(component, {}).setdefault(namespace, manifest)
+        elif kind == "NetworkPolicy" and (rules := items(manifest, "spec", "ingress")):
+            sources = [part(one, "podSelector", "matchLabels", _APP) for rule in rules for one in items(rule, "from")]
+            self.policies[namespace] = self.policies.get(namespace, False) or _CHECK in sources
+
+    def beside(self, process: Process, command: str) -> _Those:
+        """Those of a command that belong to the same pool."""
+        key = process.namespace, process.instance, command
+        if key not in self._beside:
+            found = [
+                one
+                for one in self._ours.get(command, ())
+                if _alike(one[0].namespace, process.namespace) and _alike(one[0].instance, process.instance)
+            ]
+            self._beside[key] = _Those(
+                found[0][0] if found else None,
+                any(access for _, access, _, _ in found),
+                any(waiting for _, _, waiting, _ in found),
+                frozenset(root for _, _, _, root in found),
+            )
+        return self._beside[key]
+
+    def job(self, component: str, namespace: str) -> Manifest | None:
+        """The Job of a component in a namespace."""
+        return _of(self.jobs.get(component, {}), namespace)
+
+    def kept_out(self, namespace: str) -> bool:
+        """Whether policies of a namespace let others in, and not canary-check."""
+        opened = [let for where, let in self.policies.items() if _alike(where, namespace)]
+        return bool(opened) and not any(opened)
+
+
+def _of(found: Mapping[str, _T], namespace: str) -> _T | None:
+    """What belongs to a namespace, or may belong to it."""
+    if not namespace:
+        return next(iter(found.values()), None)
+    return found.get(namespace, found.get(""))
 
 
 def notes(manifests: Sequence[Manifest], found: Sequence[Found]) -> tuple[str, ...]:
@@ -30,34 +128,26 @@ def notes(manifests: Sequence[Manifest], found: Sequence[Found]) -> tuple[str, .
     ours = processes(manifests)
     if not ours:
         return ()
-    by_config_map = mounted(manifests)
+    whole = _Whole(ours, manifests)
+    by_config_map = mounted(ours)
+    asked = _asked(by_config_map, found)
     told: list[str] = []
     for process in ours:
-        told += _driver(process, ours)
+        told += _driver(process, whole)
         if process.command == AGENT:
-            told += _config(process, _configs(process, by_config_map, found), ours)
+            told += _config(process, asked.get(process.name, set()), whole)
             told += _labels(process)
-            told += _api(process, manifests)
-            told += _canaries(process, manifests)
-            told += _same_nodes(process, ours)
+            told += _api(process, whole)
+            told += _canaries(process, whole)
         else:
-            told += _host(process, ours)
+            told += _host(process, whole)
+    told += _same_nodes(ours)
     told += _unmounted(by_config_map, manifests, found)
     told += _hashed(by_config_map, manifests)
     once = list(dict.fromkeys(told))
     more = [f"{len(once) - _MOST} more things do not work together"] if len(once) > _MOST else []
+    more += [f"no more than {MOST} agents and MPS hosts are looked at"] if len(ours) == MOST else []
     return (*once[:_MOST], *more)
-
-
-def _beside(process: Process, ours: Sequence[Process], command: str) -> list[Process]:
-    """Those of a command that belong to the same pool."""
-    return [
-        one
-        for one in ours
-        if one.command == command
-        and _alike(one.namespace, process.namespace)
-        and _alike(one.instance, process.instance)
-    ]
 
 
 def _alike(one: str, other: str) -> bool:
@@ -65,39 +155,39 @@ def _alike(one: str, other: str) -> bool:
     return one == other or not (one and other)
 
 
-def _configs(
-    agent: Process, by_config_map: Mapping[tuple[str, str], Sequence[Mount]], found: Sequence[Found]
-) -> list[SharingConfig]:
-    """What an agent may be told to do by what is rendered with it."""
-    keys: dict[tuple[str, str], set[str]] = {}
+def _asked(by_config_map: Mapping[Reference, Sequence[Mount]], found: Sequence[Found]) -> dict[str, set[str]]:
+    """What agents may be told to do by what is rendered with them, by their names: MPS, MIG."""
+    configs: dict[Reference, dict[str, set[str]]] = {}
     for one in found:
         if one.owner is not None:
-            keys.setdefault(one.owner[:2], set()).add(one.owner[2])
-    return [
-        one.loaded.config
-        for one in found
-        if one.loaded.config is not None and one.owner is not None
-        for mount in by_config_map.get(one.owner[:2], ())
-        if mount.agent == agent.name and (mount.by_label or mount.reads(keys[one.owner[:2]]) == one.owner[2])
-    ]
+            rules = one.loaded.config.rules if one.loaded.config is not None else ()
+            asks = {_MPS for rule in rules if rule.mode is Mode.MPS} | {_MIG for rule in rules if rule.match.mig_only}
+            configs.setdefault(one.owner[0], {})[one.owner[1]] = asks
+    asked: dict[str, set[str]] = {}
+    for owner, by_key in configs.items():
+        keys, every = frozenset(by_key), set[str]().union(*by_key.values())
+        for mount in by_config_map.get(owner, ()):
+            asks = every if mount.by_label else by_key.get(mount.reads(keys) or "", set())
+            asked.setdefault(mount.agent, set()).update(asks)
+    return asked
 
 
-def _driver(process: Process, ours: Sequence[Process]) -> Iterator[str]:
+def _driver(process: Process, whole: _Whole) -> Iterator[str]:
     """One way to the driver, and one alone."""
-    if process.simulated:
+    known = [process.told(flag) for flag in ("--driver", "--driver-root", "--nvml-library")]
+    if process.simulated or None in known:
         return
     ways = [*process.accesses()]
-    others = [one for one in _beside(process, ours, AGENT) if any(one.accesses())]
     if not ways:
-        late = process.command == MPS_HOST and others
+        late = process.command == MPS_HOST and whole.beside(process, AGENT).access
         yield f"{process.name} has no access to the driver: list {_ACCESS}{' after mps' if late else ''}"
     elif len(ways) > 1:
         yield f"{process.name} has access to the driver by {' and '.join(ways)}: list one component of driver-access"
-    if process.pod.get("runtimeClassName") and not process.environment.get("NVIDIA_VISIBLE_DEVICES"):
+    if process.pod.get("runtimeClassName") and process.variable("NVIDIA_VISIBLE_DEVICES") == "":
         yield f"{process.name} has a runtime class and no NVIDIA_VISIBLE_DEVICES, without which it brings no driver in"
     if _FILES not in ways:
         return
-    if process.command == AGENT and _beside(process, ours, MPS_HOST) and not process.option("--mps-control"):
+    if process.command == AGENT and whole.beside(process, MPS_HOST).first and process.told("--mps-control") == "":
         yield f"{process.name} has no NODEAGENT_MPS_CONTROL, for MPS: list driver-access/driver-root after mps"
     if not table(process.container, "securityContext").get("privileged"):
         yield f"{process.name} has the driver's files and no privilege, without which the node refuses it the GPUs"
@@ -109,35 +199,48 @@ def _waits(process: Process) -> bool:
     return any(one.get("name") == _WAIT for one in items(process.pod, "initContainers"))
 
 
-def _host(host: Process, ours: Sequence[Process]) -> Iterator[str]:
+def _host(host: Process, whole: _Whole) -> Iterator[str]:
     """An MPS host is where its agent looks, and comes when it does."""
-    agents = _beside(host, ours, AGENT)
-    if not _waits(host) and any(_waits(agent) for agent in agents):
+    agents = whole.beside(host, AGENT)
+    if not _waits(host) and agents.waiting:
         yield f"{host.name} does not wait for the GPU operator's driver, as its agent does: list gpu-operator after mps"
-    if agents and all(agent.option("--mps-root") != host.option("--mps-root") for agent in agents):
-        yield f"{host.name} and {agents[0].name} have two directories for MPS (--mps-root): both need the same"
+    root = host.told("--mps-root")
+    if agents.first is not None and root is not None and not {root, None} & agents.mps_roots:
+        yield f"{host.name} and {agents.first.name} have two directories for MPS (--mps-root): both need the same"
 
 
-def _same_nodes(agent: Process, ours: Sequence[Process]) -> Iterator[str]:
+def _same_nodes(ours: Sequence[Process]) -> Iterator[str]:
     """Two agents of which a node gets both: the second waits for the first, for ever."""
-    where = agent.pod.get("nodeSelector"), agent.pod.get("affinity")
-    for one in ours[ours.index(agent) + 1 :]:
-        if one.command == AGENT and (one.pod.get("nodeSelector"), one.pod.get("affinity")) == where:
-            yield f"{agent.name} and {one.name} are for the same nodes, and a node takes one agent: tell them apart"
+    first: dict[object, Process] = {}
+    for one in ours:
+        if one.command == AGENT:
+            where = _frozen((one.pod.get("nodeSelector"), one.pod.get("affinity")))
+            if (other := first.setdefault(where, one)) is not one:
+                told = f"{other.name} and {one.name} are for the same nodes"
+                yield f"{told}, and a node takes one agent: tell them apart"
 
 
-def _config(agent: Process, configs: Sequence[SharingConfig], ours: Sequence[Process]) -> Iterator[str]:
-    """What configs ask for that the agent has not."""
-    rules = [rule for config in configs for rule in config.rules]
-    if any(rule.mode is Mode.MPS for rule in rules):
-        kept = agent.option("--mps-host") or "off"
+def _frozen(value: object) -> object:
+    """The same as something that can be looked up: objects are equal in any order."""
+    if isinstance(value, dict):
+        return frozenset((key, _frozen(one)) for key, one in value.items())
+    return tuple(_frozen(one) for one in value) if isinstance(value, list | tuple) else value
+
+
+def _config(agent: Process, asked: Collection[str], whole: _Whole) -> Iterator[str]:
+    """What configs ask for that the agent has not, and a default that is none."""
+    default = agent.told("--config-default")
+    if default and not file_names(Selection(), default):
+        yield f"{agent.name} has --config-default {brief(default)}, which is not the name of a file: it does not start"
+    if _MPS in asked and (told := agent.told("--mps-host")) is not None:
+        kept = told or "off"
         if kept == "off":
             yield f"the config of {agent.name} shares GPUs by MPS, and it has --mps-host off: list the component mps"
-        elif kept == "external" and not _beside(agent, ours, MPS_HOST):
+        elif kept == "external" and whole.beside(agent, MPS_HOST).first is None:
             yield f"the config of {agent.name} shares GPUs by MPS, and there is no MPS host: list the component mps"
-    monitors = bool(agent.environment.get("NVIDIA_MIG_MONITOR_DEVICES"))
+    monitors = agent.variable("NVIDIA_MIG_MONITOR_DEVICES") != ""
     privileged = bool(table(agent.container, "securityContext").get("privileged"))
-    if any(rule.match.mig_only for rule in rules) and not (monitors or privileged or agent.simulated):
+    if _MIG in asked and not (monitors or privileged or agent.simulated):
         yield f"the config of {agent.name} speaks of MIG devices, which it may not see: list the component mig"
 
 
@@ -146,59 +249,39 @@ def _labels(agent: Process) -> Iterator[str]:
     by_file = any(path.rstrip("/").endswith("node-feature-discovery/features.d") for path in agent.host_paths)
     by_api = str(agent.labels.get(_LABELS_API)) == "true" or labels == "api"
     if by_api and (by_file or labels.startswith("nfd:")):
-        told = labels or "off"
+        told = "what only the cluster knows" if agent.told("--labels") is None else labels or "off"
         yield f"{agent.name} has labels-api and labels-nfd, which write the same labels, and does {told}: list only one"
-    if labels == "api" and not agent.speaks:
+    if labels == "api" and agent.told("--kube-api") in {"", "off"}:
         yield f"{agent.name} has --labels api, and does not speak to the Kubernetes API: list labels-api"
 
 
-def _api(agent: Process, manifests: Sequence[Manifest]) -> Iterator[str]:
-    if not agent.speaks or agent.option("--kubeconfig"):
+def _api(agent: Process, whole: _Whole) -> Iterator[str]:
+    if not agent.speaks or agent.told("--kubeconfig") != "":
         return
     account = str(agent.pod.get("serviceAccountName") or "default")
     if agent.pod.get("automountServiceAccountToken") is False:
         yield f"{agent.name} speaks to the Kubernetes API, and gets no token (automountServiceAccountToken: false)"
-    bound = {
-        (str(subject.get("namespace") or ""), str(subject.get("name")))
-        for manifest in manifests
-        if str(manifest.get("kind")) in {"ClusterRoleBinding", "RoleBinding"}
-        for subject in items(manifest, "subjects")
-    }
-    if not any(name == account and _alike(namespace, agent.namespace) for namespace, name in bound):
+    bound = whole.bound.get(account, set())
+    if not bound or not (not agent.namespace or {"", agent.namespace} & bound):
         yield f"{agent.name} speaks to the Kubernetes API, and no role is bound to its account {account}: list kube-api"
 
 
-def _canaries(agent: Process, manifests: Sequence[Manifest]) -> Iterator[str]:
+def _canaries(agent: Process, whole: _Whole) -> Iterator[str]:
     """Jobs that ask whether nodes have accepted a config."""
-    jobs = [one for one in manifests if one.get("kind") == "Job" and _alike(identity(one)[0], agent.namespace)]
-    parts = {str(part(job, "metadata", "labels", "app.kubernetes.io/component")): job for job in jobs}
-    if "canary-wait" in parts and agent.option("--labels") in {"", "off"}:
+    waits, checks = (whole.job(component, agent.namespace) for component in ("canary-wait", "canary-check"))
+    if waits is not None and agent.told("--labels") in {"", "off"}:
         yield (
-            f"{called(parts['canary-wait'])} waits for labels of nodes, which {agent.name} does not write: list"
+            f"{called(waits)} waits for labels of nodes, which {agent.name} does not write: list"
             " labels-api or labels-nfd, or take canary-check"
         )
-    if "canary-check" in parts:
-        policies = [
-            one
-            for one in manifests
-            if one.get("kind") == "NetworkPolicy"
-            and _alike(identity(one)[0], agent.namespace)
-            and items(one, "spec", "ingress")
-        ]
-        opened = [
-            part(source, "podSelector", "matchLabels", "app.kubernetes.io/name")
-            for policy in policies
-            for rule in items(policy, "spec", "ingress")
-            for source in items(rule, "from")
-        ]
-        if policies and "nodeagent-canary-check" not in opened:
-            yield f"{called(parts['canary-check'])} may not reach {agent.name}: list canary-check after network-policy"
+    if checks is not None and whole.kept_out(agent.namespace):
+        yield f"{called(checks)} may not reach {agent.name}: list canary-check after network-policy"
 
 
-def _hashed(by_config_map: Mapping[tuple[str, str], Sequence[Mount]], manifests: Sequence[Manifest]) -> Iterator[str]:
+def _hashed(by_config_map: Mapping[Reference, Sequence[Mount]], manifests: Sequence[Manifest]) -> Iterator[str]:
     """A revision in a ConfigMap whose name follows its content: every commit is another name."""
     for one in manifests:
-        mounts = by_config_map.get(identity(one), ())
+        mounts = by_config_map.get(reference(one), ())
         if mounts and _HASHED.search(identity(one)[1]) and REVISION_NAME in table(one, "data"):
             yield (
                 f"{called(one)} has a {REVISION_NAME} in it, and a name that follows its content: every commit replaces"
@@ -207,19 +290,22 @@ def _hashed(by_config_map: Mapping[tuple[str, str], Sequence[Mount]], manifests:
 
 
 def _unmounted(
-    by_config_map: Mapping[tuple[str, str], Sequence[Mount]], manifests: Sequence[Manifest], found: Sequence[Found]
+    by_config_map: Mapping[Reference, Sequence[Mount]], manifests: Sequence[Manifest], found: Sequence[Found]
 ) -> Iterator[str]:
     """An agent whose ConfigMap is not there, beside one that nobody has."""
-    there = {identity(one) for one in manifests if one.get("kind") == "ConfigMap"}
+    there = {reference(one) for one in manifests if one.get("kind") in KINDS}
     used = {
-        (identity(one)[0], str(table(volume, "configMap").get("name")))
+        (identity(one)[0], str(part(volume, "configMap", "name")))
         for one in manifests
         for volume in items(one, "spec", "template", "spec", "volumes")
-        if table(volume, "configMap")
     }
-    left = dict.fromkeys(one.owner[:2] for one in found if one.owner is not None and one.owner[:2] not in used)
-    for (namespace, name), mounts in by_config_map.items():
-        if (namespace, name) not in there and left:
-            others = ", ".join("/".join(filter(None, one)) for one in left)
-            wanted = "/".join(filter(None, (namespace, name)))
-            yield f"{mounts[0].agent} has the ConfigMap {wanted}, which is not among these; nobody has {others}"
+    left = dict.fromkeys(
+        "/".join(filter(None, one.owner[0][1:]))
+        for one in found
+        if one.owner is not None and one.owner[0] not in by_config_map and one.owner[0][1:] not in used
+    )
+    others = ", ".join([*islice(left, _LISTED), *(["others"] if len(left) > _LISTED else [])])
+    for wanted, mounts in by_config_map.items():
+        if wanted not in there and left:
+            name = "/".join(filter(None, wanted[1:]))
+            yield f"{mounts[0].agent} has the {wanted[0]} {name}, which is not among these; nobody has {others}"

@@ -1,5 +1,6 @@
-"""Looks for sharing configs in the documents of one file: in ConfigMaps, in Lists of them, and in what is still to be
-rendered: values of a chart in a HelmRelease or an Application, patches and literals of kustomize.
+"""Looks for sharing configs in the documents of one file: in ConfigMaps, in Lists of them, in objects that have whole
+ones within, such as a policy or a template, and in what is still to be rendered: values of a chart in a HelmRelease or
+an Application, patches and literals of kustomize.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from nodeagent.config import configmap, meant
-from nodeagent.config.configmap import Mount
 from nodeagent.config.load import bounded, load, load_tree
+from nodeagent.config.mounted import Mount, Reference, reference
 from nodeagent.config.place import Place
+from nodeagent.config.workloads import called
 from nodeagent.documents.strict import Path, Rejected, Tree, dotted, read_all
 from nodeagent.documents.tree import brief
 from nodeagent.model.config import Document, Loaded, Stage, Violation
@@ -43,20 +45,20 @@ _LONGEST_KEY: Final = 253
 _FIELDS: Final = ("data", "binaryData", "stringData")
 
 Manifest = Mapping[str, object]
-Mounts = Mapping[tuple[str, str], Sequence[Mount]]
-"""The agents that have a ConfigMap mounted, by its namespace and name."""
+Mounts = Mapping[Reference, Sequence[Mount]]
+"""The agents that have a ConfigMap mounted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """A config, where its text stands (None: it is the file), and what it is in: `ConfigMap gpu/sharing, t4.yaml`.
-    `owner` is the namespace and the name of a ConfigMap, and the key in it.
+    `owner` is the ConfigMap, and the key in it.
     """
 
     loaded: Loaded
     place: Place | None = None
     name: str = ""
-    owner: tuple[str, str, str] | None = None
+    owner: tuple[Reference, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class _Layer:
     name: str = ""
     depth: int = 0
 
-    def called(self, name: str) -> str:
+    def within(self, name: str) -> str:
         return ": ".join(part for part in (self.name, name) if part)
 
 
@@ -104,18 +106,25 @@ class Search:
             if is_config_map(manifest):
                 self._config_map(layer, path, manifest)
             elif layer.depth or kind is None or (isinstance(kind, str) and kind in RENDERED_BY):
-                name = layer.called(configmap.called(manifest)) if kind is not None else layer.name
+                name = layer.within(called(manifest)) if kind is not None else layer.name
                 self._values(replace(layer, name=name), path, manifest)
+            else:
+                self._values(replace(layer, name=layer.within(called(manifest))), path, manifest, texts=False)
 
-    def _values(self, layer: _Layer, root: Path, value: object) -> None:
-        """Look into the values of a document that is not a config itself."""
+    def _values(self, layer: _Layer, root: Path, value: object, *, texts: bool = True) -> None:
+        """Look into the values of a document that is not a config itself. Objects in it are what they say they are; of
+        `texts` that is certain only where others make manifests of them.
+        """
         for path, one in _nodes(root, value):
             if isinstance(one, str):
-                self._text(layer, path, one)
+                if texts:
+                    self._text(layer, path, one)
+            elif not texts and not _whole(one):
+                continue
             elif path != root and isinstance(one, dict) and is_config_map(one):
                 self._config_map(layer, path, one)
             elif path != root and meant.is_meant(one) and self._may(layer.tree, layer.outer, path, _AS_MANY):
-                name = layer.called(dotted(path)) if not layer.name else f"{layer.name}, {dotted(path)}"
+                name = layer.within(dotted(path)) if not layer.name else f"{layer.name}, {dotted(path)}"
                 self._value(layer, path, one, name)
 
     def _value(self, layer: _Layer, path: Path, value: object, name: str) -> None:
@@ -141,7 +150,7 @@ class Search:
         self._looks -= 1
         if self._looks < 0:
             if self._looks == -1:
-                name = layer.called(dotted(path))
+                name = layer.within(dotted(path))
                 self.notes.append(f"{name}: only {_MOST_LOOKS:,} texts before this one were looked into")
             return
         key, separator, rest = text.partition("=")
@@ -182,8 +191,8 @@ class Search:
         return False
 
     def _config_map(self, layer: _Layer, path: Path, manifest: Manifest) -> None:
-        tree, name = layer.tree, layer.called(configmap.called(manifest))
-        contents = configmap.look_into(manifest, path, name, self._mounts.get(configmap.identity(manifest), ()))
+        tree, name = layer.tree, layer.within(called(manifest))
+        contents = configmap.look_into(manifest, path, name, self._mounts.get(reference(manifest), ()))
         if contents is None:
             self._values(replace(layer, name=name), path, {field: manifest.get(field) for field in _FIELDS})
             return
@@ -201,7 +210,7 @@ class Search:
             told = one.data.decode("utf-8", "replace")
             place = Place(tree, one.path, told, layer.lines, outer=layer.outer)
             document = Document(f"{self._file} ({name}, {brief(one.key)})", one.data, contents.revision)
-            owner = (*configmap.identity(manifest), one.key)
+            owner = (reference(manifest), one.key)
             self.found.append(Found(load(document), place, f"{name}, {brief(one.key)}", owner))
 
 
@@ -243,6 +252,13 @@ def _nodes(path: Path, value: object) -> Iterator[tuple[Path, object]]:
     elif isinstance(value, list):
         for position, one in enumerate(value):
             yield from _nodes((*path, position), one)
+
+
+def _whole(value: object) -> bool:
+    """Whether an object within another one is what will be in the cluster, not a part or the name of it."""
+    if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
+        return False
+    return isinstance(value.get("metadata"), dict) and isinstance(value.get("apiVersion"), str)
 
 
 def _below(violation: Violation, path: Path) -> bool:

@@ -1,27 +1,33 @@
-"""The agent and the MPS host among rendered manifests: what they are told, what they have, and which ConfigMap is read.
+"""The agent and the MPS host among rendered manifests: what they are told, and what they have.
 
 Pure: manifests may hold anything, and what is not as Kubernetes would have it counts as not there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from itertools import islice
 from typing import Any, Final
 
-from nodeagent.config.configmap import Mount, called, identity
-from nodeagent.config.selection import file_names
-from nodeagent.model.node import Selection
+from nodeagent.documents.tree import brief
 
 AGENT: Final = "run"
 MPS_HOST: Final = "mps-host"
+
+MOST: Final = 500
+"""So many agents and MPS hosts are looked at. Each is a pool, and nobody has as many."""
 
 _PART_OF: Final = "app.kubernetes.io/part-of"
 _INSTANCE: Final = "app.kubernetes.io/instance"
 _NAME: Final = "nodeagent"
 _KINDS: Final = frozenset({"DaemonSet", "Deployment", "StatefulSet", "ReplicaSet", "Job"})
+_VISIBLE: Final = "NVIDIA_VISIBLE_DEVICES"
 _LOCAL: Final = "simulated:"
+_REFERENCE: Final = re.compile(r"\$(?:\$|\(([^()$]+)\))")
+_LONGEST: Final = 4096
+"""A value that other values have made longer than this is not known."""
 
 Manifest = Mapping[str, object]
 
@@ -47,28 +53,42 @@ def items(value: object, *keys: str) -> list[Mapping[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A container that runs one of our commands, and the pod that it is in. `labels` are those of the workload."""
+    """A container that runs one of our commands, and the pod that it is in. `labels` are those of the workload.
+
+    A variable that is None has a value that only the cluster knows; `open`: so may any other one be there.
+    """
 
     name: str
     namespace: str
     instance: str
     command: str
     arguments: tuple[str, ...]
-    environment: Mapping[str, str]
+    environment: Mapping[str, str | None]
+    open: bool
     container: Mapping[str, Any]
     pod: Mapping[str, Any]
     labels: Mapping[str, Any]
     annotations: Mapping[str, Any]
 
     def option(self, flag: str) -> str:
-        """What an option is set to; empty where it has its default."""
+        """What an option is set to; empty where it has its default, or nobody knows."""
+        return self.told(flag) or ""
+
+    def told(self, flag: str) -> str | None:
+        """What an option is set to; empty where it has its default, None where only the cluster knows."""
         for position, argument in enumerate(self.arguments):
             if argument.startswith(f"{flag}="):
-                return argument.partition("=")[2]
+                return _expanded(argument.partition("=")[2], self.environment, self.open)
             if argument == flag:
                 following = self.arguments[position + 1 : position + 2]
-                return following[0] if following and not following[0].startswith("--") else "true"
-        return self.environment.get("NODEAGENT" + flag[1:].replace("-", "_").upper(), "")
+                if not following or following[0].startswith("--"):
+                    return "true"
+                return _expanded(following[0], self.environment, self.open)
+        return self.variable("NODEAGENT" + flag[1:].replace("-", "_").upper())
+
+    def variable(self, name: str) -> str | None:
+        """The value of a variable; empty where it is not there, None where only the cluster knows."""
+        return self.environment.get(name, None if self.open else "")
 
     @property
     def speaks(self) -> bool:
@@ -77,7 +97,9 @@ class Process:
 
     @property
     def simulated(self) -> bool:
-        return self.option("--driver").startswith(_LOCAL)
+        """Whether its GPUs are, as far as is known."""
+        driver = self.told("--driver")
+        return driver is None or driver.startswith(_LOCAL)
 
     @property
     def host_paths(self) -> tuple[str, ...]:
@@ -88,7 +110,7 @@ class Process:
         """By which ways the driver comes in."""
         if self.pod.get("runtimeClassName"):
             yield f"the runtime class {self.pod['runtimeClassName']}"
-        elif "NVIDIA_VISIBLE_DEVICES" in self.environment:
+        elif self.variable(_VISIBLE) != "" or _VISIBLE in self.environment:
             yield "the default runtime of the node"
         root, library = self.option("--driver-root"), self.option("--nvml-library")
         if root not in {"", "/"} or library or any("libnvidia-ml" in path for path in self.host_paths):
@@ -98,8 +120,8 @@ class Process:
 
 
 def processes(manifests: Iterable[Manifest]) -> tuple[Process, ...]:
-    """Those of our commands that workloads among these start."""
-    return tuple(process for manifest in manifests for process in _processes(manifest))
+    """Those of our commands that workloads among these start; of many the first."""
+    return tuple(islice((process for manifest in manifests for process in _processes(manifest)), MOST))
 
 
 def _processes(manifest: Manifest) -> Iterator[Process]:
@@ -120,7 +142,8 @@ def _processes(manifest: Manifest) -> Iterator[Process]:
                 str(labels.get(_INSTANCE, "")),
                 command,
                 tuple(words[words.index(command) + 1 :]),
-                {str(one.get("name")): str(one.get("value", "")) for one in items(container, "env")},
+                _environment(container),
+                bool(items(container, "envFrom")),
                 container,
                 table(template, "spec"),
                 labels,
@@ -128,46 +151,52 @@ def _processes(manifest: Manifest) -> Iterator[Process]:
             )
 
 
-def _list(value: object) -> list[object]:
-    return value if isinstance(value, list) else []
-
-
-def mounted(manifests: Iterable[Manifest]) -> dict[tuple[str, str], list[Mount]]:
-    """By namespace and name of a ConfigMap: the agents among these that have it as their config."""
-    found: dict[tuple[str, str], list[Mount]] = {}
-    for process in processes(manifests):
-        if process.command == AGENT and (one := _mount(process)) is not None:
-            name, mount = one
-            found.setdefault((process.namespace, name), []).append(mount)
+def _environment(container: Mapping[str, Any]) -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    more = bool(items(container, "envFrom"))
+    for one in items(container, "env"):
+        value = None if "valueFrom" in one else _expanded(str(one.get("value") or ""), found, more)
+        found[str(one.get("name"))] = value
     return found
 
 
-def _mount(agent: Process) -> tuple[str, Mount] | None:
-    """The name of the ConfigMap that an agent has as its config, and how."""
-    config = PurePosixPath(agent.option("--config"))
-    mounts = [one for one in items(agent.container, "volumeMounts") if config.is_relative_to(str(one.get("mountPath")))]
-    if not mounts or not config.is_absolute():
-        return None
-    mount = max(mounts, key=lambda one: len(str(one.get("mountPath"))))
-    volume = next((one for one in items(agent.pod, "volumes") if one.get("name") == mount.get("name")), {})
-    found = next(_sources(volume), None)
-    if found is None:
-        return None
-    name, listed = found
-    inside, sub_path = config.relative_to(str(mount.get("mountPath"))), str(mount.get("subPath") or "")
-    whole = not inside.parts and not sub_path
-    names = file_names(Selection(), agent.option("--config-default") or None) if whole else (str(inside),)
-    names = (sub_path,) if sub_path else names
-    if listed:
-        keys = {one.get("path"): str(one.get("key")) for one in listed}
-        names = tuple(keys[file] for file in names if file in keys) or names
-    by_label = whole and agent.speaks and agent.option("--config-label") != "off"
-    return name, Mount(agent.name, names, by_label=by_label, whole=whole, frozen=bool(sub_path))
+def _expanded(text: str, environment: Mapping[str, str | None], more: bool) -> str | None:  # noqa: FBT001
+    """A text with `$(NAME)` replaced as Kubernetes does it, by a variable that is there; None where it is not known."""
+    if len(text) > _LONGEST:
+        return text if "$" not in text else None
+    made, end = "", 0
+    for found in _REFERENCE.finditer(text):
+        name = found[1]
+        value = "$" if name is None else environment.get(name, None if more else found[0])
+        if value is None or len(made) > _LONGEST:
+            return None
+        made, end = f"{made}{text[end : found.start()]}{value}", found.end()
+    return made + text[end:]
 
 
-def _sources(volume: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[Mapping[str, Any]]]]:
-    """The ConfigMaps and Secrets of a volume, each with the keys that it lists, if it does."""
-    for one in (volume, *items(volume, "projected", "sources")):
-        for source, name in (("configMap", "name"), ("secret", "secretName"), ("secret", "name")):
-            if isinstance(called_ := table(one, source).get(name), str):
-                yield called_, items(one, source, "items")
+def identity(manifest: Mapping[str, object]) -> tuple[str, str]:
+    """Namespace and name."""
+    metadata = manifest.get("metadata")
+    told: Mapping[str, object] = metadata if isinstance(metadata, dict) else {}
+    return str(told.get("namespace") or ""), str(told.get("name") or "")
+
+
+def called(manifest: Mapping[str, object]) -> str:
+    """`ConfigMap gpu/sharing`."""
+    metadata = manifest.get("metadata")
+    told: Mapping[str, object] = metadata if isinstance(metadata, dict) else {}
+    kind, namespace, name, generated = (
+        brief(value) if isinstance(value, str) and value else ""
+        for value in (
+            manifest.get("kind", "ConfigMap"),
+            told.get("namespace"),
+            told.get("name"),
+            told.get("generateName"),
+        )
+    )
+    own = name or (f"{generated}*" if generated else "without name")
+    return f"{kind} {namespace}/{own}" if namespace else f"{kind} {own}"
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []

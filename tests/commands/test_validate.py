@@ -461,6 +461,52 @@ FOLDERS: dict[str, tuple[dict[str, str], int, str]] = {
         1,
         'sub/t4.txt:1:1: expected a sharing config ("apiVersion: nodeagent.io/v1alpha1")',
     ),
+    "an empty object": (
+        {"sharing.yaml": SHARED_BY_TEN, "t4.yaml": "{}\n"},
+        1,
+        "t4.yaml:1:1: expected a sharing config",
+    ),
+    "an empty list": ({"sharing.yaml": SHARED_BY_TEN, "t4.yaml": "[]\n"}, 1, "it stands beside configs"),
+    "a word": ({"sharing.yaml": SHARED_BY_TEN, "t4.yaml": "hello\n"}, 1, 'got "hello"; it stands beside configs'),
+    "words": ({"sharing.yaml": SHARED_BY_TEN, "t4.yaml": "- a\n"}, 1, "it stands beside configs"),
+    "empty objects of others": (
+        {"sharing.yaml": SHARED_BY_TEN, "values.yaml": "{}\n", "patch.yaml": "- {op: add, path: /a, value: 1}\n"},
+        0,
+        "3 files: 1 valid, 2 skipped",
+    ),
+    "a key without an ending": (
+        {"sharing.yaml": SHARED_BY_TEN, "a100": "# was here\n"},
+        0,
+        "a100: skipped: empty; as a key of a ConfigMap, a label of a node could choose a100",
+    ),
+    "a kustomization without the usual key": (
+        {
+            "kustomization.yaml": "configMapGenerator:\n- files: [t4.yaml, a100.yaml]\n",
+            "a100.yaml": SHARED_BY_TEN,
+            "t4.yaml": "foo: bar\n",
+        },
+        1,
+        "t4.yaml:1:1: expected a sharing config",
+    ),
+    "a kustomization of others": (
+        {
+            "kustomization.yaml": "configMapGenerator:\n- files: [a.yaml, b.yaml]\n",
+            "sharing.yaml": SHARED_BY_TEN,
+            "a.yaml": "foo: bar\n",
+            "b.yaml": "a: 1\n",
+        },
+        0,
+        "a.yaml: skipped: no sharing config",
+    ),
+    "what is to be the default, emptied": (
+        {
+            "kustomization.yaml": "configMapGenerator:\n- files: [default=gpu.conf]\n",
+            "gpu.conf": "",
+            "sharing.yaml": SHARED_BY_TEN,
+        },
+        1,
+        "gpu.conf:1:1: expected a document, got nothing",
+    ),
     "values of a chart": (
         {"values.yaml": f"config: |\n  {WRONG_TWICE.replace(chr(10), chr(10) + '  ')}\n"},
         1,
@@ -513,6 +559,32 @@ def test_every_key_of_a_mounted_config_map_is_judged(tmp_path: Path, capsys: pyt
     assert f'{tmp_path}/a100.yaml:1:1: expected a sharing config ("apiVersion' in told
     assert f"{tmp_path}/motd: skipped: no sharing config" in told
     assert told.endswith("4 files: 1 valid, 2 invalid (2 mistakes), 1 skipped\n")
+
+
+@pytest.mark.parametrize("broken", [{}, {"t4.yaml": "key: val: x"}])
+def test_a_mount_is_judged_as_its_config_map_is(
+    broken: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is no YAML is no mistake where no agent reads it: the Job that checks a mount passes what CI has passed."""
+    keys = {
+        "sharing.yaml": SHARED_BY_TEN,
+        "README.md": "key: val: x",
+        "install.sh": "foo: bar: x",
+        "x.bin": "\x00",
+        **broken,
+    }
+    hidden = tmp_path / "mount" / "..2026_01_01"
+    hidden.mkdir(parents=True)
+    for name, text in keys.items():
+        (hidden / name).write_text(text, "utf-8")
+        (hidden.parent / name).symlink_to(f"..data/{name}")
+    (hidden.parent / "..data").symlink_to(hidden.name)
+    config_map = tmp_path / "cm.json"
+    head = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "sharing"}}
+    config_map.write_text(json.dumps({**head, "data": {**keys, "x.bin": "."}}), "utf-8")
+    assert main(["validate", str(config_map)]) == bool(broken)
+    assert main(["validate", str(hidden.parent)]) == bool(broken)
+    assert "README.md: skipped: no sharing config" in capsys.readouterr().out
 
 
 def test_what_is_said_in_vain_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,7 +84,7 @@ def test_the_document_is_what_the_kubelet_would_mount() -> None:
 )
 def test_any_key(text: str) -> None:
     """A text under any key counts when it is a sharing config or NVIDIA's file; beside it, whatever could be read."""
-    (loaded,) = load_bundle((config_map(text, key="a100") + "  note: hello\n").encode(), "out.yaml").configs
+    (loaded,) = load_bundle((config_map(text, key="a100") + "  note.txt: hello\n").encode(), "out.yaml").configs
     assert loaded.config is not None
     assert "expected" in told(config_map(text, key="a100") + "  other.yaml: |\n    version: 3\n")[0]
 

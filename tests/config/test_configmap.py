@@ -55,9 +55,13 @@ def wrong(text: str) -> list[str]:
         ({"sharing.yaml": block(f"{TIME_SLICED}---\n{TIME_SLICED}")}, "expected one document, got another one"),
         ({"any": block(NVIDIAS), "tesla-t4": '""'}, NOTHING),
         ({"any": block(NVIDIAS), "tesla-t4": block(NVIDIAS.replace("replicas", "replica"))}, 'got "replica"'),
-        ({"sharing.yml": GOOD}, 'got "sharing.yml"; did you mean "sharing.yaml"?'),
-        ({"Sharing.yaml": GOOD}, 'got "Sharing.yaml"; did you mean "sharing.yaml"?'),
-        ({"SHARING.YML": GOOD}, 'got "SHARING.YML"; did you mean "sharing.yaml"?'),
+        ({"any": block(NVIDIAS), "t4": block(NVIDIAS + "flags: 'open")}, "expected"),
+        ({"any": block(NVIDIAS), "t4": block("{{ if }}\ngarbage here")}, "template"),
+        ({"any": block(NVIDIAS), "t4": "hello"}, 'got "hello"'),
+        ({"default": '"version: v1"', "t4": block("version: v1\nsharng: {}")}, 'did you mean "sharing"?'),
+        ({"sharing.yml": GOOD, "t4.yaml": GOOD}, 'got "sharing.yml"; did you mean "sharing.yaml"?'),
+        ({"Sharing.yaml": GOOD, "t4.yaml": GOOD}, 'got "Sharing.yaml"; did you mean "sharing.yaml"?'),
+        ({"SHARING.YML": GOOD, "t4.yaml": GOOD}, 'got "SHARING.YML"; did you mean "sharing.yaml"?'),
         ({'"sharing.yaml "': GOOD}, 'got "sharing.yaml "; did you mean "sharing.yaml"?'),
         ({"sharing.yaml": GOOD, "t4.yml": GOOD}, 'got "t4.yml"; did you mean "t4.yaml"?'),
         ({"sharing.yaml": GOOD, "t4.YAML": GOOD}, 'got "t4.YAML"; did you mean "t4.yaml"?'),
@@ -179,6 +183,23 @@ def test_a_key_that_is_read_as_the_only_one(key: str) -> None:
     assert bundle.all_violations == ()
     (note,) = bundle.notes
     assert note.endswith(f"has no key sharing.yaml, which is what an agent reads; it reads {key} as the only one")
+
+
+@pytest.mark.parametrize("key", ["sharing.yml", "Sharing.yaml", "SHARING.YML"])
+def test_a_misspelt_key_is_read_as_the_only_one(key: str) -> None:
+    """What works until another key is added is no mistake, and is noted."""
+    bundle = load_bundle(config_map({key: GOOD}).encode(), "f.yaml")
+    assert (len(bundle.configs), bundle.all_violations) == (1, ())
+    (note,) = bundle.notes
+    assert f"{key} is read only while no other key is there: expected a key that an agent reads" in note
+
+
+@pytest.mark.parametrize("key", ["default", "default.yaml", "whole.yaml", "sharing.yaml"])
+def test_the_least_of_nvidias_files(key: str) -> None:
+    """`version: v1` alone is what its plugin starts with: it counts where an agent looks first, and only there."""
+    bundle = load_bundle(config_map({key: '"version: v1"'}).encode(), "f.yaml")
+    assert (len(bundle.configs), bundle.all_violations) == (1, ())
+    assert "ConfigMap without one" in wrong(config_map({"a.yaml": '"version: v1"', "b.yaml": '"version: v2"'}))[0]
 
 
 @pytest.mark.parametrize("key", ["sharing.yaml", "default.yaml", "default"])

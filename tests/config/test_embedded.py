@@ -48,8 +48,17 @@ FILES = {
     "values in a ConfigMap": config_map({"values.yaml": block(VALUES)}),
 }
 
+OBJECT = "kind: ConfigurationPolicy\nspec:\n  object-templates:\n    - objectDefinition:\n"
+WRAPPED = {
+    "a ConfigurationPolicy": f"{OBJECT}{shifted(OURS, 8)}",
+    "a policy in a policy": f"kind: Policy\nspec:\n  policy-templates:\n    -\n{shifted(OBJECT + shifted(OURS, 8), 6)}",
+    "a Template": f"kind: Template\nobjects:\n{shifted(OURS, 4).replace('    apiVersion', '  - apiVersion', 1)}",
+    "an Object of Crossplane": f"kind: Object\nspec:\n  forProvider:\n    manifest:\n{shifted(OURS, 6)}",
+    "a config alone": f"kind: ManifestWork\nspec:\n  workload:\n    manifests:\n      -\n{shifted(BAD, 8)}",
+}
 
-@pytest.mark.parametrize("text", FILES.values(), ids=FILES)
+
+@pytest.mark.parametrize("text", [*FILES.values(), *WRAPPED.values()], ids=[*FILES, *WRAPPED])
 def test_it_is_judged_where_it_stands(text: str) -> None:
     """The mistake is told at its line and column of the file, and what is right is valid."""
     (line,) = wrong(text)
@@ -86,9 +95,19 @@ def test_what_holds_none_says_how_to_take_one_out(text: str, expected: str) -> N
 
 def test_other_objects_are_not_searched() -> None:
     """Where a Job has the config as a variable it is no second config; a name in an argument is none at all."""
-    job = f"kind: Job\nspec:\n  template:\n    env: {block(BAD)}\n"
+    job = f"kind: Job\nspec:\n  template:\n    env: {block(BAD, 6)}\n"
     assert wrong(f"{job}---\n{config_map({'sharing.yaml': block(TIME_SLICED)})}") == []
     assert "got Job without one" in wrong(job)[0]
+
+
+@pytest.mark.parametrize(
+    "inside", ["ref: {kind: ConfigMap, name: sharing}", "kind: ConfigMap", "data: {sharing.yaml: hello}"]
+)
+def test_the_name_of_a_config_map_is_none(inside: str) -> None:
+    """Objects of others refer to ConfigMaps, and hold parts of them."""
+    other = f"kind: Other\nspec:\n  x:\n    {inside}\n"
+    assert wrong(f"{other}---\n{config_map({'sharing.yaml': block(TIME_SLICED)})}") == []
+    assert "got Other without one" in wrong(other)[0]
 
 
 def test_a_document_has_only_so_many_configs() -> None:

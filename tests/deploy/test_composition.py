@@ -128,6 +128,17 @@ def test_an_mps_host_has_what_its_agent_has(tmp_path: Path, access: str) -> None
         assert "mps-control" in {volume["name"] for volume in pod(agent)["volumes"]}
 
 
+def test_mig_beside_privilege(tmp_path: Path) -> None:
+    """Whichever of mig and driver-root is listed first, the agent is privileged, and has no capabilities beside it."""
+    first, second = (rendered(tmp_path / str(n), *order) for n, order in enumerate(permutations(["mig", ROOT])))
+    assert first == second
+    (agent,) = kind(first, "DaemonSet")
+    (container,) = pod(agent)["containers"]
+    assert container["securityContext"]["privileged"] is True
+    assert "capabilities" not in container["securityContext"]
+    assert "NVIDIA_MIG_MONITOR_DEVICES" in {one["name"] for one in container["env"]}
+
+
 @pytest.mark.parametrize("order", list(permutations(["kube-api", "labels-api"])))
 def test_a_pool_may_list_what_another_component_brings(tmp_path: Path, order: Sequence[str]) -> None:
     """kube-api beside labels-api, which is that and more, is labels-api; nothing is there twice."""
