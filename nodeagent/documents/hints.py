@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from nodeagent.documents.evaluate import findings
 from nodeagent.documents.tree import Path
@@ -154,10 +154,10 @@ class Guide:
     def _reach(self, path: Path) -> object:
         value = self._value
         for step in path:
-            inside = value if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, list) else {}
+            inside = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
             if step not in inside:
                 return _NOTHING
-            value = inside[step]
+            value = cast("Any", value)[step]
         return value
 
     def _walk(self, schemas: tuple[Schema, ...], path: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:

@@ -58,6 +58,8 @@ WORST = [
     Shape("document", "documents", "words", 19_000, 5),
     Shape("document", "directives", "words", 50_000, 1),
     Shape("rules", "list", "rules of nothing", 6_000, 5),
+    Shape("rules", "list", "numbers as keys", 6_600, 1),
+    Shape("rules", "list", "keys that are none", 3_900, 1),
 ]
 
 

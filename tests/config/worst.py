@@ -69,6 +69,7 @@ WORDS: Final[Mapping[str, _Word]] = {
     "paths": lambda _, length: '"' + "a/" * length + '!"',
     "domains": lambda _, length: '"' + "a.-" * length + '!"',
     "dashes": lambda _, length: '"' + "a-" * length + '"',
+    "numbers as keys": lambda number, _: f"{{{number}: ~}}",
     "rules": lambda number, _: f"{{name: r{number}, exclusive: {{}}}}",
     "rules of many modes": lambda number, _: f"{{name: r{number}, exclusive: {{}}, mps: {{}}, timeSlicing: {{a: 1}}}}",
     "rules of nothing": lambda number, _: f"{{x{number}: 1}}",
@@ -161,6 +162,7 @@ def known() -> Iterator[Shape]:
             yield Shape(place, "list", words, NODES - 100, 2)
         yield Shape(place, "first", "paths", 1, SIZE // 2)
         yield Shape(place, "first", "domains", 1, SIZE // 3)
+    yield Shape("rules", "block list", "numbers as keys", NODES // 3 - 100, 1)
     yield Shape("comment", "comments", "words", SIZE // 4, 0)
     yield Shape("document", "directives", "words", SIZE // 20, 1)
 

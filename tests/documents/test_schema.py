@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
+from nodeagent.documents.hints import Guide
 from nodeagent.documents.schema import judge, load_schema
 from nodeagent.documents.strict import examine, read
 from nodeagent.model.config import Stage
@@ -139,3 +141,19 @@ def test_threads_that_read_at_once_import_one_after_the_other() -> None:
     command = [sys.executable, "-c", ONE_AT_A_TIME, str(longer(10.0))]
     told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=longer(60.0))
     assert told.stdout.strip() == "[]"
+
+
+class Listed(list[object]):
+    """A list whose items are taken by their index alone."""
+
+    def __iter__(self) -> Iterator[object]:
+        raise AssertionError("read as a whole")
+
+
+def test_a_question_about_an_item_costs_nothing_for_the_others() -> None:
+    """Whether something is given is asked of thousands of items of one list."""
+    guide = Guide({}, {"rules": Listed([{"a": None}, {}])})
+
+    assert guide.given(("rules", 0, "a"))
+    assert guide.empty(("rules", 0, "a"))
+    assert not any(map(guide.given, [("rules", 1, "a"), ("rules", 2), ("rules", -1), ("rules", "a"), ("rules", 0, 0)]))
