@@ -17,6 +17,9 @@ _SERVICE: Final = re.compile(
 )
 """What the kubelet sets for a Service whose name begins with `nodeagent` (service links)."""
 
+_LINK: Final = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)$")
+"""How variables of service links end, whatever the Service is called."""
+
 _SERVICE_ADDRESS: Final = re.compile(r"NODEAGENT(_[A-Z0-9_]+)?_PORT")
 _ADDRESS: Final = re.compile(r"(tcp|udp|sctp)://")
 
@@ -25,10 +28,11 @@ _NEAR: Final = 0.6
 _MOST: Final = 40
 _LONGEST: Final = 80
 
+_NO_OPTION: Final = "no option has that name"
 _IN_FILE: Final = "in the sharing config"
 _NO_SPEC: Final = "has no counterpart: the container toolkit makes the CDI specification"
 _STAYS_UP: Final = "has no counterpart: without a driver the agent stays up, is not ready, and says why"
-_BY_LABEL: Final = "has no counterpart: sharing.yaml is for nodes without the label"
+_FALLBACKS: Final = "has no counterpart: of its fallbacks `named` and `single` always hold"
 _NO_SIDECAR: Final = "has no counterpart: the agent itself follows the label and the file"
 _HEALTH: Final = f"is spec.health {_IN_FILE}"
 _DRIVER_ROOT: Final = "is NODEAGENT_DRIVER_ROOT (--driver-root)"
@@ -44,15 +48,16 @@ NVIDIA: Final[Mapping[str, str]] = {
     "CONFIG_FILE_DST": _NO_SIDECAR,
     "CONFIG_FILE_SRCDIR": "is NODEAGENT_CONFIG (--config), which may be a directory",
     "CONTAINER_DRIVER_ROOT": _DRIVER_ROOT,
-    "DEFAULT_CONFIG": _BY_LABEL,
+    "DEFAULT_CONFIG": "is NODEAGENT_CONFIG_DEFAULT (--config-default)",
     "DEVICE_DISCOVERY_STRATEGY": "is NODEAGENT_DRIVER (--driver)",
     "DP_DISABLE_HEALTHCHECKS": _HEALTH,
     "DP_ENABLE_HEALTHCHECKS": _HEALTH,
     "DRIVER_ROOT_CTR_PATH": _DRIVER_ROOT,
     "FAIL_ON_INIT_ERROR": _STAYS_UP,
-    "FALLBACK_STRATEGIES": _BY_LABEL,
+    "FALLBACK_STRATEGIES": _FALLBACKS,
     "GFD_CONFIG_FILE": "is NODEAGENT_CONFIG (--config)",
     "GFD_FAIL_ON_INIT_ERROR": _STAYS_UP,
+    "GFD_MACHINE_TYPE_FILE": "is NODEAGENT_MACHINE_TYPE_FILE (--machine-type-file)",
     "GFD_MIG_STRATEGY": _MIG,
     "GFD_NO_TIMESTAMP": f"is flags.gfd.noTimestamp {_IN_FILE}",
     "GFD_ONESHOT": "has no counterpart: the agent keeps the labels as long as it runs",
@@ -116,7 +121,9 @@ def unread(environment: Mapping[str, str], options: Sequence[Option], command: s
         elif (why := _why(name, known, command)) is not None:
             found.append(why)
     if len(found) > _MOST:
-        found[_MOST:] = [f"{len(found) - _MOST} more variables are not read"]
+        found.sort(key=lambda line: _NO_OPTION in line and "did you mean" not in line)
+        more = len(found) - _MOST
+        found[_MOST:] = [f"{more} more variables are not read" if more > 1 else "1 more variable is not read"]
     return found
 
 
@@ -139,7 +146,7 @@ def _why(name: str, known: Mapping[str, Option], command: str) -> str | None:
         if nearest
         else f"; `nodeagent {command} --help` lists those that are"
     )
-    return f"{shown} is not read: no option has that name{hint}"
+    return f"{shown} is not read: {_NO_OPTION}{hint}"
 
 
 def _of_nvidia(name: str, shown: str, known: Mapping[str, Option]) -> str | None:
@@ -149,6 +156,8 @@ def _of_nvidia(name: str, shown: str, known: Mapping[str, Option]) -> str | None
     if name in _SAME_HERE:
         ours = f"{ENVIRONMENT_PREFIX}{name}"
         return f"{whose}: it is {_told(known[ours]) if ours in known else ours}"
+    if _LINK.search(name):
+        return None
     kind = next((kind for kind in _KINDS if name.startswith(kind)), None)
     return f"{whose}: it {_KINDS[kind]}" if kind is not None else None
 

@@ -294,6 +294,8 @@ def _mend(path: Path, value: object, schema: Mapping[str, Any], guide: Guide) ->
     if isinstance(value, str):
         # Where a schema explains what it expects, one near value would be half of the story.
         options = [option for option in (*schema.get("enum", ()), schema.get("const")) if isinstance(option, str)]
+        if "," in value and (several := mend(path, value, guide)):
+            return several
         meant = nearest(value, options) if "x-expected" not in schema else None
         if meant is not None:
             return f"; did you mean {json.dumps(meant)}?"

@@ -166,7 +166,7 @@ class Guide:
         names: dict[str, list[Schema]] = {}
         for schema in every:
             for name, inner in schema.get("properties", {}).items():
-                if "not" not in inner:
+                if "not" not in inner and "x-ignored" not in inner:
                     names.setdefault(name, []).append(inner)
         if names:
             yield path, tuple(names)

@@ -129,6 +129,8 @@ def _for_text(text: str) -> Iterator[list[object]]:
         yield [format_duration(sum(int(number) * size for number, size in parts if number))]
     if items := _numbers(word):
         yield [items]
+    if "," in word:
+        yield [[part.strip() for part in word.split(",")]]
     yield [text.lower()]
     domain, slash, name = word.partition("/")
     yield [f"{domain.lower()}{slash}{name}"]

@@ -79,10 +79,15 @@ class Endpoints:
         self._clock = clock
         self._pages = Pages()
 
-    def at_once(self, method: str, target: str, known: str = "") -> bool:
-        """Whether the answer is small and takes no time, as those to the probes; and that nothing has changed."""
+    def at_once(self, method: str, target: str, known: str = "") -> Answer | None:
+        """The answer where it is small and takes no time, as those to the probes, and that nothing has changed."""
         path = _path(target)
-        return method not in {"GET", "HEAD"} or path not in _SLOW or (path == "/" and self._is_known(known))
+        if method not in {"GET", "HEAD"} or path not in _SLOW:
+            return self.answer(method, target, known)
+        # One look: what is newer by the time of a second one would be a whole page.
+        snapshot = self._snapshot() if path == "/" and known else None
+        tag = self._pages.tag(snapshot, alive=self._alive()) if snapshot is not None else ""
+        return _unchanged(tag) if tag and _among(tag, known) else None
 
     def answer(self, method: str, target: str, known: str = "") -> Answer:
         """The answer to one request; HEAD is answered as GET, and its body not sent. `known` is its If-None-Match."""
@@ -109,14 +114,9 @@ class Endpoints:
     def _page(self, snapshot: Snapshot, now: Moment, known: str, *, alive: bool) -> Answer:
         tag = self._pages.tag(snapshot, alive=alive)
         if _among(tag, known):
-            return Answer(HTTPStatus.NOT_MODIFIED, b"", headers={"ETag": tag})
+            return _unchanged(tag)
         shown = snapshot if alive else stopped(snapshot, STOPPED)
         return Answer(HTTPStatus.OK, self._pages.page(shown, tag, now), HTML, {**_PAGE_HEADERS, "ETag": tag})
-
-    def _is_known(self, known: str) -> bool:
-        """Whether whoever asks has the newest page."""
-        snapshot = self._snapshot() if known else None
-        return snapshot is not None and _among(self._pages.tag(snapshot, alive=self._alive()), known)
 
     def _livez(self) -> Answer:
         if self._alive():
@@ -157,6 +157,10 @@ def _mistakes(config: ConfigState) -> Iterator[str]:
     yield from (" ".join(f"{violation}".split()) for violation in config.violations[1:_MISTAKES])
     if (more := mistakes(config.violations) - _MISTAKES) > 0:
         yield f"and {more} more, see /status"
+
+
+def _unchanged(tag: str) -> Answer:
+    return Answer(HTTPStatus.NOT_MODIFIED, b"", headers={"ETag": tag})
 
 
 def _among(tag: str, known: str) -> bool:

@@ -182,3 +182,22 @@ def test_an_mps_host_says_it_at_its_start(tmp_path: Path) -> None:
     ]  # fmt: skip
     done = nodeagent("mps-host", "--mps-root", unusable, *flags, *given, NODEAGENT_MPS_ROTO="x")
     assert "NODEAGENT_MPS_ROTO" not in done.stderr
+
+
+def test_variables_of_nvidias_for_which_there_is_an_option() -> None:
+    """Each is told with that option, and what is made of a Service of any name is nobody's."""
+    for name, meant in (
+        ("DEFAULT_CONFIG", "NODEAGENT_CONFIG_DEFAULT (--config-default)"),
+        ("GFD_MACHINE_TYPE_FILE", "NODEAGENT_MACHINE_TYPE_FILE (--machine-type-file)"),
+        ("FALLBACK_STRATEGIES", "`named` and `single` always hold"),
+    ):
+        (line,) = told(**{name: "x"})
+        assert meant in line
+    assert told(GFD_SERVICE_HOST="10.0.0.1", GFD_PORT_80_TCP="tcp://10.0.0.1:80", DP_SERVICE_PORT="80") == []
+
+
+def test_the_likeliest_come_first() -> None:
+    """Of very many those are listed for which the option is known."""
+    lines = told(**{f"NODEAGENT_{'QXZW' * 4}{number}": "x" for number in range(40)}, nodeagent_config="x")
+    assert "it is NODEAGENT_CONFIG (--config)" in lines[0]
+    assert lines[-1] == "1 more variable is not read"

@@ -292,3 +292,17 @@ def test_a_mount_that_never_changes_or_is_of_nothing() -> None:
     text = MOUNTED.replace("CONFIG", "/config").replace("configMap: {name: sharing}", "configMap: {name: other}")
     (note,) = check_bytes(f"{text}  sharing.yaml: {GOOD}\n".encode(), "x").notes
     assert note == "DaemonSet gpu/agent has the ConfigMap gpu/other, which is not among these; nobody has gpu/sharing"
+
+
+@pytest.mark.parametrize("order", [["network-policy", "monitoring/pool", "mine"], ["monitoring/pool", "mine"]])
+def test_a_patch_comes_after_what_it_changes(tmp_path: Path, order: Sequence[str]) -> None:
+    """A component of a user's that is listed after the last one that brings an object in keeps its word."""
+    made = compose(tmp_path, *order)
+    mine = made.parent / "components/mine"
+    mine.mkdir()
+    peer = [{"op": "add", "path": "/spec/ingress/0/from/-", "value": {"podSelector": {"matchLabels": {"app": "mine"}}}}]
+    patches = [{"target": {"kind": "NetworkPolicy", "name": "nodeagent"}, "patch": yaml.safe_dump(peer)}]
+    head = {"apiVersion": "kustomize.config.k8s.io/v1alpha1", "kind": "Component", "patches": patches}
+    (mine / "kustomization.yaml").write_text(yaml.safe_dump(head), encoding="utf-8")
+    (policy,) = kind(render(made), "NetworkPolicy")
+    assert len(policy["spec"]["ingress"][0]["from"]) == 2
