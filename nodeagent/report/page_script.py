@@ -98,7 +98,7 @@ function miss(why) {
 async function ask() {
   asking = true;
   try {
-    // Not `''`: that has the name and password of http://user:secret@host/, which fetch refuses to take.
+    // Not `''`: that has the name and password of the address that was opened, which fetch refuses to take.
     const here = location.origin + location.pathname + location.search;
     const answer = await fetch(here, {cache: 'no-store', headers: tag ? {'If-None-Match': tag} : {},
       signal: AbortSignal.timeout(5000)});
