@@ -64,6 +64,7 @@ async def takes_over(node: Node, old: Process, new: Path | None, *, kill: bool) 
 async def settled(node: Node, agent: Process) -> dict[str, Any]:
     """What an agent knows, once it knows who has what, and only pods are waited for."""
     found = await memory(agent)
+    assert not (await agent.status())["plan"]["actions"], "what the kubelet shall see is still on its way"
     gpus = [known for name, known in found.items() if name != "drains"]
     assert not any(known["applied"]["fenced"] for known in gpus)
     held = [node.kubelet.held(resource) for resource in node.kubelet.resources()]
@@ -106,6 +107,7 @@ async def test_an_upgrade_and_its_rollback(release_before: Path, kill: bool) -> 
         node.commit(config(5, others=12))
         await node.kubelet.end(pods[0])
         await node.allocatable(17, within=45.0)
+        await eventually(lambda: nothing_drains(new))
         node.commit(config(3, others=12))
         await eventually(lambda: drains(new, "2 held shares drain on GPU 0"))
         node.commit(BAD)
@@ -124,6 +126,11 @@ async def drains(agent: Process, what: str) -> bool:
     message = (await agent.condition("Draining"))[2]
     assert message == what
     return True
+
+
+async def nothing_drains(agent: Process) -> bool:
+    """Whether an agent says that no pod has what is no longer wanted."""
+    return not (await agent.condition("Draining"))[0]
 
 
 async def rejected(agent: Process) -> bool:
