@@ -12,12 +12,11 @@ from typing import Final
 
 from nodeagent.settings import ENVIRONMENT_PREFIX, MPS_HOST_OPTIONS, OPTIONS, Option
 
-_SERVICE: Final = re.compile(
-    r"NODEAGENT(_[A-Z0-9_]+?)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
-)
+_OF_A_SERVICE: Final = r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+_SERVICE: Final = re.compile(rf"NODEAGENT(_[A-Z0-9_]+?)?_{_OF_A_SERVICE}")
 """What the kubelet sets for a Service whose name begins with `nodeagent` (service links)."""
 
-_LINK: Final = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)$")
+_LINK: Final = re.compile(rf"_({_OF_A_SERVICE}|PORT)$")
 """How variables of service links end, whatever the Service is called."""
 
 _SERVICE_ADDRESS: Final = re.compile(r"NODEAGENT(_[A-Z0-9_]+)?_PORT")

@@ -84,11 +84,13 @@ def bundle_of(trees: Sequence[Tree], data: bytes, file: str, *, named: bool = Tr
     if alone and (_is_bare(trees[0]) if named else meant.likely(trees[0])):
         return Bundle((Found(_bare(data, file, trees[0])),))
     manifests = tuple(manifest for tree in trees for _, manifest in objects(tree))
-    search = Search(file, mounted(workloads.processes(manifests)))
+    ours = workloads.processes(manifests)
+    mounts = mounted(ours)
+    search = Search(file, mounts)
     for tree in trees:
         search.look(tree, data)
     if search.found or search.violations:
-        notes = tuple(dict.fromkeys((*search.notes, *rendered.notes(manifests, search.found))))
+        notes = tuple(dict.fromkeys((*search.notes, *rendered.notes(manifests, search.found, ours, mounts))))
         several = len({one.name for one in search.found}) > 1
         return Bundle(tuple(search.found), tuple(search.violations), notes, (), several)
     if alone or not trees:

@@ -23,6 +23,7 @@ from nodeagent.documents.scalars import UNUSABLE
 from nodeagent.documents.tree import Path, brief
 
 KINDS: Final = ("ConfigMap", "Secret")
+FIELDS: Final = ("data", "binaryData", "stringData")
 
 _KEY: Final = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 _SUFFIX: Final = ".yaml"
@@ -199,7 +200,7 @@ class _Readable:
 
 
 def _shape(manifest: Mapping[str, object], path: Path) -> Iterator[Fault]:
-    for name in ("data", "binaryData", "stringData"):
+    for name in FIELDS:
         value = manifest.get(name)
         if name in manifest and value is not None and not isinstance(value, dict):
             yield Fault((*path, name), f"expected keys with texts, got {show(value)}")

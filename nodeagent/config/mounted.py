@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from nodeagent.config.selection import file_names, only_one
-from nodeagent.config.workloads import AGENT, Process, items, table
+from nodeagent.config.workloads import AGENT, Process, identity, items, table
 from nodeagent.model.node import Selection
 
 USUAL: Final = file_names(Selection())
@@ -75,9 +75,9 @@ def _only(keys: frozenset[str]) -> str | None:
 
 def reference(manifest: Mapping[str, object]) -> Reference:
     """What a ConfigMap or a Secret is mounted by."""
-    kind, metadata = manifest.get("kind"), table(manifest, "metadata")
+    kind = manifest.get("kind")
     known = _KINDS.get(kind.lower(), kind) if isinstance(kind, str) else "ConfigMap"
-    return known, str(metadata.get("namespace") or ""), str(metadata.get("name") or "")
+    return known, *identity(manifest)
 
 
 def mounted(processes: Iterable[Process]) -> dict[Reference, list[Mount]]:

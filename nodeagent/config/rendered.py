@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Final, TypeVar
 
 from nodeagent.config.configmap import KINDS
-from nodeagent.config.mounted import Mount, Reference, mounted, reference
+from nodeagent.config.mounted import Mount, Reference, reference
 from nodeagent.config.search import Found
 from nodeagent.config.selection import REVISION_NAME, file_names
 from nodeagent.config.workloads import (
@@ -26,7 +26,6 @@ from nodeagent.config.workloads import (
     identity,
     items,
     part,
-    processes,
     table,
 )
 from nodeagent.documents.tree import brief
@@ -123,13 +122,18 @@ def _of(found: Mapping[str, _T], namespace: str) -> _T | None:
     return found.get(namespace, found.get(""))
 
 
-def notes(manifests: Sequence[Manifest], found: Sequence[Found]) -> tuple[str, ...]:
-    """A note for each thing that does not work together among these, whose configs were `found`."""
-    ours = processes(manifests)
+def notes(
+    manifests: Sequence[Manifest],
+    found: Sequence[Found],
+    ours: Sequence[Process],
+    by_config_map: Mapping[Reference, Sequence[Mount]],
+) -> tuple[str, ...]:
+    """A note for each thing that does not work together among these, whose configs were `found`. `ours` are the agents
+    and MPS hosts among them, `by_config_map` is what those have mounted.
+    """
     if not ours:
         return ()
     whole = _Whole(ours, manifests)
-    by_config_map = mounted(ours)
     asked = _asked(by_config_map, found)
     told: list[str] = []
     for process in ours:

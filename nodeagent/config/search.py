@@ -42,7 +42,6 @@ _AS_MANY: Final = 10
 """A config that is no text costs as many others: it is cut out of its document."""
 
 _LONGEST_KEY: Final = 253
-_FIELDS: Final = ("data", "binaryData", "stringData")
 
 Manifest = Mapping[str, object]
 Mounts = Mapping[Reference, Sequence[Mount]]
@@ -75,6 +74,9 @@ class _Layer:
 
     def within(self, name: str) -> str:
         return ": ".join(part for part in (self.name, name) if part)
+
+    def at(self, path: Path) -> str:
+        return f"{self.name}, {dotted(path)}" if self.name else dotted(path)
 
 
 class Search:
@@ -124,8 +126,7 @@ class Search:
             elif path != root and isinstance(one, dict) and is_config_map(one):
                 self._config_map(layer, path, one)
             elif path != root and meant.is_meant(one) and self._may(layer.tree, layer.outer, path, _AS_MANY):
-                name = layer.within(dotted(path)) if not layer.name else f"{layer.name}, {dotted(path)}"
-                self._value(layer, path, one, name)
+                self._value(layer, path, one, layer.at(path))
 
     def _value(self, layer: _Layer, path: Path, value: object, name: str) -> None:
         """A config that is no text, but part of the document. What bytes it will be is not known."""
@@ -139,8 +140,7 @@ class Search:
             keys={key[size:]: mark for key, mark in tree.keys.items() if key[:size] == path and len(key) > size},
         )
         loaded = load_tree(Document(f"{self._file} ({name})", b""), inner)
-        if layer.outer is not None:
-            loaded = replace(loaded, violations=tuple(layer.outer.outside(one) for one in loaded.violations))
+        loaded = replace(loaded, violations=tuple(_outside(layer.outer, one) for one in loaded.violations))
         self.found.append(Found(loaded, None, name))
 
     def _text(self, layer: _Layer, path: Path, text: str) -> None:
@@ -157,8 +157,7 @@ class Search:
         literal = bool(separator) and len(key) <= _LONGEST_KEY and not set(key) & set(" \n:")
         inner, skipped = (rest, len(key) + 1) if literal else (text, 0)
         place = Place(layer.tree, path, inner, layer.lines, skipped, layer.outer)
-        name = f"{layer.name}, {dotted(path)}" if layer.name else dotted(path)
-        name = f"{name}, {brief(key)}" if literal else name
+        name = f"{layer.at(path)}, {brief(key)}" if literal else layer.at(path)
         try:
             trees = read_all(inner.encode(), layer.tree.file)
         except Rejected:
@@ -187,22 +186,22 @@ class Search:
                 f"expected at most {_MOST:,} configs in a document, got more; give the others documents of their own"
             )
             wrong = Violation(tree.file, tree.where(path), message, Stage.READ)
-            self.violations.append(wrong if outer is None else outer.outside(wrong))
+            self.violations.append(_outside(outer, wrong))
         return False
 
     def _config_map(self, layer: _Layer, path: Path, manifest: Manifest) -> None:
         tree, name = layer.tree, layer.within(called(manifest))
         contents = configmap.look_into(manifest, path, name, self._mounts.get(reference(manifest), ()))
         if contents is None:
-            self._values(replace(layer, name=name), path, {field: manifest.get(field) for field in _FIELDS})
+            self._values(replace(layer, name=name), path, {field: manifest.get(field) for field in configmap.FIELDS})
             return
-        inside = tuple(dotted((*path, field)) for field in _FIELDS)
+        inside = tuple(dotted((*path, field)) for field in configmap.FIELDS)
         wrong = [one for one in tree.problems if one.where.path.startswith(inside)]
         wrong += [
             Violation(tree.file, tree.where(fault.path, key=fault.at_key), fault.message, Stage.SCHEMA)
             for fault in contents.faults
         ]
-        self.violations += [one if layer.outer is None else layer.outer.outside(one) for one in bounded(tuple(wrong))]
+        self.violations += [_outside(layer.outer, one) for one in bounded(tuple(wrong))]
         self.notes += contents.notes
         for one in contents.judged:
             if not self._may(tree, layer.outer, one.path):
@@ -259,6 +258,11 @@ def _whole(value: object) -> bool:
     if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
         return False
     return isinstance(value.get("metadata"), dict) and isinstance(value.get("apiVersion"), str)
+
+
+def _outside(outer: Place | None, violation: Violation) -> Violation:
+    """A violation in a text that stands at `outer`, as one in the file."""
+    return violation if outer is None else outer.outside(violation)
 
 
 def _below(violation: Violation, path: Path) -> bool:

@@ -176,22 +176,20 @@ def _expanded(text: str, environment: Mapping[str, str | None], more: bool) -> s
 
 def identity(manifest: Mapping[str, object]) -> tuple[str, str]:
     """Namespace and name."""
-    metadata = manifest.get("metadata")
-    told: Mapping[str, object] = metadata if isinstance(metadata, dict) else {}
-    return str(told.get("namespace") or ""), str(told.get("name") or "")
+    metadata = table(manifest, "metadata")
+    return str(metadata.get("namespace") or ""), str(metadata.get("name") or "")
 
 
 def called(manifest: Mapping[str, object]) -> str:
     """`ConfigMap gpu/sharing`."""
-    metadata = manifest.get("metadata")
-    told: Mapping[str, object] = metadata if isinstance(metadata, dict) else {}
+    metadata = table(manifest, "metadata")
     kind, namespace, name, generated = (
         brief(value) if isinstance(value, str) and value else ""
         for value in (
             manifest.get("kind", "ConfigMap"),
-            told.get("namespace"),
-            told.get("name"),
-            told.get("generateName"),
+            metadata.get("namespace"),
+            metadata.get("name"),
+            metadata.get("generateName"),
         )
     )
     own = name or (f"{generated}*" if generated else "without name")

@@ -13,7 +13,9 @@ import yaml
 
 from nodeagent.commands import findings
 from nodeagent.commands.checking import check_bytes
+from nodeagent.config.mounted import mounted
 from nodeagent.config.rendered import notes
+from nodeagent.config.workloads import Manifest, processes
 from tests.deploy.manifests import build, render
 from tests.deploy.pools import POOLS
 from tests.deploy.test_kustomize import KUSTOMIZE, component, compose, kind, pod
@@ -165,11 +167,17 @@ def pools(*changes: dict[str, Any]) -> list[dict[str, Any]]:
     return made
 
 
+def noted(manifests: Sequence[Manifest]) -> tuple[str, ...]:
+    """What is noted of manifests without a config."""
+    ours = processes(manifests)
+    return notes(manifests, (), ours, mounted(ours))
+
+
 def test_two_agents_for_one_node() -> None:
     """Pools whose agents are for the same nodes are noted; those that a label tells apart are not."""
-    (note,) = notes(pools({}, {}), ())
+    (note,) = noted(pools({}, {}))
     assert note.startswith("DaemonSet gpu/pool-0 and DaemonSet gpu/pool-1 are for the same nodes")
-    assert notes(pools({"nodeSelector": {"a": "b"}}, {"nodeSelector": {"a": "c"}}), ()) == ()
+    assert noted(pools({"nodeSelector": {"a": "b"}}, {"nodeSelector": {"a": "c"}})) == ()
 
 
 RUN = {"image": "nodeagent", "args": ["run"]}
@@ -189,7 +197,7 @@ STRANGE: list[Any] = [
 @pytest.mark.parametrize("manifest", STRANGE)
 def test_manifests_may_hold_anything(manifest: dict[str, Any]) -> None:
     """What is not as Kubernetes would have it counts as not there, and fails nothing."""
-    assert isinstance(notes([manifest], ()), tuple)
+    assert isinstance(noted([manifest]), tuple)
     assert check_bytes(yaml.safe_dump(manifest).encode(), "stdin").problem is None
 
 
