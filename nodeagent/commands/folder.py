@@ -159,4 +159,6 @@ def is_misspelt(path: Path) -> bool:
 
 def unreadable(path: Path, error: OSError) -> str:
     """Why a file or a directory cannot be read."""
+    if isinstance(error, FileNotFoundError) and path.is_symlink():
+        return f"cannot read {path}: a link to {path.readlink()}, which leads nowhere from here"
     return f"cannot read {path}: {(error.strerror or str(error)).lower()}"

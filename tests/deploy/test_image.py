@@ -212,8 +212,8 @@ class TestCommands:
 
     def test_validate(self, image: Image) -> None:
         """A pipeline checks a file with it: with the agent's own schemas and exit codes, from a mount or from stdin."""
-        examples = Volume(str(ROOT / "examples"), "/work", read_only=True)
-        assert image.run("validate", "/work", volumes=[examples]).returncode == 0
+        examples = Volume(str(ROOT), "/work", read_only=True)
+        assert image.run("validate", "/work/examples", volumes=[examples]).returncode == 0
         text = (ROOT / "examples" / "time-slicing.yaml").read_text(encoding="utf-8")
         assert image.run("validate", "-", stdin=text).returncode == 0
         wrong = image.run("validate", "-", stdin=text.replace("replicas", "replica"))
@@ -310,8 +310,8 @@ class TestContents:
         assert flags == {UNCHECKED_HASH}
 
         before = state(folders)
-        examples = Volume(str(ROOT / "examples"), "/work", read_only=True)
-        assert image.run("validate", "/work", volumes=[examples], writable=True).returncode == 0
+        examples = Volume(str(ROOT), "/work", read_only=True)
+        assert image.run("validate", "/work/examples", volumes=[examples], writable=True).returncode == 0
         assert state(folders) == before
 
     def test_it_has_what_the_lock_says(self, image: Image) -> None:
