@@ -52,7 +52,9 @@ def check_rules(rules: Sequence[Sited]) -> tuple[Violation, ...]:
         *_idle_fields(rules),
     ]
     found.sort(key=lambda one: (one.where.line, one.where.column))
-    return tuple(Violation(rules[0].tree.file, one.where, one.message, Stage.SEMANTIC) for one in found)
+    # Two rules may have been made of one entry.
+    once = dict.fromkeys(Violation(rules[0].tree.file, one.where, one.message, Stage.SEMANTIC) for one in found)
+    return tuple(once)
 
 
 def _repeated_names(rules: Sequence[Sited]) -> Iterator[_Objection]:
@@ -92,7 +94,7 @@ def _ambiguous_resources(rules: Sequence[Sited]) -> Iterator[_Objection]:
                 f" {_another_name(earlier if whole_after_shared else sited, sited, resource, rules)}"
             )
             yield _Objection(sited.where("resource"), expected + message)
-        elif earlier is sited and leftover and resource == DEFAULT_RESOURCE and _terms(rule) != _terms(IMPLICIT_RULE):
+        elif leftover and resource == DEFAULT_RESOURCE and _terms(rule) != _terms(IMPLICIT_RULE):
             rest, or_else = _leftover(sited, rules)
             message = (
                 f"{_terms(rule)} in {_called(sited, sited)} and {_terms(IMPLICIT_RULE)} for the GPUs that {rest};"

@@ -99,12 +99,15 @@ class Guide:
 
     def word(self, kind: str, path: Path) -> str | None:
         """What the schema says, under the keyword `kind`, of the key that `path` ends with: under the name of the key
-        around it and its own, else under its own.
+        around it and its own, else under its own. Of several words the first that the document has no value for.
         """
-        words: Mapping[str, str] = self._schema.get(kind, {})
+        words: Mapping[str, str | Sequence[str]] = self._schema.get(kind, {})
         *around, key = path
         outer = next((step for step in reversed(around) if isinstance(step, str)), "")
-        return words.get(f"{outer}.{key}", words.get(str(key)))
+        found = words.get(f"{outer}.{key}", words.get(str(key)))
+        if found is None or isinstance(found, str):
+            return found
+        return next((word for word in found if not self.given((*around, word))), found[-1])
 
     def given(self, path: Path) -> bool:
         """Whether the document has a value there."""

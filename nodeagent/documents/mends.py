@@ -16,6 +16,11 @@ _PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/%+-]*")
 _RANGE: Final = re.compile(r"([0-9]{1,6})\s*(?:[-\u2013]|\.\.\.?|to)\s*([0-9]{1,6})")
 _LONGEST_RANGE: Final = 64
 _LONGEST: Final = 300
+_FEW: Final = 1024
+"""So many are gigabytes; more are megabytes, as nvidia-smi prints them, or bytes."""
+_VENDORS: Final = re.compile(r"([0-9]{1,6})\s*gb?", re.IGNORECASE)
+"""Memory as the makers of cards write it."""
+_UUID: Final = re.compile(r"(?:MIG-GPU|GPU|MIG)-[0-9A-F-]{36}[0-9/]*", re.IGNORECASE)
 _AMOUNT: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)\s*([kmgt])ib?", re.IGNORECASE)
 _TIMES: Final = re.compile(
     " ?".join(f"(?:([0-9]{{1,6}}) ?{unit}[a-z]*)?" for unit in ("d", "h", "m(?!s)", "s")),
@@ -31,6 +36,7 @@ _TRUTHS: Final = {
 }
 _NAME: Final = re.compile(r"[A-Za-z0-9_. -]+")
 _MIG: Final = re.compile(r"^(?:nvidia\.com/)?mig-")
+_BULLET: Final = re.compile(r"(?:[^\w\s\"'-]|[0-9]+[.)]) +")
 _EVERYTHING: Final = {"all", "any", "every", "*"}
 _SIMPLE: Final = str | int | float
 
@@ -46,7 +52,10 @@ def mend(path: Path, value: object, guide: Guide) -> str:
             return f"; remove it, {written(good[0])} is in the list already"
         if good:
             return f"; {_write(value, good)}"
-    if isinstance(value, str) and (items := _numbers(value)) and path and isinstance(path[-1], int):
+    inside = bool(path) and isinstance(path[-1], int)
+    if isinstance(value, str) and inside and len(siblings) == 0 and guide.accepts(path[:-1], value):
+        return f"; replace the list with {written(value)}"
+    if isinstance(value, str) and (items := _numbers(value)) and inside:
         fresh = [item for item in items if item not in siblings]
         if fresh and all(guide.accepts(path, item) for item in fresh):
             return f"; write {', '.join(map(written, fresh))}"
@@ -85,6 +94,19 @@ def _guesses(path: Path, value: object, guide: Guide) -> Iterator[list[object]]:
     """Groups of guesses, the likeliest first; those of one group are as likely."""
     if isinstance(value, str):
         yield from _for_text(value)
+    elif isinstance(value, int | float):
+        yield from _for_number(value)
+    if isinstance(value, list) and len(value) == 1:
+        yield [value[0]]
+    if value is None or value == [] or _truth(value) or (isinstance(value, str) and value.lower() in _EVERYTHING):
+        yield [{}]
+    if isinstance(value, _SIMPLE) and not (isinstance(value, str) and value.startswith("(")):
+        yield [[value]]
+    if isinstance(value, _SIMPLE | list):
+        yield from _as_only_key(path, value, guide)
+
+
+def _for_number(value: float) -> Iterator[list[object]]:
     if isinstance(value, int) and (truth := _truth(value)) is not None:
         yield [truth]
     if isinstance(value, float):
@@ -92,16 +114,11 @@ def _guesses(path: Path, value: object, guide: Guide) -> Iterator[list[object]]:
             yield [int(value)]
         elif 0 < value < 1:
             yield [f"{value:.0%}"]
-    if isinstance(value, int | float) and not isinstance(value, bool):
+            yield [round(value * 100)]
+    if not isinstance(value, bool):
         yield [str(value)]
-    if isinstance(value, list) and len(value) == 1:
-        yield [value[0]]
-    if value is None or value == [] or _truth(value) or (isinstance(value, str) and value.lower() in _EVERYTHING):
-        yield [{}]
-    if isinstance(value, _SIMPLE):
-        yield [[value]]
-    if isinstance(value, _SIMPLE | list):
-        yield from _as_only_key(path, value, guide)
+    if isinstance(value, int) and value > 0:
+        yield [format_quantity(value << 30 if value < _FEW else value << 20 if value < 1 << 20 else value)]
 
 
 def _truth(value: object) -> bool | None:
@@ -111,6 +128,7 @@ def _truth(value: object) -> bool | None:
 
 def _for_text(text: str) -> Iterator[list[object]]:
     word = text.strip()
+    yield from _stripped(word)
     if (truth := _truth(word)) is not None:
         yield [truth]
     if re.fullmatch(r"-?[0-9]{1,9}", word):
@@ -120,22 +138,51 @@ def _for_text(text: str) -> Iterator[list[object]]:
         yield [f"{int(word[:-1])}%"]
         if int(word[:-1]) <= 100:
             yield [int(word[:-1])]
-    if found := _AMOUNT.fullmatch(word):
-        amount = float(found[1]) * _POWERS[found[2].lower()]
-        if amount.is_integer() and amount % 1024 == 0:
-            yield [format_quantity(int(amount))]
-    if word and (found := _TIMES.fullmatch(word)):
-        parts = zip(found.groups(), _SECONDS, strict=True)
-        yield [format_duration(sum(int(number) * size for number, size in parts if number))]
+    yield from _amounts(word)
     if items := _numbers(word):
         yield [items]
     if "," in word:
         yield [[part.strip() for part in word.split(",")]]
+    yield from _names(text, word)
+
+
+def _stripped(word: str) -> Iterator[list[object]]:
+    """What is left without signs that YAML has no use for: `4;`, `(a)`, `"{}"`."""
+    if word in ("{}", "[]"):
+        yield [json.loads(word)]
+    if word.endswith((";", ",", ":", ".")) and (less := word.rstrip(";,:.")):
+        yield from _for_text(less)
+    if word.startswith("(") and word.endswith(")"):
+        parts: list[object] = [part.strip().strip("\"'()") for part in word.strip("()").split(",")]
+        yield [parts]
+        yield from _for_text(str(parts[0]))
+
+
+def _amounts(word: str) -> Iterator[list[object]]:
+    if found := _AMOUNT.fullmatch(word):
+        amount = float(found[1]) * _POWERS[found[2].lower()]
+        if amount.is_integer() and amount % 1024 == 0:
+            yield [format_quantity(int(amount))]
+    if found := _VENDORS.fullmatch(word):
+        # A card of 80 GB has less than 80 GiB as often as not.
+        yield [f"{found[1]}Gi", f"{int(found[1]) * 10**9 >> 20}Mi"]
+    if word and (found := _TIMES.fullmatch(word)):
+        parts = zip(found.groups(), _SECONDS, strict=True)
+        yield [format_duration(sum(int(number) * size for number, size in parts if number))]
+
+
+def _names(text: str, word: str) -> Iterator[list[object]]:
     yield [text.lower()]
+    if _UUID.fullmatch(word):
+        kind = word[: -len(word.upper().removeprefix("MIG-").removeprefix("GPU-"))]
+        yield [kind.upper() + word[len(kind) :].lower()]
     domain, slash, name = word.partition("/")
     yield [f"{domain.lower()}{slash}{name}"]
     yield [word]
-    yield [_MIG.sub("", word)]
+    profile = _MIG.sub("", word)
+    yield [profile]
+    if profile != word:
+        yield [[profile]]
     if _NAME.fullmatch(word):
         yield [re.sub(r"[^a-z0-9]+", "-", word.lower()).strip("-")]
 
@@ -177,6 +224,8 @@ def _in_words(path: Path, value: object, guide: Guide) -> str:
         known = guide.keys((*path, 0))
         if any(str(key).startswith("-") and str(key)[1:] in known for key in value):
             return "; write a space after the dash"
+        if any((sign := _BULLET.match(str(key))) and str(key)[sign.end() :] in known for key in value):
+            return '; write it as an item of a list, with "- " before its first key'
         if any(key in known for key in value):
             return '; write it as an item of a list, with "- " before its first key'
     return ""

@@ -3,20 +3,20 @@
 The schemas are those published for editors, so that an editor, CI and the agent never disagree. A schema may carry
 `x-expected` beside any keyword: the words that follow "expected" for a value that fails there. At its top it may carry
 `x-synonyms`, which key is meant by one that people know from elsewhere, and `x-instead`, what to do about such a key;
-in both `around.key` is for `key` under `around` alone.
+in both `around.key` is for `key` under `around` alone, and of a list the first word counts that is not given already.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from importlib.resources import files
 from itertools import islice
 
 from nodeagent.documents.evaluate import findings
 from nodeagent.documents.faults import Fault, faults_of
-from nodeagent.documents.hints import Guide
+from nodeagent.documents.hints import EACH, Guide
 from nodeagent.documents.lookalikes import Odd, named
 from nodeagent.documents.tree import MOST_KEPT, Path, Tree
 from nodeagent.documents.unread import unread
@@ -52,15 +52,20 @@ def judge(tree: Tree, schema: Schema) -> tuple[Violation, ...]:
     violations = {
         _violation(tree, fault)
         for fault in found
-        if not any((*fault.path, missing) in meant for missing in fault.missing)
+        if not any(_is_among((*fault.path, missing), meant) for missing in fault.missing)
         and not (fault.missing and fault.path in tree.incomplete)
         and not (fault.at_key and fault.path in tree.borrowed)
         and not (fault.again and fault.path in wrong)
-        and not (fault.path in meant and guide.empty(fault.path))
+        and not (_is_among(fault.path, meant) and guide.empty(fault.path))
     }
     violations.update(_odd(tree, path, odd) for path, odd in islice(tree.odd_values.items(), MOST_KEPT) if odd.alone)
     violations.update(unread(tree, guide, found))
     return tuple(sorted(violations, key=lambda one: (one.where.line, one.where.column, one.message)))
+
+
+def _is_among(path: Path, meant: Collection[Path]) -> bool:
+    """Whether a place is meant, also as one of the items of a list, whichever that is."""
+    return path in meant or tuple(EACH if isinstance(step, int) else step for step in path) in meant
 
 
 def _violation(tree: Tree, fault: Fault) -> Violation:

@@ -12,12 +12,14 @@ _UNSPACED: Final = re.compile(r"([A-Za-z_][\w.-]*):(?!//)(\S.*)")
 _DASHED: Final = re.compile(r"-([A-Za-z_][\w.-]*:(?: .*)?)")
 _ASSIGNED: Final = re.compile(r"([A-Za-z_][\w.-]*)\s*=\s*(.*)")
 _UNMARKED: Final = re.compile(r"([A-Za-z_][\w.-]*)(?: +(.+))?")
-_BULLET: Final = re.compile(r"(?:[*\u2022\u2023\u2013\u2014]|[0-9]+[.)]) +(.*)")
+_STEP: Final = 2
+_BULLET: Final = re.compile(r"(?:[*+\u2022\u2023\u2013\u2014]|-{2,}|[0-9]+[.)]) +(.*)")
 
 
 def block(scene: Scene) -> Cause | None:
     """A colon, a dash or spaces that are missing or in the wrong place."""
-    for cause in (_left_out, _colon, _second_value, _list_after_key, _first_line, _bullet, _indentation):
+    causes = (_left_out, _bullet, _no_key, _colon, _second_value, _list_after_key, _first_line)
+    for cause in (*causes, _second_document, _below_value, _indentation):
         found = cause(scene)
         if found is not None:
             return found
@@ -69,6 +71,8 @@ def _second_value(scene: Scene) -> Cause | None:
     found = re.match(r"\s*(?:- +)*[^\s:]+: +(.+)", line[: scene.column])
     if found:
         value = short(line[found.start(1) :])
+        if line[scene.column :].strip() == ":":
+            return scene.at, f'expected the end of the value, got a colon after "{value[:-1]}"; remove it'
         message = f'expected one value, got "{value}", which has another ": " in it; put it in quotes'
         return scene.at, f"{message}, or begin a line for each key"
     above = next(scene.before(scene.line), None)
@@ -100,10 +104,41 @@ def _first_line(scene: Scene) -> Cause | None:
 
 
 def _bullet(scene: Scene) -> Cause | None:
-    found = _BULLET.fullmatch(content(scene.text(scene.line)))
-    if not found or scene.indent(scene.line) != scene.column:
+    """A sign in the place of a dash. With a colon behind it a parser takes it for a part of the key."""
+    for number in scene.around():
+        indent = scene.indent(number)
+        found = _BULLET.fullmatch(content(scene.text(number)))
+        if found and (indent or not found[0].startswith("--")):
+            place = number + 1, indent + 1
+            return place, f'expected a list item, got "{short(found[0])}"; write "- {short(found[1])}"'
+    return None
+
+
+def _no_key(scene: Scene) -> Cause | None:
+    if not scene.here.startswith(":") or content(scene.text(scene.line)[: scene.column]):
         return None
-    return scene.at, f'expected a list item, got "{short(found[0])}"; write "- {short(found[1])}"'
+    return scene.at, "expected a key before the colon, got none"
+
+
+def _second_document(scene: Scene) -> Cause | None:
+    """A value that follows what was a whole document."""
+    if "document start" not in scene.problem or not content(scene.here):
+        return None
+    return scene.at, f'expected the end of the document, got "{short(scene.here)}"; a document is one object'
+
+
+def _below_value(scene: Scene) -> Cause | None:
+    """Keys or items below a key whose value is an empty object or list. One space more is a slip of the indentation."""
+    above = next(scene.before(scene.line), None)
+    pair = None if above is None else key_of(scene.text(above))
+    if above is None or pair is None or pair[1].strip() not in ("{}", "[]"):
+        return None
+    indent, key = scene.indent(scene.line), scene.first_key(above)
+    item = content(scene.text(scene.line)).startswith("- ")
+    if indent < (key if item else key + _STEP):
+        return None
+    message = f'expected nothing below "{short(f"{pair[0]}: {pair[1]}")}", which has a value, got "{short(scene.here)}"'
+    return (scene.line + 1, indent + 1), f"{message}; remove the {pair[1].strip()}"
 
 
 def _indentation(scene: Scene) -> Cause | None:

@@ -10,10 +10,14 @@ from nodeagent.documents.syntax_scene import Cause, Scene, Word, short
 
 _CLOSING: Final = {"[": "]", "{": "}"}
 _FEW: Final = 20
+_WORDS: Final = re.compile(r"(?:[{,]|(?P<value>: +[^\s,:{}\[\]][^,:{}\[\]]*?)) *(?P<sign>[;|/]?) *(?P<key>[\w.-]+) *$")
+"""What stands in an object before the place where a parser gave up."""
+
 _SIGNS: Final = {
     "*": "begins a reference to a value",
     "&": "names a value",
     "!": "begins a type",
+    "?": "begins a key",
     "|": "begins a text of several lines",
     ">": "begins a text of several lines",
 }
@@ -95,7 +99,7 @@ def _sign(scene: Scene) -> Cause | None:
     line, column = scene.line, scene.column
     if re.match("while scanning an? (?:alias|anchor|tag|block scalar)|while parsing a tag", scene.context):
         line, column = scene.context_line, scene.context_column
-    elif scene.problem != "found character that cannot start any token":
+    elif scene.here[:2] not in ("! ", "? ") and scene.problem != "found character that cannot start any token":
         if scene.text(scene.context_line).startswith("%") and "directive" in scene.context:
             message = "expected YAML, got a line that begins with %, an instruction to its reader; remove the line"
             return (scene.context_line + 1, 1), message
@@ -107,13 +111,26 @@ def _sign(scene: Scene) -> Cause | None:
         return None
     if scene.text(line)[: column + 2].strip() == "*":
         return (line + 1, column + 1), f'expected a list item, got "{short(word)}"; write "- {short(word[1:])}"'
-    if sign == "!" and " " in word:
+    if sign == "!" and (" " in word or word == "!"):
         return (line + 1, column + 1), f"expected a value, got the tag {short(word.split()[0])}; remove it"
     why = _SIGNS.get(sign, "cannot begin a plain text")
     message = (
         f"expected a value, got {short(word)}, and {sign} {why}; write {json.dumps(short(word), ensure_ascii=False)}"
     )
     return (line + 1, column + 1), message
+
+
+def _in_object(scene: Scene, found: re.Match[str]) -> Cause | None:
+    """A comma or a colon that is missing between the words that `found` has: a value, if any, and a key."""
+    line = scene.line + 1
+    sign, key = found["sign"], found["key"]
+    if scene.here.startswith(":") and sign:
+        return (line, found.start("sign") + 1), f'expected a comma before "{short(key)}", got "{sign}"; write a comma'
+    if scene.here.startswith(":") and found["value"]:
+        return (line, found.start("key")), f'expected a comma before "{short(key)}", got none'
+    if scene.here[:1] in ("[", "{") and not found["value"]:
+        return (line, found.end("key") + 1), f'expected a colon after "{short(key)}", got none'
+    return None
 
 
 def _bracket(scene: Scene) -> Cause | None:
@@ -133,7 +150,7 @@ def _bracket(scene: Scene) -> Cause | None:
     left = scene.line >= len(scene.lines) - 1 and not scene.here.strip()
     if scene.here.startswith("- ") and scene.line + 1 > place[0]:
         return place, f"expected {_CLOSING[bracket]} to close this {bracket}, got a list item in line {scene.line + 1}"
-    if left or (scene.line + 1 > place[0] and scene.indent(scene.line) <= scene.indent(place[0] - 1)):
+    if left or (scene.line + 1 > place[0] and scene.indent(scene.line) <= scene.first_key(place[0] - 1)):
         return place, f"expected {_CLOSING[bracket]} to close this {bracket}, got none"
     return None
 
@@ -144,9 +161,18 @@ def _comma(scene: Scene) -> Cause | None:
         return None
     if scene.here.startswith(","):
         return scene.at, "expected an item before the comma, got none; remove one comma"
-    if not scene.problem.startswith("did not find expected ','") or not re.match(r"[\w\"'*\[{.-]", scene.here):
+    if not scene.problem.startswith("did not find expected ','"):
         return None
-    previous = scene.line if scene.text(scene.line)[: scene.column].strip() else next(scene.before(scene.line), None)
+    here = scene.text(scene.line)[: scene.column]
+    if scene.here.startswith(": ") and (found := re.search(r": +([^\s,:{}\[\]]+)$", here)):
+        value = short(re.split(r"[,\]}]", found[1] + scene.here)[0])
+        message = f'expected one value, got "{value}", which has another ": " in it; put it in quotes'
+        return scene.at, f"{message}, or a comma between two keys"
+    if scene.open_brackets[-1][0] == "{" and (found := _WORDS.search(here)):
+        return _in_object(scene, found)
+    if not re.match(r"[\w\"'*\[{.-]", scene.here):
+        return None
+    previous = scene.line if here.strip() else next(scene.before(scene.line), None)
     if previous is None:
         return None
     text = scene.text(previous)[: scene.column] if previous == scene.line else scene.text(previous)

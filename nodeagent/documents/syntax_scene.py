@@ -70,6 +70,11 @@ class Scene:
         text = self.text(line)
         return len(text) - len(text.lstrip(" "))
 
+    def first_key(self, line: int) -> int:
+        """How far from its beginning the first text of a line stands, behind the dashes of a list."""
+        found = re.match(r" *(?:- +)*", self.text(line))
+        return found.end() if found else 0
+
     def before(self, line: int) -> Iterator[int]:
         """The lines with content before a line, the nearest first, as far as they are near."""
         return (number for number in range(line - 1, max(line - _FARTHEST, 0) - 1, -1) if content(self.text(number)))

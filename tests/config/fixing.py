@@ -43,6 +43,8 @@ def _edits(path: Path, message: str) -> Iterator[Edit]:
             yield _move(path, target)
     elif key and re.match(rf"remove (it|{re.escape(key)})\b", fix):
         yield _drop(path)
+    elif found := re.fullmatch("replace the list with (.+)", fix):
+        yield _put(path[:-1], _read(found[1]))
     elif fix == "remove the quotes":
         yield lambda value: _put(path, json.loads(_get(value, path)))(value)
     elif found := re.fullmatch(r'add "(\w+): (.+)"', fix):

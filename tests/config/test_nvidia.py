@@ -578,4 +578,4 @@ def test_words_that_are_no_uuid(word: str) -> None:
     """A placeholder that was never filled in, or another word, is an error that says where UUIDs are to be had."""
     (line,) = rejections(time_slicing("renameByDefault: true", f"devices: [{word}]"))
     assert "as nvidia-smi -L prints them" in line
-    assert line.endswith(f'got "{word}"')
+    assert line.endswith(f'got "{word}"' if word != "all" else "; replace the list with all")

@@ -81,6 +81,25 @@ BROKEN: dict[str, tuple[str, tuple[int, int], str]] = {
         (6, 10),
         "begin a new line",
     ),
+    "keys below empty braces": (
+        changed("metadata:", "metadata: {}"),
+        (4, 3),
+        'expected nothing below "metadata: {}", which has a value, got "name: a100"; remove the {}',
+    ),
+    "a list below empty brackets": (
+        changed("  rules:", "  rules: []"),
+        (7, 5),
+        'below "rules: []", which has a value, got "- name: small"; remove the []',
+    ),
+    "items below empty braces": (changed("models:", "models: {}"), (15, 11), "remove the {}"),
+    "a space too many below braces": (
+        changed("exclusive: {}\n", "exclusive: {}\n       resource: x\n"),
+        (17, 8),
+        "expected 6 spaces",
+    ),
+    "a plus sign as a dash": (changed("    - name: rest", "    + name: rest"), (12, 5), 'write "- name: rest"'),
+    "several dashes": (changed("    - name: rest", "    --- name: rest"), (12, 5), 'write "- name: rest"'),
+    "a key left out": (changed("resource: nv", ": nv"), (9, 7), "expected a key before the colon, got none"),
     "a star as a dash": (changed("    - name: rest", "    * name: rest"), (12, 5), 'write "- name: rest"'),
     "a number as a dash": (changed("    - name: rest", "    2. name: rest"), (12, 5), 'write "- name: rest"'),
     "no space after the colon": (
@@ -108,6 +127,12 @@ BROKEN: dict[str, tuple[str, tuple[int, int], str]] = {
         (7, 18),
         'got "small: one", which has another ": "',
     ),
+    "a colon at the end of a value": (
+        changed("name: small", "name: small:"),
+        (7, 18),
+        'got a colon after "small"; remove it',
+    ),
+    "a colon at the end of a word": (changed("gpu.shared", "gpu.shared:"), (9, 38), "remove it"),
     "two keys in a line": (changed("name: small", "name: small match: x"), (7, 24), "begin a line for each key"),
     "a colon in a file of an old Mac": (
         changed("name: small", "name: a: b").replace("\n", "\r"),
@@ -130,6 +155,17 @@ BROKEN: dict[str, tuple[str, tuple[int, int], str]] = {
     "an escape": (changed("name: small", r'name: "\d"'), (7, 14), r"got \d; write \\d"),
     # Brackets
     "an open brace": (changed("[0, 1]}", "[0, 1]"), (8, 14), "expected } to close this {, got none"),
+    "an open brace in an item": (
+        changed("- name: small\n      match: {indices: [0, 1]}", "- match: {indices: [0, 1]\n      name: small"),
+        (7, 14),
+        "expected } to close this {, got none",
+    ),
+    "an open bracket in an item": (changed("name: small", "name: [small"), (7, 13), "expected ] to close this ["),
+    "an open list in an item": (
+        changed("- name: small\n      match: {indices: [0, 1]}", "- match:\n        indices: [0, 1\n      name: small"),
+        (8, 18),
+        "expected ] to close this [, got none",
+    ),
     "an open bracket": (
         changed("{indices: [0, 1]}", "\n        indices: [0, 1"),
         (9, 18),
@@ -151,6 +187,22 @@ BROKEN: dict[str, tuple[str, tuple[int, int], str]] = {
         "expected no ] here",
     ),
     "no comma between keys": (changed("[0, 1]", "[0, 1] models: [a]"), (8, 30), "expected a comma before models"),
+    "no comma behind a value": (
+        changed("{indices: [0, 1]}", "{minMemory: 40Gi models: [a]}"),
+        (8, 30),
+        'expected a comma before "models", got none',
+    ),
+    "a semicolon for a comma": (
+        changed("{indices: [0, 1]}", "{minMemory: 40Gi; models: [a]}"),
+        (8, 30),
+        'expected a comma before "models", got ";"',
+    ),
+    "a colon in a value in braces": (
+        changed("{indices: [0, 1]}", "{minMemory: 40Gi: x}"),
+        (8, 30),
+        'got "40Gi: x", which has another ": "',
+    ),
+    "no colon in braces": (changed("{indices: [0, 1]}", "{indices [0, 1]}"), (8, 22), 'a colon after "indices"'),
     "no comma between texts": (
         changed("indices: [0, 1]", 'models: ["a" "b"]'),
         (8, 28),
@@ -168,8 +220,11 @@ BROKEN: dict[str, tuple[str, tuple[int, int], str]] = {
     "a pattern that begins with a bracket": (changed('"*T4*"', "[TA]4*"), (15, 17), "put all of it in quotes"),
     "a percent sign": (changed("timeout: 4h", "maxUnavailable: %25"), (17, 32), 'write "%25"'),
     "an at sign": (changed("name: small", "name: @small"), (7, 13), 'write "@small"'),
+    "a question mark": (changed("name: small", "name: ? x"), (7, 13), 'and ? begins a key; write "? x"'),
     "backticks": (changed("name: small", "name: `small`"), (7, 13), "` cannot begin a plain text"),
     "a comparison": (changed("name: small", "name: >=40"), (7, 13), 'write ">=40"'),
+    "an exclamation mark": ("! ! !\n", (1, 3), "got the tag !; remove it"),
+    "two objects": ("{}\n{}\n", (2, 1), 'expected the end of the document, got "{}"; a document is one object'),
     # What is no YAML
     "a template in the first line": ("{{- if .Values.x }}\n" + GOOD, (1, 1), "got the template {{- if .Values.x }}"),
     "a template between lines": (

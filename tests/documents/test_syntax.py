@@ -63,7 +63,7 @@ def test_what_is_to_be_written(mistake: str) -> None:
 
 def test_what_is_not_known() -> None:
     """A mistake that is not recognised is told in the parser's words, where the parser gave up."""
-    violation = rejected("- a: b\n  : c\n")
+    violation = rejected("- &a *b\n")
 
     assert violation.message.startswith("expected YAML, got something else: ")
 
