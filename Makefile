@@ -13,9 +13,9 @@ help: ## this list
 
 # Most of the tests' time goes by in waiting: for daemons, file systems, deadlines. The names of sockets in their folders leave little
 # room, so that pytest's own, long ones will not do.
-test: JOBS ?= 3
+test: JOBS ?= 5
 test: $(READY) tools ## all tests but soak and image; ARGS="-k watch" selects, JOBS=0 runs them in one process
-	@echo "tests: $(if $(ARGS),those that ARGS selects,all of them; about 12 minutes on 2 cores). Nothing is shown while they are collected: half a minute."
+	@echo "tests: $(if $(ARGS),those that ARGS selects,all of them; about 10 minutes on 2 cores). Nothing is shown while they are collected: half a minute."
 	base=$$(mktemp -d -t t.XXXXXX) && trap 'rm -rf "$$base"' EXIT \
 		&& $(BIN)/pytest --numprocesses $(JOBS) --dist worksteal --basetemp "$$base" $(ARGS)
 

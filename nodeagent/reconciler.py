@@ -164,11 +164,11 @@ class Reconciler:
         now = clock()
         self._applied = remembered.applied if remembered.same_boot else nodegpus.unseen(remembered.applied)
         self._holds = remembered.holds
-        self._orphans = remembered.daemons
-        self._partial = remembered.partial
+        self._orphans, self._partial = remembered.daemons, remembered.partial
         # What the agent before this one granted in its last moments is on no disk.
         cautious = remembered.cautious or bool(remembered.applied.gpus)
         self._cautious_until = now + holds.GRANT_GRACE if cautious else now
+        self._remembers = bool(remembered.applied.gpus)
         self._blind_since: float | None = None
         self._desired: Desired | None = None
         self._wishes: Desired | None = None
@@ -354,6 +354,7 @@ class Reconciler:
             decisions=self._decisions,
             cautious_until=self._cautious_until,
             undecided=self._undecided() and now < self._cautious_until,
+            unread=self._acceptance.newest is None and not self._remembers and now < self._judge_by,
             inherited=self._inherited,
             pressed=self._pressed,
             mentions=self._desk.mentions(lists.fenced(self._applied)),

@@ -34,8 +34,9 @@ class Observed:
     last changed for all GPUs at once, `decisions` when it did for single ones since, by uuid: a `List` begun before
     that is too old to take anything away by. `cautious_until` is the same for an agent that has just started: what the
     one before it granted in its last moments is on no disk, and `List` may not know of it yet. `undecided`: it has just
-    started, and no document has been judged yet. `inherited` are shares that were fenced when it started. `pressed` are
-    draining shares that the kubelet handed out once more. `mentions` maps ids that a
+    started, and no document has been judged yet. `unread`: no document has been read yet by an agent that remembers
+    nothing, so that nobody knows what is wanted beside what pods hold. `inherited` are shares that were fenced when it
+    started. `pressed` are draining shares that the kubelet handed out once more. `mentions` maps ids that a
     GetPreferredAllocation named lately to when. `blind_since` is since when a kubelet has been there whose PodResources
     cannot be read, None while they can. `mps` is how the MPS daemons stand, `orphans` are those that an agent before
     this one asked for and that no applied contract speaks of: its state directory was lost. `symptoms` is what the
@@ -55,6 +56,7 @@ class Observed:
     decisions: Mapping[str, float] = field(default_factory=dict)
     cautious_until: float = float("-inf")
     undecided: bool = False
+    unread: bool = False
     inherited: frozenset[ShareKey] = frozenset()
     pressed: frozenset[ShareKey] = frozenset()
     mentions: Mapping[str, float] = field(default_factory=dict)

@@ -398,7 +398,8 @@ def registrations(desired: Desired | None, applied: Applied, observed: Observed)
     have from another plugin, or from an agent whose memory was lost. It stays as long as any of it is there or wanted.
 
     Where the contract of a GPU could not be read, nothing is registered before it is known what pods have: the list
-    would lack what they have of that GPU.
+    would lack what they have of that GPU. Nor does an agent without a memory register what pods hold before it has read
+    a document, or given up waiting for one: its first list would take away what is free on the kubelet's.
 
     While nothing is known of the MPS daemons yet, which is for two seconds at most, one whose free shares would follow
     in a moment waits for them: without them its first list would take away what is on the kubelet's.
@@ -407,7 +408,7 @@ def registrations(desired: Desired | None, applied: Applied, observed: Observed)
         entry.contract.resource for entry in applied.gpus.values() if entry.contract is not None and entry.numbers
     )
     there |= {resource for resource, share in observed.held if resource and share.partition("::")[0] in applied.gpus}
-    if observed.partial and not observed.looked:
+    if observed.unread or (observed.partial and not observed.looked):
         there = frozenset()
     needed = there | applied.resources() | (desired.resources() if desired is not None else frozenset[str]())
     retire = observed.registered - needed if observed.readable else frozenset[str]()

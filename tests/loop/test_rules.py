@@ -321,6 +321,24 @@ def test_what_another_plugin_gave_is_taken_over(given_: list[Keys | None], wish:
     assert is_as_wanted(node.agent)
 
 
+def test_an_agent_without_a_memory_reads_the_document_first() -> None:
+    """What pods have is not registered alone: it would take away what is free on the kubelet's list. Where there is no
+    document for a while, it is.
+    """
+    node = world()
+    give(node, 0, make.keys(make.SHARED, 0, 1))
+    node.works(3)
+    assert not node.agent.streams.served
+    node.follow(make.sliced(4))
+    node.works()
+    assert len(node.kubelet.allocatable()[make.SHARED]) == 4 * GPUS
+
+    node = world()
+    give(node, 0, make.keys(make.SHARED, 0, 1))
+    node.works(14)
+    assert node.agent.streams.served == {make.SHARED}
+
+
 @SOME
 @given(st.lists(st.sets(st.sampled_from(GIVEN)), max_size=GPUS), rules())
 def test_pods_of_several_contracts_leave_one_after_the_other(given_: list[set[Keys]], wish: tuple[Rule, ...]) -> None:
