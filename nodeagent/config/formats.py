@@ -15,7 +15,7 @@ from nodeagent.model.config import Stage, Violation, Where
 
 _OURS: Final = ("apiVersion", "kind", "metadata", "spec")
 _NVIDIAS: Final = ("version", "flags", "sharing")
-_MOST_KEYS: Final = 100
+MOST_KEYS: Final = 100
 """Of a document with more, the others are not looked at for mistyped ones: it is hardly for us."""
 _NVIDIAS_BESIDE: Final = ("imex",)
 """Seldom alone, and only as it is written: what is like it may be anything."""
@@ -37,7 +37,7 @@ def format_of(value: object) -> Format | None:
         return None
     if _is_nvidias(value):
         return Format.NVIDIA_V1
-    meant = {nearest(key, (*_OURS, *_NVIDIAS)) for key in islice(value, _MOST_KEYS)}
+    meant = {nearest(key, (*_OURS, *_NVIDIAS)) for key in islice(value, MOST_KEYS)}
     if _any_of(_OURS, value) or meant & set(_OURS):
         return Format.V1ALPHA1
     return Format.NVIDIA_V1 if meant & set(_NVIDIAS) else None
@@ -81,7 +81,7 @@ def _odd(tree: Tree) -> Odd | None:
     value = tree.value
     if not isinstance(value, dict):
         return tree.odd_values.get(())
-    return next((tree.odd_keys[key,] for key in islice(value, _MOST_KEYS) if (key,) in tree.odd_keys), None)
+    return next((tree.odd_keys[key,] for key in islice(value, MOST_KEYS) if (key,) in tree.odd_keys), None)
 
 
 def _violation(tree: Tree, path: tuple[str, ...], message: str) -> Violation:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from nodeagent.config.formats import format_of
+from nodeagent.config.formats import MOST_KEYS, format_of
 from nodeagent.config.v1alpha1 import API_VERSION, KIND
 from nodeagent.documents.faults import nearest
 from nodeagent.documents.strict import Rejected, Tree, examine
@@ -38,8 +38,10 @@ def is_meant(value: object) -> bool:
     sharing = value.get("sharing")
     if isinstance(sharing, dict) and any(nearest(str(key), _MODES) for key in sharing):
         return True
+    if value.get("version") != "v1" or len(value) > MOST_KEYS:
+        return False
     speaks = any(nearest(str(key), _NVIDIAS[:2]) for key in value)
-    return speaks and value.get("version") == "v1" and all(nearest(str(key), _NVIDIAS) for key in value)
+    return speaks and all(nearest(str(key), _NVIDIAS) for key in value)
 
 
 def says_it_is(text: str) -> bool:

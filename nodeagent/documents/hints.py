@@ -22,6 +22,10 @@ EACH: Final = -1
 MOST_QUESTIONS: Final = 600
 """A report shows 50 mistakes, and a document may have 20,000."""
 
+_KINDS: Final[dict[int, tuple[Schema, Sequence[tuple[Path, Sequence[str]]]]]] = {}
+"""What `Guide` knows of a schema by its id, since a stream may have a thousand documents."""
+
+_MOST_SCHEMAS: Final = 8
 _CONDITIONAL: Final = ("then", "else")
 _CHOICES: Final = ("anyOf", "oneOf")
 
@@ -46,7 +50,6 @@ class Guide:
         self._value = value
         self._left = MOST_QUESTIONS
         self._known: dict[Path, tuple[Schema, ...]] = {}
-        self._objects: Sequence[tuple[Path, Sequence[str]]] | None = None
 
     def asked(self) -> bool:
         """Whether one more question is answered."""
@@ -136,9 +139,13 @@ class Guide:
 
     @property
     def _kinds(self) -> Sequence[tuple[Path, Sequence[str]]]:
-        if self._objects is None:
-            self._objects = tuple(self._walk((self._schema,), ()))
-        return self._objects
+        schema, kinds = _KINDS.get(id(self._schema), (None, ()))
+        if schema is not self._schema:
+            kinds = tuple(self._walk((self._schema,), ()))
+            if len(_KINDS) >= _MOST_SCHEMAS:
+                _KINDS.clear()
+            _KINDS[id(self._schema)] = self._schema, kinds
+        return kinds
 
     def _home(self, place: Path, path: Path) -> Home:
         common = 0
