@@ -13,7 +13,7 @@ from nodeagent.config.configmap import look_into
 from nodeagent.config.mounted import USUAL
 from nodeagent.config.selection import FILE_NAME, REVISION_NAME, readable
 from nodeagent.config.workloads import items
-from nodeagent.documents.strict import Rejected, read_all
+from nodeagent.documents.strict import LARGEST, Rejected, read_all
 
 SUFFIXES: Final = frozenset({".yaml", ".yml"})
 
@@ -21,8 +21,6 @@ _OTHERS: Final = frozenset({"kustomization.yaml", "kustomization.yml", "values.y
 """Files that stand beside configs and are read by others."""
 
 _KUSTOMIZATIONS: Final = frozenset({"kustomization.yaml", "kustomization.yml", "Kustomization"})
-
-_LONGEST: Final = 1 << 20
 
 _MOUNTED: Final = "..data"
 """Through this link the kubelet mounts a ConfigMap."""
@@ -95,10 +93,10 @@ def _text(path: Path) -> bytes | None:
     """What is in a file; None where it cannot be read, or is too long to be a config."""
     try:
         with path.open("rb") as file:
-            data = file.read(_LONGEST + 1)
+            data = file.read(LARGEST + 1)
     except OSError:
         return None
-    return data if len(data) <= _LONGEST else None
+    return data if len(data) <= LARGEST else None
 
 
 def is_vacant(data: bytes | None) -> bool:

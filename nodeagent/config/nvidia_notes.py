@@ -28,16 +28,14 @@ def notes(file: NvidiaFile) -> Iterator[str]:
         yield from _under_mps(file, sharing)
     for resource in sharing.resources():
         things = "GPUs" if resource.profile is None else "MIG devices"
-        if resource.profile is not None and resource.devices != "all" and sharing.called(resource) == resource.name:
-            yield (
-                f"{file.place(*resource.path, 'devices')}: a node with other MIG devices of this profile refuses this"
-                f" file, since those would be {resource.name} too, not shared; give the shares another `rename`"
-            )
         if resource.devices != "all":
-            yield (
-                f"{file.place(*resource.path, 'devices')}: only these {things} are shared; NVIDIA's plugin would ignore"
-                " this and share them all"
-            )
+            place = file.place(*resource.path, "devices")
+            if resource.profile is not None and sharing.called(resource) == resource.name:
+                yield (
+                    f"{place}: a node with other MIG devices of this profile refuses this file, since those would be"
+                    f" {resource.name} too, not shared; give the shares another `rename`"
+                )
+            yield (f"{place}: only these {things} are shared; NVIDIA's plugin would ignore this and share them all")
         if (name := sharing.called(resource)) != sharing.would_be(resource):
             yield (
                 f"{file.place(*resource.path, 'rename')}: the shares are called {name}; NVIDIA's"

@@ -18,9 +18,11 @@ from nodeagent.documents.syntax import end, explain
 from nodeagent.documents.tree import Mark, Path, Tree, dotted
 from nodeagent.model.config import Stage, Violation, Where
 
-__all__ = ["Path", "Rejected", "Tree", "dotted", "examine", "read", "read_all"]
+__all__ = ["LARGEST", "Path", "Rejected", "Tree", "dotted", "examine", "read", "read_all"]
 
-_ONE_DOCUMENT: Final = Bounds(size=1 << 20, nodes=20_000, heard=2)
+LARGEST: Final = 1 << 20
+"""Bytes of a document, or of a ConfigMap, which the API keeps no larger."""
+_ONE_DOCUMENT: Final = Bounds(size=LARGEST, nodes=20_000, heard=2)
 _BUNDLE: Final = Bounds(size=16 << 20, nodes=500_000, heard=500_000)
 _DENSEST: Final = 12
 """Bytes to a value in a large stream: manifests have about twice as many, also as JSON without white space."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from nodeagent.documents.syntax_scene import Cause, Scene, content, key_of, short, spaces
+from nodeagent.documents.syntax_scene import Cause, Scene, content, key_of, short, spaces, two_values
 
 _UNSPACED: Final = re.compile(r"([A-Za-z_][\w.-]*):(?!//)(\S.*)")
 _DASHED: Final = re.compile(r"-([A-Za-z_][\w.-]*:(?: .*)?)")
@@ -43,10 +43,8 @@ def _colon(scene: Scene) -> Cause | None:
     else:
         suspects = iter(number for number in (scene.line,) if _DASHED.fullmatch(content(scene.text(number))))
     for number in suspects:
-        text = content(scene.text(number))
-        dashes = re.match("(?:- +)*", text)
-        text = text[dashes.end() if dashes else 0 :]
-        place = number + 1, scene.text(number).find(text) + 1
+        first = scene.first_key(number)
+        text, place = scene.text(number)[first:].strip(), (number + 1, first + 1)
         if found := _DASHED.fullmatch(text):
             return place, f'expected a space after the dash, got "{short(text)}"; write "- {short(found[1])}"'
         if found := _UNSPACED.fullmatch(text):
@@ -73,8 +71,7 @@ def _second_value(scene: Scene) -> Cause | None:
         value = short(line[found.start(1) :])
         if line[scene.column :].strip() == ":":
             return scene.at, f'expected the end of the value, got a colon after "{value[:-1]}"; remove it'
-        message = f'expected one value, got "{value}", which has another ": " in it; put it in quotes'
-        return scene.at, f"{message}, or begin a line for each key"
+        return scene.at, two_values(value, "begin a line for each key")
     above = next(scene.before(scene.line), None)
     pair = None if above is None else key_of(scene.text(above))
     if above is None or pair is None or not pair[1]:

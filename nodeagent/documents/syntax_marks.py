@@ -6,7 +6,7 @@ import json
 import re
 from typing import Final
 
-from nodeagent.documents.syntax_scene import Cause, Scene, Word, short
+from nodeagent.documents.syntax_scene import Cause, Scene, Word, short, two_values
 
 _CLOSING: Final = {"[": "]", "{": "}"}
 _FEW: Final = 20
@@ -166,8 +166,7 @@ def _comma(scene: Scene) -> Cause | None:
     here = scene.text(scene.line)[: scene.column]
     if scene.here.startswith(": ") and (found := re.search(r": +([^\s,:{}\[\]]+)$", here)):
         value = short(re.split(r"[,\]}]", found[1] + scene.here)[0])
-        message = f'expected one value, got "{value}", which has another ": " in it; put it in quotes'
-        return scene.at, f"{message}, or a comma between two keys"
+        return scene.at, two_values(value, "a comma between two keys")
     if scene.open_brackets[-1][0] == "{" and (found := _WORDS.search(here)):
         return _in_object(scene, found)
     if not re.match(r"[\w\"'*\[{.-]", scene.here):

@@ -146,6 +146,11 @@ def short(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
+def two_values(value: str, otherwise: str) -> str:
+    """Says that a value has a colon in it where the next key was to begin; `otherwise` is what to do if it is a key."""
+    return f'expected one value, got "{value}", which has another ": " in it; put it in quotes, or {otherwise}'
+
+
 def spaces(number: int) -> str:
     """`1 space`, `2 spaces`, `no space`."""
     return f"{number or 'no'} space{'s' if number > 1 else ''}"
